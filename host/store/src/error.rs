@@ -1,0 +1,66 @@
+//! What can go wrong with the database.
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URL names no database that we know.
+    #[error("unsupported database scheme `{0}`: use sqlite://PATH or postgres://…")]
+    BadUrl(String),
+    /// The driver or the database refused.
+    #[error("database: {0}")]
+    Sqlx(#[from] sqlx::Error),
+    /// A migration failed, or the database was migrated by a newer release.
+    #[error("migration: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A stored value is not what this release writes.
+    #[error("column `{column}` holds something unexpected: {reason}")]
+    Corrupt {
+        /// The column.
+        column: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Which rule of the schema a statement broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A unique or primary key exists already.
+    Unique,
+    /// A referenced row is missing, or the row is still referenced.
+    ForeignKey,
+    /// A required value is missing.
+    NotNull,
+    /// A value is outside its range.
+    Check,
+}
+
+impl Error {
+    /// The rule of the schema that was broken, with the database's name for it.
+    pub fn violation(&self) -> Option<(Violation, String)> {
+        let Error::Sqlx(sqlx::Error::Database(e)) = self else { return None };
+        let kind = match e.kind() {
+            sqlx::error::ErrorKind::UniqueViolation => Violation::Unique,
+            sqlx::error::ErrorKind::ForeignKeyViolation => Violation::ForeignKey,
+            sqlx::error::ErrorKind::NotNullViolation => Violation::NotNull,
+            sqlx::error::ErrorKind::CheckViolation => Violation::Check,
+            _ => return None,
+        };
+        let name = e.constraint().map_or_else(|| e.message().to_owned(), str::to_owned);
+        Some((kind, name))
+    }
+
+    /// Whether the same transaction may succeed when tried again.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Sqlx(sqlx::Error::Database(e)) => {
+                matches!(e.code().as_deref(), Some("40001" | "40P01" | "5" | "6" | "261" | "517"))
+            }
+            Error::Sqlx(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
+            _ => false,
+        }
+    }
+}

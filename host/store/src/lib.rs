@@ -1,0 +1,68 @@
+//! The database: the truth that every loop of the host looks at.
+//!
+//! One module per aggregate; each offers plain `async fn`s over [`Sql`] (a [`Tx`] or a [`Reader`]).
+//! This crate knows rows and statements, and no policy.
+
+mod error;
+mod migrate;
+pub mod sql;
+
+pub use error::{Error, Result, Violation};
+pub use sql::{Dialect, Reader, Row, Sql, Stmt, Tx, Value};
+
+/// How to open a database.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections at most (PostgreSQL; SQLite uses one writer and up to four readers).
+    pub connections: u32,
+    /// SQLite: survive power cuts too (`synchronous=FULL`), at the cost of a disk flush per commit.
+    pub sync_full: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { connections: 16, sync_full: false }
+    }
+}
+
+/// An open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    pools: sql::Pools,
+}
+
+impl Store {
+    /// Opens `sqlite://PATH` (created when missing) or `postgres://…`.
+    ///
+    /// # Errors
+    /// [`Error::BadUrl`] for another scheme, [`Error::Sqlx`] when it can't be opened.
+    pub async fn open(url: &str, options: &Options) -> Result<Self> {
+        Ok(Self { pools: sql::Pools::open(url, options).await? })
+    }
+
+    /// Brings the schema up to this release. Idempotent; safe to run from several hosts at once.
+    ///
+    /// # Errors
+    /// [`Error::Migrate`].
+    pub async fn migrate(&self) -> Result<()> {
+        migrate::run(&self.pools).await
+    }
+
+    /// The database behind it.
+    pub fn dialect(&self) -> Dialect {
+        self.pools.dialect()
+    }
+
+    /// Reads outside a transaction.
+    pub fn reader(&self) -> Reader {
+        Reader(self.pools.clone())
+    }
+
+    /// Starts a write transaction. With SQLite it holds the only writer until it ends: do no I/O in between.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`].
+    pub async fn begin(&self) -> Result<Tx> {
+        self.pools.begin().await
+    }
+}

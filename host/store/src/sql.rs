@@ -1,0 +1,418 @@
+//! One way to talk to two databases.
+//!
+//! Statements are written once, with numbered parameters (`$1`), in the SQL that SQLite and
+//! PostgreSQL share. Only five column types exist (`TEXT`, `BIGINT`, `DOUBLE PRECISION`, `BOOLEAN`,
+//! `BYTEA`), so that a value reads back alike from both: ids and JSON documents are `TEXT`,
+//! instants are `BIGINT` microseconds since the Unix epoch. Where the dialects part, the pair of
+//! texts stands side by side in [`Stmt::dialect`].
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, Column, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type};
+
+use crate::error::{Error, Result};
+
+/// Which database a statement runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// The embedded default.
+    Sqlite,
+    /// For several hosts.
+    Postgres,
+}
+
+/// A typed parameter; `None` is SQL `NULL` of that type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// `TEXT`
+    Text(Option<String>),
+    /// `BIGINT`
+    Int(Option<i64>),
+    /// `DOUBLE PRECISION`
+    Real(Option<f64>),
+    /// `BOOLEAN`
+    Bool(Option<bool>),
+    /// `BYTEA`
+    Bytes(Option<Vec<u8>>),
+}
+
+macro_rules! values {
+    ($($variant:ident <- $($ty:ty => $conv:expr),+;)+) => {$($(
+        impl From<$ty> for Value {
+            fn from(v: $ty) -> Self { Value::$variant(Some(($conv)(v))) }
+        }
+        impl From<Option<$ty>> for Value {
+            fn from(v: Option<$ty>) -> Self { Value::$variant(v.map($conv)) }
+        }
+    )+)+};
+}
+values! {
+    Text <- String => |v| v, &str => |v: &str| v.to_owned(), &String => |v: &String| v.clone(),
+            serde_json::Value => |v: serde_json::Value| v.to_string(),
+            &serde_json::Value => |v: &serde_json::Value| v.to_string();
+    Int <- i64 => |v| v, i32 => |v| i64::from(v), u32 => |v| i64::from(v);
+    Real <- f64 => |v| v;
+    Bool <- bool => |v| v;
+    Bytes <- Vec<u8> => |v| v, &[u8] => |v: &[u8]| v.to_vec();
+}
+
+/// A statement and its parameters.
+#[derive(Clone, Debug)]
+pub struct Stmt {
+    sqlite: std::borrow::Cow<'static, str>,
+    postgres: Option<std::borrow::Cow<'static, str>>,
+    args: Vec<Value>,
+}
+
+impl Stmt {
+    /// A statement that both databases understand.
+    pub fn new(sql: &'static str) -> Self {
+        Self { sqlite: sql.into(), postgres: None, args: Vec::new() }
+    }
+
+    /// A statement whose text differs between the databases. Parameters are shared.
+    pub fn dialect(sqlite: &'static str, postgres: &'static str) -> Self {
+        Self { sqlite: sqlite.into(), postgres: Some(postgres.into()), args: Vec::new() }
+    }
+
+    /// A statement assembled from fixed fragments. Never put user text in `sql`: bind it.
+    pub fn assembled(sql: String) -> Self {
+        Self { sqlite: sql.into(), postgres: None, args: Vec::new() }
+    }
+
+    /// Binds the next numbered parameter.
+    #[must_use]
+    pub fn bind(mut self, value: impl Into<Value>) -> Self {
+        self.args.push(value.into());
+        self
+    }
+
+    /// Binds several parameters, in order.
+    #[must_use]
+    pub fn bind_all(mut self, values: impl IntoIterator<Item = Value>) -> Self {
+        self.args.extend(values);
+        self
+    }
+
+    fn text(&self, dialect: Dialect) -> &str {
+        match (dialect, &self.postgres) {
+            (Dialect::Postgres, Some(sql)) => sql,
+            _ => &self.sqlite,
+        }
+    }
+}
+
+/// One result row of either database.
+#[derive(Debug)]
+pub enum Row {
+    /// From SQLite.
+    Sqlite(SqliteRow),
+    /// From PostgreSQL.
+    Postgres(PgRow),
+}
+
+/// A Rust type that a column reads as.
+pub trait Cell:
+    for<'r> sqlx::Decode<'r, Sqlite> + Type<Sqlite> + for<'r> sqlx::Decode<'r, Postgres> + Type<Postgres>
+{
+}
+impl<T> Cell for T where
+    T: for<'r> sqlx::Decode<'r, Sqlite> + Type<Sqlite> + for<'r> sqlx::Decode<'r, Postgres> + Type<Postgres>
+{
+}
+
+impl Row {
+    /// The column `name`, as `T` (`Option<T>` for a column that may be `NULL`).
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`] when there is no such column or it holds another type: a bug of the caller.
+    pub fn get<T: Cell>(&self, name: &str) -> Result<T> {
+        Ok(match self {
+            Row::Sqlite(row) => row.try_get(name)?,
+            Row::Postgres(row) => row.try_get(name)?,
+        })
+    }
+
+    /// A required JSON column.
+    ///
+    /// # Errors
+    /// As [`Row::get`], and [`Error::Corrupt`] when the stored text is not what `T` expects.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
+        let text: String = self.get(name)?;
+        serde_json::from_str(&text).map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
+    }
+
+    /// A JSON column that may be `NULL`.
+    ///
+    /// # Errors
+    /// As [`Row::json`].
+    pub fn json_opt<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let text: Option<String> = self.get(name)?;
+        text.map(|t| {
+            serde_json::from_str(&t).map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
+        })
+        .transpose()
+    }
+
+    /// A required text column, parsed (ids, enumerations).
+    ///
+    /// # Errors
+    /// As [`Row::get`], and [`Error::Corrupt`] when the text does not parse.
+    pub fn parse<T>(&self, name: &str) -> Result<T>
+    where
+        T: std::str::FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text: String = self.get(name)?;
+        text.parse().map_err(|e: T::Err| Error::Corrupt { column: name.to_owned(), reason: e.to_string() })
+    }
+
+    /// A text column that may be `NULL`, parsed.
+    ///
+    /// # Errors
+    /// As [`Row::parse`].
+    pub fn parse_opt<T>(&self, name: &str) -> Result<Option<T>>
+    where
+        T: std::str::FromStr,
+        T::Err: std::fmt::Display,
+    {
+        let text: Option<String> = self.get(name)?;
+        text.map(|t| t.parse().map_err(|e: T::Err| Error::Corrupt { column: name.to_owned(), reason: e.to_string() }))
+            .transpose()
+    }
+
+    /// Names of the columns, in order.
+    pub fn columns(&self) -> Vec<String> {
+        match self {
+            Row::Sqlite(row) => row.columns().iter().map(|c| c.name().to_owned()).collect(),
+            Row::Postgres(row) => row.columns().iter().map(|c| c.name().to_owned()).collect(),
+        }
+    }
+}
+
+fn arguments<DB, A>(args: Vec<Value>) -> Result<A>
+where
+    DB: Database<Arguments = A>,
+    A: sqlx::Arguments<Database = DB> + Default,
+    Option<String>: for<'q> Encode<'q, DB> + Type<DB>,
+    Option<i64>: for<'q> Encode<'q, DB> + Type<DB>,
+    Option<f64>: for<'q> Encode<'q, DB> + Type<DB>,
+    Option<bool>: for<'q> Encode<'q, DB> + Type<DB>,
+    Option<Vec<u8>>: for<'q> Encode<'q, DB> + Type<DB>,
+{
+    let mut out = A::default();
+    for arg in args {
+        match arg {
+            Value::Text(v) => out.add(v),
+            Value::Int(v) => out.add(v),
+            Value::Real(v) => out.add(v),
+            Value::Bool(v) => out.add(v),
+            Value::Bytes(v) => out.add(v),
+        }
+        .map_err(sqlx::Error::Encode)?;
+    }
+    Ok(out)
+}
+
+async fn run_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
+where
+    X: sqlx::Executor<'c, Database = Sqlite>,
+{
+    let sql = stmt.text(Dialect::Sqlite).to_owned();
+    let args: SqliteArguments = arguments::<Sqlite, _>(stmt.args)?;
+    Ok(sqlx::query_with(AssertSqlSafe(sql), args).execute(exec).await?.rows_affected())
+}
+
+async fn rows_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
+where
+    X: sqlx::Executor<'c, Database = Sqlite>,
+{
+    let sql = stmt.text(Dialect::Sqlite).to_owned();
+    let args: SqliteArguments = arguments::<Sqlite, _>(stmt.args)?;
+    let rows = sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(exec).await?;
+    Ok(rows.into_iter().map(Row::Sqlite).collect())
+}
+
+async fn run_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
+where
+    X: sqlx::Executor<'c, Database = Postgres>,
+{
+    let sql = stmt.text(Dialect::Postgres).to_owned();
+    let args: PgArguments = arguments::<Postgres, _>(stmt.args)?;
+    Ok(sqlx::query_with(AssertSqlSafe(sql), args).execute(exec).await?.rows_affected())
+}
+
+async fn rows_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
+where
+    X: sqlx::Executor<'c, Database = Postgres>,
+{
+    let sql = stmt.text(Dialect::Postgres).to_owned();
+    let args: PgArguments = arguments::<Postgres, _>(stmt.args)?;
+    let rows = sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(exec).await?;
+    Ok(rows.into_iter().map(Row::Postgres).collect())
+}
+
+/// What runs statements: a transaction, or the read side of a store.
+pub trait Sql: Send {
+    /// The database behind it.
+    fn dialect(&self) -> Dialect;
+    /// Runs a statement; the number of rows it changed.
+    fn execute(&mut self, stmt: Stmt) -> impl Future<Output = Result<u64>> + Send;
+    /// Runs a query; all its rows.
+    fn fetch_all(&mut self, stmt: Stmt) -> impl Future<Output = Result<Vec<Row>>> + Send;
+    /// Runs a query; its first row.
+    fn fetch_optional(&mut self, stmt: Stmt) -> impl Future<Output = Result<Option<Row>>> + Send {
+        async move { Ok(self.fetch_all(stmt).await?.into_iter().next()) }
+    }
+    /// Runs a query that always yields a row.
+    fn fetch_one(&mut self, stmt: Stmt) -> impl Future<Output = Result<Row>> + Send {
+        async move { self.fetch_optional(stmt).await?.ok_or(Error::Sqlx(sqlx::Error::RowNotFound)) }
+    }
+}
+
+/// The pools of one database.
+#[derive(Clone, Debug)]
+pub(crate) enum Pools {
+    /// SQLite has one writer; a pool of one connection queues for it fairly.
+    Sqlite { read: SqlitePool, write: SqlitePool },
+    /// PostgreSQL.
+    Postgres(PgPool),
+}
+
+impl Pools {
+    /// Opens `sqlite://PATH` or `postgres://…`.
+    pub(crate) async fn open(url: &str, options: &crate::Options) -> Result<Self> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let pool = PgPoolOptions::new()
+                .max_connections(options.connections)
+                .acquire_timeout(Duration::from_secs(30))
+                .connect(url)
+                .await?;
+            return Ok(Pools::Postgres(pool));
+        }
+        let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
+            return Err(Error::BadUrl(url.split("://").next().unwrap_or_default().to_owned()));
+        };
+        let connect = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(if options.sync_full { SqliteSynchronous::Full } else { SqliteSynchronous::Normal })
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10))
+            .pragma("temp_store", "memory")
+            .statement_cache_capacity(256);
+        let write = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(30))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(connect.clone())
+            .await?;
+        let read = SqlitePoolOptions::new()
+            .max_connections(options.connections.clamp(1, 4))
+            .acquire_timeout(Duration::from_secs(30))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(connect);
+        Ok(Pools::Sqlite { read, write })
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        match self {
+            Pools::Sqlite { .. } => Dialect::Sqlite,
+            Pools::Postgres(_) => Dialect::Postgres,
+        }
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx> {
+        Ok(Tx(match self {
+            Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
+        }))
+    }
+}
+
+/// Reads outside a transaction; each statement sees the newest committed state.
+#[derive(Clone, Debug)]
+pub struct Reader(pub(crate) Pools);
+
+impl Sql for Reader {
+    fn dialect(&self) -> Dialect {
+        self.0.dialect()
+    }
+    async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
+        match &self.0 {
+            Pools::Sqlite { write, .. } => run_sqlite(write, stmt).await,
+            Pools::Postgres(pool) => run_postgres(pool, stmt).await,
+        }
+    }
+    async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
+        match &self.0 {
+            Pools::Sqlite { read, .. } => rows_sqlite(read, stmt).await,
+            Pools::Postgres(pool) => rows_postgres(pool, stmt).await,
+        }
+    }
+}
+
+/// A write transaction. Dropping it without [`Tx::commit`] rolls everything back.
+#[derive(Debug)]
+pub struct Tx(TxInner);
+
+#[derive(Debug)]
+enum TxInner {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// Makes everything durable and visible at once.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]; then nothing was written.
+    pub async fn commit(self) -> Result<()> {
+        match self.0 {
+            TxInner::Sqlite(tx) => tx.commit().await?,
+            TxInner::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// Undoes everything.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]; the transaction is gone then, too.
+    pub async fn rollback(self) -> Result<()> {
+        match self.0 {
+            TxInner::Sqlite(tx) => tx.rollback().await?,
+            TxInner::Postgres(tx) => tx.rollback().await?,
+        }
+        Ok(())
+    }
+}
+
+impl Sql for Tx {
+    fn dialect(&self) -> Dialect {
+        match self.0 {
+            TxInner::Sqlite(_) => Dialect::Sqlite,
+            TxInner::Postgres(_) => Dialect::Postgres,
+        }
+    }
+    async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => run_sqlite(&mut **tx, stmt).await,
+            TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await,
+        }
+    }
+    async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
+        match &mut self.0 {
+            TxInner::Sqlite(tx) => rows_sqlite(&mut **tx, stmt).await,
+            TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await,
+        }
+    }
+}
