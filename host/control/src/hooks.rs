@@ -1,0 +1,262 @@
+//! Calling hooks at the documented events: order, vetoes, patches, time limits.
+
+use quarterdeck_plugin::hooks::{Actor, Event, Verdict};
+use quarterdeck_plugin::{Call, Failure};
+use serde_json::{Map, Value as Json};
+
+use crate::Control;
+use crate::error::{Error, Result};
+use crate::policies::Bound;
+use crate::principal::Principal;
+
+/// How the answers of several hooks are put together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Every hook is asked; the first denial ends it.
+    All,
+    /// The first hook that answers a value decides; later ones aren't asked.
+    First,
+    /// Answers are ignored, errors logged.
+    Notify,
+}
+
+/// What came of asking.
+#[derive(Clone, Debug)]
+pub struct Dispatched {
+    /// The body, as patched by the hooks.
+    pub body: Json,
+    /// The values that hooks answered, with the hooks' names, in the order of the calls.
+    pub values: Vec<(String, Json)>,
+}
+
+/// What a hook may answer at an event besides allowing and denying (`spec/hooks.md` §7).
+#[derive(Clone, Copy, Debug, Default)]
+struct Rights {
+    value: bool,
+    /// JSON pointers (without the leading slash) of what a patch may touch.
+    patch: &'static [&'static str],
+    deny: bool,
+}
+
+fn rights(event: &str) -> Rights {
+    match event {
+        "PRE_AUTH_MIDDLEWARE" | "PRE_SIGNUP" => Rights { value: true, deny: true, patch: &[] },
+        "AUTHORIZE" => Rights { value: true, deny: true, patch: &["params"] },
+        "PRE_ENQUEUE_SESSION" => Rights {
+            value: false,
+            deny: true,
+            patch: &["session/tag", "session/priority", "session/environ", "session/scaling_group"],
+        },
+        "ACTIVATE_MANAGER" | "POST_AUTHORIZE" | "VERIFY_PASSWORD_FORMAT" | "PRE_START_SESSION" | "PRE_DESTROY_SESSION" => {
+            Rights { value: false, deny: true, patch: &[] }
+        }
+        _ => Rights::default(),
+    }
+}
+
+/// Asks the hooks bound for `event`, in order. Each sees the body as patched so far.
+///
+/// # Errors
+/// [`Error::RejectedByHook`] when a hook denies, or fails and isn't bound fail-open.
+pub async fn dispatch(
+    control: &Control,
+    event: &'static str,
+    mode: Mode,
+    actor: Option<&Principal>,
+    domain: Option<&str>,
+    body: Json,
+) -> Result<Dispatched> {
+    let mut out = Dispatched { body, values: Vec::new() };
+    if !control.policies().has_hooks(event) {
+        return Ok(out);
+    }
+    let hooks = match control.policies().hooks(event, domain).await {
+        Err(error) if mode == Mode::Notify => {
+            tracing::warn!(event, %error, "hooks can't be notified");
+            return Ok(out);
+        }
+        other => other?,
+    };
+    for hook in hooks {
+        match ask(control, event, &hook, actor, &out.body).await {
+            Ok(Answer::Allow) => {}
+            Ok(Answer::Deny(reason)) if mode == Mode::Notify => {
+                tracing::warn!(event, hook = hook.plugin.info.name, reason, "a notified hook has no veto");
+            }
+            Ok(Answer::Deny(reason)) => {
+                return Err(Error::RejectedByHook { plugin: hook.plugin.info.name.clone(), reason });
+            }
+            Ok(Answer::Reply { patch, value }) => {
+                if let Some(patch) = patch {
+                    merge_patch(&mut out.body, &patch);
+                }
+                if let Some(value) = value {
+                    out.values.push((hook.plugin.info.name.clone(), value));
+                    if mode == Mode::First {
+                        break;
+                    }
+                }
+            }
+            Err(reason) if mode == Mode::Notify || hook.fail_open => {
+                tracing::warn!(event, hook = hook.plugin.info.name, reason, "a hook failed; the operation goes on");
+            }
+            Err(_) => {
+                // The details are in the log; a plugin's internals are not the user's business.
+                return Err(Error::RejectedByHook {
+                    plugin: hook.plugin.info.name.clone(),
+                    reason: "the hook failed".to_owned(),
+                });
+            }
+        }
+    }
+    Ok(out)
+}
+
+enum Answer {
+    Allow,
+    Deny(String),
+    Reply { patch: Option<Json>, value: Option<Json> },
+}
+
+async fn ask(
+    control: &Control,
+    event: &'static str,
+    hook: &Bound,
+    actor: Option<&Principal>,
+    body: &Json,
+) -> Result<Answer, String> {
+    let call = Call::new(hook.config.clone());
+    let message = Event {
+        name: event.to_owned(),
+        at_ms: control.clock().now().millis(),
+        utc_offset_s: control.settings().utc_offset_s,
+        actor: actor.map(|a| Actor {
+            user: a.email.clone(),
+            access_key: a.access_key.to_string(),
+            role: a.role.to_string(),
+            domain: a.domain.clone(),
+        }),
+        body: body.to_string(),
+    };
+    let plugin = hook.plugin.clone();
+    let result = tokio::task::spawn_blocking(move || plugin.handle(&call, &message))
+        .await
+        .map_err(|e| format!("the call was lost: {e}"))?;
+    let checked = result.and_then(|verdict| check(event, verdict));
+    match checked {
+        Ok(answer) => {
+            control.policies().succeeded(hook).await;
+            Ok(answer)
+        }
+        Err(failure) => {
+            control.policies().failed(hook, &failure).await;
+            Err(failure.to_string())
+        }
+    }
+}
+
+/// Holds an answer against what the event allows.
+fn check(event: &str, verdict: Verdict) -> Result<Answer, Failure> {
+    let rights = rights(event);
+    match verdict {
+        Verdict::Allow => Ok(Answer::Allow),
+        Verdict::Deny(denial) => {
+            let mut reason = denial.reason;
+            if reason.is_empty() && event == "VERIFY_PASSWORD_FORMAT" {
+                "invalid password format".clone_into(&mut reason);
+            }
+            if rights.deny || event.starts_with("POST_") {
+                Ok(Answer::Deny(reason))
+            } else {
+                Err(Failure::Output(format!("{event} can't be denied")))
+            }
+        }
+        Verdict::Reply(reply) => {
+            let parse = |what: &str, text: Option<String>| {
+                text.map(|t| serde_json::from_str::<Json>(&t))
+                    .transpose()
+                    .map_err(|e| Failure::Output(format!("the {what} is no JSON: {e}")))
+            };
+            let value = parse("value", reply.value)?.filter(|v| !v.is_null());
+            let patch = parse("patch", reply.patch)?;
+            if value.is_some() && !rights.value {
+                return Err(Failure::Output(format!("{event} takes no value")));
+            }
+            if let Some(patch) = &patch {
+                let Json::Object(map) = patch else {
+                    return Err(Failure::Output("the patch is no JSON object".to_owned()));
+                };
+                if let Some(path) = outside(map, rights.patch, "") {
+                    return Err(Failure::Output(format!("{event} takes no patch of `{path}`")));
+                }
+            }
+            Ok(Answer::Reply { patch, value })
+        }
+    }
+}
+
+/// The first path of a patch that isn't within one of the allowed ones.
+fn outside(patch: &Map<String, Json>, allowed: &[&str], prefix: &str) -> Option<String> {
+    for (key, value) in patch {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}/{key}") };
+        if allowed.contains(&path.as_str()) {
+            continue;
+        }
+        let deeper = format!("{path}/");
+        match value {
+            Json::Object(inner) if allowed.iter().any(|a| a.starts_with(&deeper)) => {
+                if let Some(found) = outside(inner, allowed, &path) {
+                    return Some(found);
+                }
+            }
+            _ => return Some(path),
+        }
+    }
+    None
+}
+
+/// Applies a JSON merge patch (RFC 7396).
+fn merge_patch(target: &mut Json, patch: &Json) {
+    let Json::Object(patch) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = Json::Object(Map::new());
+    }
+    let Json::Object(object) = target else { return };
+    for (key, value) in patch {
+        if value.is_null() {
+            object.remove(key);
+        } else {
+            merge_patch(object.entry(key.clone()).or_insert(Json::Null), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{merge_patch, outside, rights};
+
+    #[test]
+    fn patches_follow_rfc_7396() {
+        let mut body = json!({"a": {"b": 1, "c": 2}, "d": [1, 2]});
+        merge_patch(&mut body, &json!({"a": {"b": null, "e": "x"}, "d": {"f": 1}}));
+        assert_eq!(body, json!({"a": {"c": 2, "e": "x"}, "d": {"f": 1}}));
+    }
+
+    #[test]
+    fn a_patch_stays_within_what_the_event_allows() {
+        let allowed = rights("PRE_ENQUEUE_SESSION").patch;
+        let inside = json!({"session": {"priority": 5, "environ": {"A": "b"}}});
+        assert_eq!(outside(inside.as_object().unwrap(), allowed, ""), None);
+        let beyond = json!({"session": {"priority": 5, "name": "x"}});
+        assert_eq!(outside(beyond.as_object().unwrap(), allowed, "").as_deref(), Some("session/name"));
+        let owner = json!({"owner": {"role": "superadmin"}});
+        assert_eq!(outside(owner.as_object().unwrap(), allowed, "").as_deref(), Some("owner"));
+        let whole = json!({"session": "x"});
+        assert_eq!(outside(whole.as_object().unwrap(), allowed, "").as_deref(), Some("session"));
+    }
+}

@@ -1,0 +1,136 @@
+//! Counters and gauges, as `/metrics` shows them.
+
+use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// Labels of a call into a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PluginCall {
+    /// The plugin's name.
+    pub plugin: String,
+    /// `scheduler`, `idle-checker` or `hook`.
+    pub kind: String,
+    /// `ok`, or the failure's label.
+    pub outcome: String,
+}
+
+/// Label of a status.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByStatus {
+    /// The status.
+    pub status: String,
+}
+
+/// Labels of a scheduling round.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByGroup {
+    /// The scaling group.
+    pub scaling_group: String,
+}
+
+/// Labels of a fact told by its outcome.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// How it ended.
+    pub outcome: String,
+}
+
+/// Everything that is counted. Other crates add theirs by [`Metrics::register`].
+#[derive(Debug)]
+pub struct Metrics {
+    registry: RwLock<Registry>,
+    /// Scheduling rounds, by group.
+    pub rounds: Family<ByGroup, Counter>,
+    /// Wall time of scheduling rounds.
+    pub round_seconds: Histogram,
+    /// Sessions placed, by group.
+    pub placements: Family<ByGroup, Counter>,
+    /// Calls into plugins.
+    pub plugin_calls: Family<PluginCall, Counter>,
+    /// Rounds that the built-in policy had to take over.
+    pub plugin_fallbacks: Family<PluginCall, Counter>,
+    /// Sessions, by status; set when scraped.
+    pub sessions: Family<ByStatus, Gauge>,
+    /// Agents, by status; set when scraped.
+    pub agents: Family<ByStatus, Gauge>,
+    /// Transactions that took in agents' reports.
+    pub report_batches: Counter,
+    /// Reports of agents.
+    pub reports: Counter,
+    /// Heartbeats of agents.
+    pub heartbeats: Counter,
+    /// Sessions enqueued.
+    pub enqueued: Counter,
+    /// Calls that start kernels, by outcome.
+    pub starts: Family<ByOutcome, Counter>,
+    /// Calls that end kernels, by outcome.
+    pub destroys: Family<ByOutcome, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("quarterdeck");
+        let rounds = Family::default();
+        registry.register("schedule_rounds", "Scheduling rounds", rounds.clone());
+        let round_seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 16));
+        registry.register("schedule_round_duration_seconds", "Wall time of scheduling rounds", round_seconds.clone());
+        let placements = Family::default();
+        registry.register("schedule_placements", "Sessions placed on agents", placements.clone());
+        let plugin_calls = Family::default();
+        registry.register("plugin_calls", "Calls into plugins by outcome", plugin_calls.clone());
+        let plugin_fallbacks = Family::default();
+        registry.register("plugin_fallbacks", "Rounds that the built-in policy took over", plugin_fallbacks.clone());
+        let sessions = Family::default();
+        registry.register("session_open", "Sessions that have not ended, by status", sessions.clone());
+        let agents = Family::default();
+        registry.register("agent_known", "Agents by status", agents.clone());
+        let report_batches = Counter::default();
+        registry.register("agent_report_batches", "Transactions that took in reports", report_batches.clone());
+        let reports = Counter::default();
+        registry.register("agent_reports", "Reports taken in", reports.clone());
+        let heartbeats = Counter::default();
+        registry.register("agent_heartbeats", "Heartbeats received", heartbeats.clone());
+        let enqueued = Counter::default();
+        registry.register("session_enqueued", "Sessions enqueued", enqueued.clone());
+        let starts = Family::default();
+        registry.register("agent_starts", "Calls to agents that start kernels, by outcome", starts.clone());
+        let destroys = Family::default();
+        registry.register("agent_destroys", "Calls to agents that end kernels, by outcome", destroys.clone());
+        Self {
+            registry: RwLock::new(registry),
+            rounds,
+            round_seconds,
+            placements,
+            plugin_calls,
+            plugin_fallbacks,
+            sessions,
+            agents,
+            report_batches,
+            reports,
+            heartbeats,
+            enqueued,
+            starts,
+            destroys,
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds metrics of others to what is shown.
+    pub fn register(&self, add: impl FnOnce(&mut Registry)) {
+        add(&mut self.registry.write());
+    }
+
+    /// The text of OpenMetrics.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string can't fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.read());
+        text
+    }
+}
