@@ -1,0 +1,29 @@
+//! Sizes and time limits of the protocol, in one place so that both ends agree.
+
+use std::time::Duration;
+
+/// The largest message either side accepts: a full kernel log and what surrounds it.
+pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
+/// The largest log that an agent keeps of a kernel and sends with its end.
+pub const MAX_LOG: usize = 10 * 1024 * 1024;
+/// How many bytes of reports travel in one call (a larger single report travels alone).
+pub const MAX_REPORT_BATCH: usize = 4 * 1024 * 1024;
+/// How many reports travel in one call.
+pub const MAX_REPORTS: usize = 256;
+
+/// Establishing a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Creating and destroying kernels: the agent only accepts the work.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// Executing, interrupting and reading logs.
+pub const EXECUTE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Completing code.
+pub const COMPLETE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls of agents to their host.
+pub const HOST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Idle connections are probed this often, and dropped when the probe isn't answered in time.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a probe may stay unanswered.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A pooled connection that nobody used for so long is closed.
+pub const POOL_IDLE: Duration = Duration::from_secs(600);
