@@ -192,9 +192,8 @@ CREATE TABLE agents (
     -- JSON list: the `ai.backend.runtime-type`s it has an interpreter for; ["*"] = any.
     runtime_types   TEXT NOT NULL DEFAULT '[]',
     compute_plugins TEXT NOT NULL DEFAULT '{}',
-    -- JSON slot maps of decimal texts, as reported and as shown.
+    -- JSON slot map of decimal texts, as reported; what is occupied stands in `agent_slots`.
     available_slots TEXT NOT NULL DEFAULT '{}',
-    occupied_slots  TEXT NOT NULL DEFAULT '{}',
     auto_terminate_abusing_kernel BOOLEAN NOT NULL DEFAULT FALSE,
     first_contact   BIGINT NOT NULL,
     last_seen       BIGINT NOT NULL,
@@ -306,6 +305,8 @@ CREATE TABLE kernels (
     -- JSON slot maps of decimal texts.
     requested_slots   TEXT NOT NULL,
     occupied_slots    TEXT NOT NULL,
+    -- The same as `occupied_slots` in contract units (JSON object of integers): what the books count.
+    held              TEXT NOT NULL DEFAULT '{}',
     resource_opts     TEXT NOT NULL DEFAULT '{}',
     environ           TEXT NOT NULL DEFAULT '[]',
     bootstrap_script  TEXT,
@@ -418,8 +419,6 @@ CREATE TABLE plugin_bindings (
     target_kind    TEXT NOT NULL,
     target         TEXT NOT NULL DEFAULT '',
     digest         TEXT NOT NULL CONSTRAINT fk_plugin_bindings_revision REFERENCES plugin_revisions (digest),
-    -- What ran before: where a rollback or a suspension goes.
-    previous       TEXT,
     config         TEXT NOT NULL DEFAULT '{}',
     position       BIGINT,
     -- 'live' or 'shadow'
@@ -441,10 +440,14 @@ CREATE TABLE plugin_history (
     plugin      TEXT NOT NULL,
     target_kind TEXT NOT NULL,
     target      TEXT NOT NULL,
-    digest      TEXT,
-    previous    TEXT,
-    reason      TEXT
+    digest          TEXT,
+    config          TEXT,
+    previous_plugin TEXT,
+    previous        TEXT,
+    previous_config TEXT,
+    reason          TEXT
 );
+CREATE INDEX ix_plugin_history_target ON plugin_history (kind, target_kind, target, id);
 
 -- Recorded scheduling rounds, a bounded ring.
 CREATE TABLE rounds (

@@ -1,0 +1,243 @@
+//! The books: what agents, key pairs, projects and domains hold. Changed by [`crate::work::Work`] in
+//! the transaction that changes a status, and recomputable from the kernels at any time.
+
+use std::collections::BTreeMap;
+
+use quarterdeck_model::{AccessKey, AgentId};
+
+use crate::error::Result;
+use crate::set;
+use crate::sql::{Dialect, Sql, Stmt};
+
+/// Amounts of slots in contract units (bytes, or thousandths). A slot that is missing is 0.
+pub type Units = BTreeMap<String, i64>;
+
+/// Whose books.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// A key pair (by access key).
+    Keypair,
+    /// A project (by id).
+    Project,
+    /// A domain (by name).
+    Domain,
+}
+
+impl Scope {
+    /// As stored.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scope::Keypair => "keypair",
+            Scope::Project => "project",
+            Scope::Domain => "domain",
+        }
+    }
+}
+
+/// What one holder holds.
+pub async fn held<S: Sql>(sql: &mut S, scope: Scope, holder: &str) -> Result<Units> {
+    let rows = sql
+        .fetch_all(
+            Stmt::new("SELECT slot, amount FROM occupancy WHERE scope = $1 AND holder = $2")
+                .bind(scope.as_str())
+                .bind(holder),
+        )
+        .await?;
+    rows.iter().map(|row| Ok((row.get("slot")?, row.get("amount")?))).collect()
+}
+
+/// Concurrent sessions of a key pair: ordinary and private ones.
+pub async fn sessions_of<S: Sql>(sql: &mut S, access_key: &AccessKey) -> Result<(i64, i64)> {
+    let row = sql
+        .fetch_optional(
+            Stmt::new("SELECT sessions, private_sessions FROM concurrency WHERE access_key = $1").bind(access_key.as_str()),
+        )
+        .await?;
+    row.map_or(Ok((0, 0)), |row| Ok((row.get("sessions")?, row.get("private_sessions")?)))
+}
+
+/// User-occupying, non-private sessions within a project or domain.
+pub async fn sessions_within<S: Sql>(sql: &mut S, scope: Scope, holder: &str) -> Result<i64> {
+    let column = match scope {
+        Scope::Keypair => "access_key",
+        Scope::Project => "project_id",
+        Scope::Domain => "domain_name",
+    };
+    let stmt = Stmt::assembled(format!(
+        "SELECT COUNT(*) AS n FROM sessions WHERE {column} = $1 AND NOT is_private \
+         AND status NOT IN ('PENDING', 'TERMINATING', 'TERMINATED', 'CANCELLED')"
+    ));
+    sql.fetch_one(stmt.bind(holder)).await?.get("n")
+}
+
+/// One slot of one agent, on the books.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentSlot {
+    /// The agent.
+    pub agent: AgentId,
+    /// The slot's name.
+    pub slot: String,
+    /// What it offers.
+    pub capacity: i64,
+    /// What its kernels hold.
+    pub occupied: i64,
+}
+
+/// The books of these agents (of all with `None`), by agent and slot.
+pub async fn agent_slots<S: Sql>(sql: &mut S, agents: Option<&[AgentId]>) -> Result<Vec<AgentSlot>> {
+    let stmt = match agents {
+        None => Stmt::new("SELECT agent_id, slot, capacity, occupied FROM agent_slots ORDER BY agent_id, slot"),
+        Some(ids) => Stmt::assembled(format!(
+            "SELECT agent_id, slot, capacity, occupied FROM agent_slots WHERE agent_id IN {} ORDER BY agent_id, slot",
+            set::texts(sql.dialect(), "$1")
+        ))
+        .bind(set::array(ids)),
+    };
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AgentSlot {
+                agent: row.parse("agent_id")?,
+                slot: row.get("slot")?,
+                capacity: row.get("capacity")?,
+                occupied: row.get("occupied")?,
+            })
+        })
+        .collect()
+}
+
+/// Changes to the books, summed up before they are written.
+#[derive(Clone, Debug, Default)]
+pub struct Deltas {
+    agents: BTreeMap<(AgentId, String), i64>,
+    holders: BTreeMap<(&'static str, String, String), i64>,
+    sessions: BTreeMap<AccessKey, (i64, i64)>,
+}
+
+impl Deltas {
+    /// An agent's kernels hold `sign` × `units` more.
+    pub fn agent(&mut self, agent: &AgentId, units: &Units, sign: i64) {
+        for (slot, amount) in units {
+            let cell = self.agents.entry((agent.clone(), slot.clone())).or_default();
+            *cell = cell.saturating_add(amount.saturating_mul(sign));
+        }
+    }
+
+    /// A holder holds `sign` × `units` more.
+    pub fn holder(&mut self, scope: Scope, holder: &str, units: &Units, sign: i64) {
+        for (slot, amount) in units {
+            let cell = self.holders.entry((scope.as_str(), holder.to_owned(), slot.clone())).or_default();
+            *cell = cell.saturating_add(amount.saturating_mul(sign));
+        }
+    }
+
+    /// A key pair has `delta` more sessions.
+    pub fn sessions(&mut self, access_key: &AccessKey, is_private: bool, delta: i64) {
+        let cell = self.sessions.entry(access_key.clone()).or_default();
+        if is_private { cell.1 += delta } else { cell.0 += delta }
+    }
+
+    /// Writes them: at most three statements, always in the same order of tables and rows.
+    pub async fn write<S: Sql>(self, sql: &mut S) -> Result<()> {
+        let dialect = sql.dialect();
+        let agents: Vec<_> = self
+            .agents
+            .into_iter()
+            .filter(|(_, delta)| *delta != 0)
+            .map(|((agent, slot), delta)| serde_json::json!({"a": agent, "s": slot, "d": delta}))
+            .collect();
+        if !agents.is_empty() {
+            sql.execute(
+                Stmt::assembled(format!(
+                    "INSERT INTO agent_slots (agent_id, slot, capacity, occupied) SELECT x.a, x.s, 0, x.d FROM {} WHERE true \
+                     ON CONFLICT (agent_id, slot) DO UPDATE SET occupied = agent_slots.occupied + excluded.occupied",
+                    set::rows(dialect, "$1", &[("a", "text"), ("s", "text"), ("d", "bigint")])
+                ))
+                .bind(serde_json::Value::Array(agents)),
+            )
+            .await?;
+        }
+        let holders: Vec<_> = self
+            .holders
+            .into_iter()
+            .filter(|(_, delta)| *delta != 0)
+            .map(|((scope, holder, slot), delta)| serde_json::json!({"k": scope, "h": holder, "s": slot, "d": delta}))
+            .collect();
+        if !holders.is_empty() {
+            sql.execute(
+                Stmt::assembled(format!(
+                    "INSERT INTO occupancy (scope, holder, slot, amount) SELECT x.k, x.h, x.s, x.d FROM {} WHERE true \
+                     ON CONFLICT (scope, holder, slot) DO UPDATE SET amount = occupancy.amount + excluded.amount",
+                    set::rows(dialect, "$1", &[("k", "text"), ("h", "text"), ("s", "text"), ("d", "bigint")])
+                ))
+                .bind(serde_json::Value::Array(holders)),
+            )
+            .await?;
+        }
+        let sessions: Vec<_> = self
+            .sessions
+            .into_iter()
+            .filter(|(_, delta)| *delta != (0, 0))
+            .map(|(access_key, (n, p))| serde_json::json!({"k": access_key, "n": n, "p": p}))
+            .collect();
+        if !sessions.is_empty() {
+            sql.execute(
+                Stmt::assembled(format!(
+                    "INSERT INTO concurrency (access_key, sessions, private_sessions) SELECT x.k, x.n, x.p FROM {} WHERE true \
+                     ON CONFLICT (access_key) DO UPDATE SET sessions = concurrency.sessions + excluded.sessions, \
+                     private_sessions = concurrency.private_sessions + excluded.private_sessions",
+                    set::rows(dialect, "$1", &[("k", "text"), ("n", "bigint"), ("p", "bigint")])
+                ))
+                .bind(serde_json::Value::Array(sessions)),
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Rebuilds all books from the kernels and sessions.
+pub async fn recalculate<S: Sql>(sql: &mut S) -> Result<()> {
+    if sql.dialect() == Dialect::Postgres {
+        // Whoever has changed a status but not the books yet waits here, and adds to the new figures.
+        sql.execute(Stmt::new("LOCK TABLE agent_slots, occupancy, concurrency IN EXCLUSIVE MODE")).await?;
+    }
+    sql.execute(Stmt::new("UPDATE agent_slots SET occupied = 0 WHERE occupied <> 0")).await?;
+    sql.execute(Stmt::dialect(
+        "INSERT INTO agent_slots (agent_id, slot, capacity, occupied) \
+         SELECT k.agent_id, j.key, 0, SUM(j.value) FROM kernels k, json_each(k.held) j \
+         WHERE k.agent_id IS NOT NULL AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED') GROUP BY k.agent_id, j.key \
+         ON CONFLICT (agent_id, slot) DO UPDATE SET occupied = excluded.occupied",
+        "INSERT INTO agent_slots (agent_id, slot, capacity, occupied) \
+         SELECT k.agent_id, j.key, 0, CAST(SUM(CAST(j.value AS BIGINT)) AS BIGINT) \
+         FROM kernels k, jsonb_each_text(CAST(k.held AS jsonb)) j \
+         WHERE k.agent_id IS NOT NULL AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED') GROUP BY k.agent_id, j.key \
+         ON CONFLICT (agent_id, slot) DO UPDATE SET occupied = excluded.occupied",
+    ))
+    .await?;
+    sql.execute(Stmt::new("DELETE FROM occupancy")).await?;
+    for (scope, column) in [("keypair", "access_key"), ("project", "project_id"), ("domain", "domain_name")] {
+        let source = match sql.dialect() {
+            Dialect::Sqlite => "SUM(j.value) FROM kernels k JOIN sessions s ON s.id = k.session_id, json_each(k.held) j",
+            Dialect::Postgres => {
+                "CAST(SUM(CAST(j.value AS BIGINT)) AS BIGINT) FROM kernels k JOIN sessions s ON s.id = k.session_id, \
+                 jsonb_each_text(CAST(k.held AS jsonb)) j"
+            }
+        };
+        sql.execute(Stmt::assembled(format!(
+            "INSERT INTO occupancy (scope, holder, slot, amount) SELECT '{scope}', s.{column}, j.key, {source} \
+             WHERE k.status NOT IN ('PENDING', 'TERMINATING', 'TERMINATED', 'CANCELLED') AND NOT s.is_private \
+             GROUP BY s.{column}, j.key"
+        )))
+        .await?;
+    }
+    sql.execute(Stmt::new("DELETE FROM concurrency")).await?;
+    sql.execute(Stmt::new(
+        "INSERT INTO concurrency (access_key, sessions, private_sessions) \
+         SELECT access_key, CAST(SUM(CASE WHEN is_private THEN 0 ELSE 1 END) AS BIGINT), \
+         CAST(SUM(CASE WHEN is_private THEN 1 ELSE 0 END) AS BIGINT) FROM sessions \
+         WHERE status NOT IN ('PENDING', 'TERMINATING', 'TERMINATED', 'CANCELLED') GROUP BY access_key",
+    ))
+    .await?;
+    Ok(())
+}

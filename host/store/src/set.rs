@@ -1,0 +1,42 @@
+//! Many rows in one statement: a JSON array as parameter, seen as a table.
+
+use crate::sql::Dialect;
+
+/// The SQL of a row source named `x` that expands the JSON array in parameter `param`.
+/// `columns` are names and PostgreSQL types (`text`, `bigint`, `boolean`, `double precision`).
+pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> String {
+    match dialect {
+        Dialect::Sqlite => {
+            let list: Vec<_> =
+                columns.iter().map(|(name, _)| format!("json_extract(value, '$.{name}') AS \"{name}\"")).collect();
+            format!("(SELECT {} FROM json_each({param})) AS x", list.join(", "))
+        }
+        Dialect::Postgres => {
+            let list: Vec<_> = columns.iter().map(|(name, ty)| format!("\"{name}\" {ty}")).collect();
+            format!("jsonb_to_recordset(CAST({param} AS jsonb)) AS x({})", list.join(", "))
+        }
+    }
+}
+
+/// The SQL of a subselect that yields the texts of the JSON array in parameter `param`, for `IN`.
+pub(crate) fn texts(dialect: Dialect, param: &str) -> String {
+    match dialect {
+        Dialect::Sqlite => format!("(SELECT value FROM json_each({param}))"),
+        Dialect::Postgres => format!("(SELECT jsonb_array_elements_text(CAST({param} AS jsonb)))"),
+    }
+}
+
+/// The JSON array of these values' texts.
+pub(crate) fn array<T: std::fmt::Display>(values: impl IntoIterator<Item = T>) -> serde_json::Value {
+    serde_json::Value::Array(values.into_iter().map(|v| serde_json::Value::String(v.to_string())).collect())
+}
+
+/// Text that both databases and JSON take: without NUL, which PostgreSQL refuses.
+pub(crate) fn clean(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+/// As [`clean`], for the text of a JSON document, where NUL hides behind an escape.
+pub(crate) fn clean_json(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains("\\u0000") { text.replace("\\u0000", "\\ufffd").into() } else { text.into() }
+}
