@@ -20,11 +20,11 @@ macro_rules! vocabulary {
             }
         }
         impl std::str::FromStr for $name {
-            type Err = UnknownWord;
-            fn from_str(s: &str) -> Result<Self, UnknownWord> {
+            type Err = $crate::status::UnknownWord;
+            fn from_str(s: &str) -> Result<Self, $crate::status::UnknownWord> {
                 match s {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err(UnknownWord { vocabulary: stringify!($name), word: s.to_owned() }),
+                    _ => Err($crate::status::UnknownWord { vocabulary: stringify!($name), word: s.to_owned() }),
                 }
             }
         }

@@ -3,9 +3,37 @@
 //! One module per aggregate; each offers plain `async fn`s over [`Sql`] (a [`Tx`] or a [`Reader`]).
 //! This crate knows rows and statements, and no policy.
 
+pub mod config;
+pub mod domains;
 mod error;
+pub mod idle;
+pub mod images;
+pub mod keypairs;
+pub mod listing;
+pub mod lists;
+pub mod meta;
 mod migrate;
+pub mod plugins;
+pub mod presets;
+pub mod projects;
+pub mod resource_policies;
+pub mod revisions;
+pub mod rounds;
+pub mod scaling_groups;
+pub mod agents;
+pub mod events;
+pub mod history;
+pub mod kernels;
+pub mod locks;
+pub mod occupancy;
+pub mod schedule;
+pub mod sessions;
+pub mod work;
+mod set;
 pub mod sql;
+pub mod testing;
+mod update;
+pub mod users;
 
 pub use error::{Error, Result, Violation};
 pub use sql::{Dialect, Reader, Row, Sql, Stmt, Tx, Value};
@@ -64,5 +92,18 @@ impl Store {
     /// [`Error::Sqlx`].
     pub async fn begin(&self) -> Result<Tx> {
         self.pools.begin().await
+    }
+
+    /// Starts a read transaction: all its statements see one and the same state, and it blocks nobody.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`].
+    pub async fn begin_read(&self) -> Result<Tx> {
+        self.pools.begin_read().await
+    }
+
+    /// This host's part in choosing who leads which loop.
+    pub fn leadership(&self) -> locks::Leadership {
+        locks::Leadership::new(self)
     }
 }

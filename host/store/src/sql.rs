@@ -80,9 +80,34 @@ impl Stmt {
         Self { sqlite: sqlite.into(), postgres: Some(postgres.into()), args: Vec::new() }
     }
 
+    /// This statement, with `suffix` appended where it runs on PostgreSQL (row locks: SQLite's only
+    /// writer needs none).
+    #[must_use]
+    pub fn on_postgres(mut self, suffix: &str) -> Self {
+        let sql = self.postgres.as_deref().unwrap_or(&self.sqlite);
+        self.postgres = Some(format!("{sql} {suffix}").into());
+        self
+    }
+
     /// A statement assembled from fixed fragments. Never put user text in `sql`: bind it.
     pub fn assembled(sql: String) -> Self {
         Self { sqlite: sql.into(), postgres: None, args: Vec::new() }
+    }
+
+    /// As [`Stmt::dialect`], assembled from fixed fragments.
+    pub fn assembled_dialect(sqlite: String, postgres: String) -> Self {
+        Self { sqlite: sqlite.into(), postgres: Some(postgres.into()), args: Vec::new() }
+    }
+
+    /// A statement over a list of texts, bound as parameter `$1`: each `{list}` in `sql` becomes a
+    /// parenthesised sub-select of the members, as in `WHERE id IN {list}`.
+    pub fn among<T: std::fmt::Display>(sql: &str, members: impl IntoIterator<Item = T>) -> Self {
+        let members: Vec<String> = members.into_iter().map(|m| m.to_string()).collect();
+        Self::assembled_dialect(
+            sql.replace("{list}", "(SELECT value FROM json_each($1))"),
+            sql.replace("{list}", "(SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))"),
+        )
+        .bind(serde_json::Value::from(members))
     }
 
     /// Binds the next numbered parameter.
@@ -334,6 +359,18 @@ impl Pools {
         Ok(Tx(match self {
             Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
+        }))
+    }
+}
+
+impl Pools {
+    /// A transaction whose statements all see one state. It must not write.
+    pub(crate) async fn begin_read(&self) -> Result<Tx> {
+        Ok(Tx(match self {
+            Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin_with("BEGIN DEFERRED").await?),
+            Pools::Postgres(pool) => {
+                TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
         }))
     }
 }

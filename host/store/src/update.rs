@@ -1,0 +1,44 @@
+//! `UPDATE`s that leave out what is to stay.
+
+use crate::sql::{Stmt, Value};
+
+/// Assignments of one `UPDATE`, assembled from fixed column names and bound values.
+#[derive(Debug)]
+pub(crate) struct Update {
+    table: &'static str,
+    columns: Vec<&'static str>,
+    args: Vec<Value>,
+}
+
+impl Update {
+    pub(crate) fn new(table: &'static str) -> Self {
+        Self { table, columns: Vec::new(), args: Vec::new() }
+    }
+
+    /// Assigns `value` to `column`.
+    pub(crate) fn set(mut self, column: &'static str, value: impl Into<Value>) -> Self {
+        self.columns.push(column);
+        self.args.push(value.into());
+        self
+    }
+
+    /// Assigns only when there is a value: `None` leaves the column unchanged.
+    pub(crate) fn maybe<V: Into<Value>>(self, column: &'static str, value: Option<V>) -> Self {
+        match value {
+            Some(value) => self.set(column, value),
+            None => self,
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// The statement, for the rows whose `column` equals `key`.
+    pub(crate) fn filter(self, column: &'static str, key: impl Into<Value>) -> Stmt {
+        let list: Vec<String> = self.columns.iter().enumerate().map(|(i, c)| format!("{c} = ${}", i + 1)).collect();
+        let sql =
+            format!("UPDATE {} SET {} WHERE {column} = ${}", self.table, list.join(", "), self.columns.len() + 1);
+        Stmt::assembled(sql).bind_all(self.args).bind(key)
+    }
+}
