@@ -1,0 +1,22 @@
+//! The policies that come with the host. They go through the same catalogue as anybody's.
+
+/// A component embedded in this library.
+#[derive(Debug, Clone, Copy)]
+pub struct Builtin {
+    /// The name by which it describes itself.
+    pub name: &'static str,
+    /// The component.
+    pub wasm: &'static [u8],
+}
+
+const ALL: &[Builtin] = &[];
+
+/// All built-in policies.
+pub fn all() -> &'static [Builtin] {
+    ALL
+}
+
+/// A built-in policy by name.
+pub fn get(name: &str) -> Option<&'static Builtin> {
+    ALL.iter().find(|builtin| builtin.name == name)
+}

@@ -1,0 +1,151 @@
+//! What a plugin says about itself, and what configurations it takes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jsonschema::PatternOptions;
+use serde_json::Value;
+
+use crate::journal::presentable;
+use crate::limits::{Call, Limits};
+use crate::plugin::{Plugin, Ready, Visit};
+use crate::runtime::Shared;
+use crate::verify::Outline;
+use crate::{ConfigProblem, Info, Kind, LoadError};
+
+/// Tables that may have optional columns.
+const TABLES: &[&str] = &["pending", "running", "kernels", "agents", "owners", "projects", "domains", "sessions"];
+
+/// Bytes of a configuration or of its schema.
+const MAX_DOCUMENT: usize = 256 << 10;
+
+/// Lets a linked component describe itself and checks what it says.
+pub(crate) fn introduce(
+    shared: Arc<Shared>,
+    digest: String,
+    outline: Outline,
+    size: usize,
+    epoch: Ready,
+) -> Result<Plugin, LoadError> {
+    let limits = shared.options.limits.clone();
+    let wall = limits.describe;
+    let mut visit = Visit::new(&epoch, &Call::default(), limits, wall, 0).map_err(LoadError::SelfTest)?;
+    let info = visit
+        .plugin()
+        .and_then(|guest| visit.run("describe", |store| guest.call_describe(store)))
+        .map_err(LoadError::SelfTest)?;
+    // The interface of its kind is typed only now; a mismatch should be known before the first round.
+    match outline.kind {
+        Kind::Scheduler => visit.scheduling().map(drop),
+        Kind::IdleChecker => visit.idling().map(drop),
+        Kind::Hook => visit.hooks().map(drop),
+    }
+    .map_err(LoadError::SelfTest)?;
+    drop(visit);
+    let schema = check(&info, outline.kind).map_err(LoadError::Description)?;
+    let kind = outline.kind;
+    Ok(Plugin { digest, kind, info, outline, size, schema, shared, epoch, fuel: parking_lot::Mutex::default() })
+}
+
+fn check(info: &Info, kind: Kind) -> Result<Option<jsonschema::Validator>, String> {
+    let name_is_fine = (1..=64).contains(&info.name.len())
+        && info.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
+    if !name_is_fine {
+        return Err(format!("its name `{}` is not 1 to 64 of `[a-z0-9_-]`", presentable(&info.name, 80)));
+    }
+    if let Err(error) = semver::Version::parse(&info.version) {
+        return Err(format!("its version `{}` is not a semantic one: {error}", presentable(&info.version, 80)));
+    }
+    if info.summary.chars().count() > 1000 || info.summary.chars().any(char::is_control) {
+        return Err("its summary is longer than 1000 characters or contains control characters".to_owned());
+    }
+    if info.columns.len() > 64 || info.events.len() > 64 {
+        return Err("it asks for more than 64 columns or events".to_owned());
+    }
+    for column in &info.columns {
+        if !TABLES.contains(&column.table.as_str()) || column.name.is_empty() || column.name.len() > 64 {
+            return Err(format!(
+                "it asks for the column `{}` of `{}`, which can't exist",
+                presentable(&column.name, 80),
+                presentable(&column.table, 80)
+            ));
+        }
+    }
+    match kind {
+        Kind::Hook if info.events.is_empty() => return Err("it is a hook and names no event to receive".to_owned()),
+        Kind::Hook => {}
+        _ if info.events.is_empty() => {}
+        _ => return Err("it names events, which only hooks receive".to_owned()),
+    }
+    let mut seen = HashSet::new();
+    for event in &info.events {
+        let fine = (1..=64).contains(&event.len())
+            && event.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+        if !fine || !seen.insert(event) {
+            return Err(format!("its event `{}` is not a name of `[A-Z0-9_]`, or named twice", presentable(event, 80)));
+        }
+    }
+    if info.config_schema.trim().is_empty() {
+        return Ok(None);
+    }
+    if info.config_schema.len() > MAX_DOCUMENT {
+        return Err("the schema of its configuration is too large".to_owned());
+    }
+    let schema: Value = serde_json::from_str(&info.config_schema)
+        .map_err(|error| format!("the schema of its configuration is not JSON: {error}"))?;
+    // Nothing is fetched for references, and patterns take linear time: the schema comes from a stranger.
+    jsonschema::options()
+        .with_draft(jsonschema::Draft::Draft202012)
+        .with_pattern_options(PatternOptions::regex().size_limit(1 << 20))
+        .build(&schema)
+        .map(Some)
+        .map_err(|error| format!("the schema of its configuration is none: {error}"))
+}
+
+impl Plugin {
+    /// Whether a configuration may be bound: it must be a JSON object that is valid under the plugin's schema, and
+    /// the plugin must find no fault with it.
+    pub fn check_config(&self, config: &str) -> Result<(), Vec<ConfigProblem>> {
+        let whole = |message: String| vec![ConfigProblem { pointer: String::new(), message }];
+        if config.len() > MAX_DOCUMENT {
+            return Err(whole(format!("it has {} bytes; {MAX_DOCUMENT} are allowed", config.len())));
+        }
+        let value: Value = serde_json::from_str(config).map_err(|error| whole(format!("it is not JSON: {error}")))?;
+        let Some(object) = value.as_object() else {
+            return Err(whole("it is not a JSON object".to_owned()));
+        };
+        match &self.schema {
+            Some(schema) => {
+                let problems: Vec<ConfigProblem> = schema
+                    .iter_errors(&value)
+                    .take(20)
+                    .map(|error| ConfigProblem {
+                        pointer: error.instance_path().to_string(),
+                        message: presentable(&error.to_string(), 500),
+                    })
+                    .collect();
+                if !problems.is_empty() {
+                    return Err(problems);
+                }
+            }
+            None if !object.is_empty() => return Err(whole("the plugin takes no options".to_owned())),
+            None => {}
+        }
+        let call = Call { tag: "check-config".to_owned(), ..Call::new(config) };
+        let wall = |limits: &Limits| limits.describe;
+        let (verdict, _) = self
+            .call(&call, wall, 0, |visit| {
+                let guest = visit.plugin()?;
+                visit.run("check-config", |store| guest.call_check_config(store, config))
+            })
+            .map_err(|failure| whole(failure.to_string()))?;
+        verdict.map_err(|mut problems| {
+            problems.truncate(20);
+            for problem in &mut problems {
+                problem.pointer = presentable(&problem.pointer, 500);
+                problem.message = presentable(&problem.message, 500);
+            }
+            if problems.is_empty() { whole("the plugin refuses it without a reason".to_owned()) } else { problems }
+        })
+    }
+}

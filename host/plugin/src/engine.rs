@@ -1,0 +1,194 @@
+//! The two engines (epochs for production, fuel for replay), the clock that drives epochs, and the gate that keeps the
+//! number of concurrent calls within what the pool has room for.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::{LoadError, limits::Limits};
+
+/// How compiled code is interrupted. The two differ in the code that is generated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Metering {
+    /// Checks an epoch counter at loops and function entries.
+    Epoch,
+    /// Counts instructions.
+    Fuel,
+}
+
+impl Metering {
+    /// The word for it on a command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Metering::Epoch => "epoch",
+            Metering::Fuel => "fuel",
+        }
+    }
+}
+
+/// How often the epoch advances while calls run; a deadline is noticed within this time.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Everything that shapes compiled code. Host and compiling child must agree on it.
+fn code_config(metering: Metering) -> Config {
+    let mut config = Config::new();
+    config.cranelift_opt_level(OptLevel::Speed);
+    config.cranelift_nan_canonicalization(true);
+    config.wasm_relaxed_simd(false);
+    config.wasm_memory64(false);
+    config.wasm_component_model(true);
+    config.max_wasm_stack(512 << 10);
+    config.memory_reservation(4 << 30);
+    config.memory_guard_size(32 << 20);
+    config.memory_may_move(false);
+    config.memory_init_cow(true);
+    match metering {
+        Metering::Epoch => config.epoch_interruption(true),
+        Metering::Fuel => config.consume_fuel(true),
+    };
+    config
+}
+
+/// An engine that only compiles: no pool, so that it fits a limited address space.
+pub(crate) fn compiling_engine(metering: Metering) -> wasmtime::Result<Engine> {
+    let mut config = code_config(metering);
+    config.parallel_compilation(true);
+    Engine::new(&config)
+}
+
+/// An engine that runs components. All pools are address space only until they are used, and give most of it back.
+fn running_engine(metering: Metering, concurrency: u32) -> Result<Engine, LoadError> {
+    // Rust guests are one core instance with one table; those of Python and JavaScript are many.
+    let per_component = Limits::default().instances as u32;
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(concurrency)
+        .total_core_instances(concurrency * per_component)
+        .total_memories(concurrency * 2)
+        .total_tables(concurrency * per_component)
+        .total_stacks(0)
+        .max_core_instances_per_component(per_component)
+        .max_memories_per_component(8)
+        .max_tables_per_component(per_component)
+        .max_memories_per_module(4)
+        .max_tables_per_module(8)
+        .table_elements(60_000)
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(4 << 20)
+        .max_memory_size(Limits::MAX_MEMORY)
+        .max_unused_warm_slots(8)
+        .linear_memory_keep_resident(256 << 10)
+        .table_keep_resident(16 << 10)
+        .decommit_batch_size(1);
+    let mut config = code_config(metering);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    match Engine::new(&config) {
+        Ok(engine) => Ok(engine),
+        Err(error) => {
+            // An address-space limit on the process, most likely. Slower, with the same semantics.
+            tracing::warn!("no room for the pooling allocator, instances are allocated on demand: {error:#}");
+            config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+            Engine::new(&config).map_err(|error| LoadError::Host(format!("the engine doesn't start: {error:#}")))
+        }
+    }
+}
+
+/// Tells artifacts of one engine configuration and wasmtime version from those of others.
+pub(crate) fn fingerprint(engine: &Engine) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// An engine, its epoch clock and its gate.
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
+    pub(crate) metering: Metering,
+    pub(crate) fingerprint: String,
+    gate: Arc<Gate>,
+}
+
+struct Gate {
+    state: Mutex<GateState>,
+    /// Signalled when a call begins (for the clock) or ends (for those who wait).
+    changed: Condvar,
+    capacity: u32,
+}
+
+#[derive(Default)]
+struct GateState {
+    running: u32,
+    closed: bool,
+}
+
+impl Machine {
+    pub(crate) fn new(metering: Metering, concurrency: u32) -> Result<Machine, LoadError> {
+        let concurrency = concurrency.clamp(1, 256);
+        let engine = running_engine(metering, concurrency)?;
+        let gate = Arc::new(Gate { state: Mutex::default(), changed: Condvar::new(), capacity: concurrency });
+        if metering == Metering::Epoch {
+            let (engine, gate) = (engine.weak(), gate.clone());
+            std::thread::Builder::new()
+                .name("plugin-epochs".to_owned())
+                .stack_size(64 << 10)
+                .spawn(move || {
+                    while gate.wait_for_calls() {
+                        std::thread::sleep(TICK);
+                        match engine.upgrade() {
+                            Some(engine) => engine.increment_epoch(),
+                            None => return,
+                        }
+                    }
+                })
+                .map_err(|error| LoadError::Host(format!("no thread for the epoch clock: {error}")))?;
+        }
+        let fingerprint = fingerprint(&engine);
+        Ok(Machine { engine, metering, fingerprint, gate })
+    }
+
+    /// Waits for room for one more call. The epoch advances while the permit is held.
+    pub(crate) fn enter(&self) -> Permit {
+        let mut state = self.gate.state.lock();
+        while state.running >= self.gate.capacity {
+            self.gate.changed.wait(&mut state);
+        }
+        state.running += 1;
+        self.gate.changed.notify_all();
+        Permit { gate: self.gate.clone() }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.gate.state.lock().closed = true;
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Gate {
+    /// False when the machine is gone.
+    fn wait_for_calls(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.running == 0 {
+            if state.closed {
+                return false;
+            }
+            self.changed.wait(&mut state);
+        }
+        true
+    }
+}
+
+/// The right to run one call.
+pub(crate) struct Permit {
+    gate: Arc<Gate>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.state.lock().running -= 1;
+        self.gate.changed.notify_all();
+    }
+}

@@ -1,0 +1,249 @@
+//! Scheduling rounds.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use wasmtime::component::ResourceAny;
+
+use crate::bindings::exports::quarterdeck::policy::scheduling as wit;
+use crate::journal::{Journal, presentable};
+use crate::limits::{Call, Limits};
+use crate::plugin::{Plugin, Visit};
+use crate::{Failure, Kind};
+use wit::{Explanation, Outcome, Proposal, Refusal, Snapshot};
+
+/// Gives the host's verdict on proposals, from its books.
+///
+/// Every proposal that arrives here names an existing pending session that was not proposed before in the round; a
+/// placement has one existing agent per kernel of the session. Everything else (one agent for single-node sessions,
+/// pins, architectures, schedulability, capacity, predicates) is for the judge to check, who refuses what breaks a
+/// rule of its session as [`Refusal::Malformed`] or more precisely.
+pub trait Judge {
+    /// One outcome per proposal, in order.
+    fn judge(&mut self, proposals: &[Proposal]) -> Vec<Outcome>;
+}
+
+impl<F: FnMut(&[Proposal]) -> Vec<Outcome>> Judge for F {
+    fn judge(&mut self, proposals: &[Proposal]) -> Vec<Outcome> {
+        self(proposals)
+    }
+}
+
+/// The course of a round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoundTrace {
+    /// What was proposed and how it was judged, in order.
+    pub proposals: Vec<(Proposal, Outcome)>,
+    /// How often `propose` was called.
+    pub calls: u32,
+    /// Wall time of the round, the host's verdicts included.
+    pub duration: Duration,
+    /// Fuel that was used, in metered calls.
+    pub fuel_used: Option<u64>,
+    /// What `host.budget` said.
+    pub budget: u64,
+    /// The largest linear memory in bytes.
+    pub peak_memory: usize,
+    /// Log and counters.
+    pub journal: Journal,
+}
+
+impl PartialEq for RoundTrace {
+    /// Equal decisions at equal cost: time, which no two rounds share, doesn't count.
+    fn eq(&self, other: &Self) -> bool {
+        let key = |t: &Self| (t.calls, t.fuel_used, t.budget, t.peak_memory);
+        key(self) == key(other) && self.proposals == other.proposals && self.journal == other.journal
+    }
+}
+
+impl Plugin {
+    /// Runs a round. On failure none of its accepted proposals may be used: start again with fresh books.
+    pub fn schedule(&self, call: &Call, snapshot: &Snapshot, judge: &mut dyn Judge) -> Result<RoundTrace, Failure> {
+        self.must_be(Kind::Scheduler)?;
+        let mut proposals = Vec::new();
+        let mut calls = 0;
+        let now_ms = i64::try_from(snapshot.now_ms).unwrap_or(i64::MAX);
+        let (budget, trace) = self.call(call, wall, now_ms, |visit| {
+            let mut round = Round::open(visit, snapshot)?;
+            while let Some(settled) = round.step(visit, snapshot, judge)? {
+                proposals.extend(settled);
+            }
+            calls = round.calls;
+            Ok(visit.limits().budget)
+        })?;
+        Ok(RoundTrace {
+            proposals,
+            calls,
+            duration: trace.duration,
+            fuel_used: trace.fuel_used,
+            budget,
+            peak_memory: trace.peak_memory,
+            journal: trace.journal,
+        })
+    }
+
+    /// "Why is it pending": plays the round until the session's turn has come (or the round has ended without), then
+    /// asks. Nothing may be committed from it.
+    pub fn explain(
+        &self,
+        call: &Call,
+        snapshot: &Snapshot,
+        judge: &mut dyn Judge,
+        session: u32,
+        limit: u32,
+    ) -> Result<Explanation, Failure> {
+        self.must_be(Kind::Scheduler)?;
+        if session >= snapshot.pending.count {
+            return Ok(Explanation { summary: "The session is not pending.".to_owned(), candidates: Vec::new() });
+        }
+        let now_ms = i64::try_from(snapshot.now_ms).unwrap_or(i64::MAX);
+        let (explanation, _) = self.call(call, wall, now_ms, |visit| {
+            let mut round = Round::open(visit, snapshot)?;
+            while let Some(settled) = round.step(visit, snapshot, judge)? {
+                if settled.iter().any(|(proposal, _)| subject(proposal) == session) {
+                    break;
+                }
+            }
+            let explanation =
+                visit.run("explain", |store| round.guest.round().call_explain(store, round.handle, session, limit))?;
+            checked_explanation(explanation, snapshot, limit, visit.limits())
+        })?;
+        Ok(explanation)
+    }
+}
+
+fn wall(limits: &Limits) -> Duration {
+    limits.round
+}
+
+/// The pending session that a proposal is about.
+pub fn subject(proposal: &Proposal) -> u32 {
+    match proposal {
+        Proposal::Place(placement) => placement.session,
+        Proposal::Defer(deferral) => deferral.session,
+    }
+}
+
+struct Round {
+    guest: wit::Guest,
+    handle: ResourceAny,
+    proposed: Vec<bool>,
+    calls: u32,
+}
+
+impl Round {
+    fn open(visit: &mut Visit, snapshot: &Snapshot) -> Result<Round, Failure> {
+        let guest = visit.scheduling()?;
+        let handle = visit
+            .run("open", |store| guest.round().call_open(store, snapshot))?
+            .map_err(|message| Failure::Guest { export: "open", message: presentable(&message, 1000) })?;
+        Ok(Round { guest, handle, proposed: vec![false; snapshot.pending.count as usize], calls: 0 })
+    }
+
+    /// One exchange; none when the round has ended.
+    fn step(
+        &mut self,
+        visit: &mut Visit,
+        snapshot: &Snapshot,
+        judge: &mut dyn Judge,
+    ) -> Result<Option<Vec<(Proposal, Outcome)>>, Failure> {
+        let limit = visit.limits().proposals_per_call;
+        let text_bytes = visit.limits().text_bytes;
+        self.calls += 1;
+        let round = self.guest.round();
+        let proposals = visit.run("propose", |store| round.call_propose(store, self.handle, limit))?;
+        if proposals.is_empty() {
+            return Ok(None);
+        }
+        check_proposals(&proposals, snapshot, &mut self.proposed, limit, text_bytes)
+            .map_err(|reason| Failure::Output { export: "propose", reason })?;
+        let mut outcomes = visit.off_the_clock(|| judge.judge(&proposals));
+        debug_assert_eq!(outcomes.len(), proposals.len(), "the judge owes a verdict on each proposal");
+        outcomes.resize(proposals.len(), Outcome::Refused(Refusal::Stale));
+        visit.run("settle", |store| round.call_settle(store, self.handle, &outcomes))?;
+        Ok(Some(proposals.into_iter().zip(outcomes).collect()))
+    }
+}
+
+fn check_proposals(
+    proposals: &[Proposal],
+    snapshot: &Snapshot,
+    proposed: &mut [bool],
+    limit: u32,
+    text_bytes: usize,
+) -> Result<(), String> {
+    if proposals.len() > limit as usize {
+        return Err(format!("{} proposals where at most {limit} were asked for", proposals.len()));
+    }
+    for (position, proposal) in proposals.iter().enumerate() {
+        let session = subject(proposal);
+        match proposed.get_mut(session as usize) {
+            None => {
+                return Err(format!(
+                    "proposal {position} is about pending session {session} of {}",
+                    snapshot.pending.count
+                ));
+            }
+            Some(true) => return Err(format!("pending session {session} was proposed twice in the round")),
+            Some(proposed) => *proposed = true,
+        }
+        match proposal {
+            Proposal::Place(placement) => {
+                let kernels = kernels_of(snapshot, session);
+                if placement.agents.len() != kernels {
+                    return Err(format!(
+                        "pending session {session} has {kernels} kernels and was given {} agents",
+                        placement.agents.len()
+                    ));
+                }
+                if let Some(agent) = placement.agents.iter().find(|agent| **agent >= snapshot.agents.count) {
+                    return Err(format!(
+                        "pending session {session} was placed on agent {agent} of {}",
+                        snapshot.agents.count
+                    ));
+                }
+            }
+            Proposal::Defer(deferral) if deferral.detail.len() > text_bytes => {
+                return Err(format!(
+                    "the detail on pending session {session} has {} bytes; {text_bytes} are allowed",
+                    deferral.detail.len()
+                ));
+            }
+            Proposal::Defer(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn kernels_of(snapshot: &Snapshot, session: u32) -> usize {
+    let offsets = &snapshot.pending.first_kernel;
+    let at = |index: usize| offsets.get(index).copied().unwrap_or_default();
+    at(session as usize + 1).saturating_sub(at(session as usize)) as usize
+}
+
+fn checked_explanation(
+    mut explanation: Explanation,
+    snapshot: &Snapshot,
+    limit: u32,
+    limits: &Limits,
+) -> Result<Explanation, Failure> {
+    let wrong = |reason: String| Failure::Output { export: "explain", reason };
+    if explanation.candidates.len() > limit as usize {
+        return Err(wrong(format!("{} candidates where at most {limit} were asked for", explanation.candidates.len())));
+    }
+    if explanation.summary.len() > limits.text_bytes {
+        return Err(wrong(format!("the summary has {} bytes", explanation.summary.len())));
+    }
+    for candidate in &mut explanation.candidates {
+        if candidate.agent >= snapshot.agents.count {
+            return Err(wrong(format!("candidate agent {} of {}", candidate.agent, snapshot.agents.count)));
+        }
+        if candidate.why.len() > limits.text_bytes {
+            return Err(wrong(format!("the reason for agent {} has {} bytes", candidate.agent, candidate.why.len())));
+        }
+        if !candidate.score.is_finite() {
+            candidate.score = 0.0;
+        }
+    }
+    Ok(explanation)
+}
