@@ -45,3 +45,15 @@ pub async fn get_or_set<S: Sql>(sql: &mut S, name: &str, value: &str) -> Result<
     .await?;
     sql.fetch_one(Stmt::new("SELECT value FROM meta WHERE name = $1").bind(name)).await?.get("value")
 }
+
+/// How many sessions hold agents' resources, counted by their main kernels.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn active_sessions<S: Sql>(sql: &mut S) -> Result<i64> {
+    let stmt = Stmt::new(
+        "SELECT COUNT(*) AS n FROM kernels WHERE cluster_role = 'main' \
+         AND status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')",
+    );
+    sql.fetch_one(stmt).await?.get("n")
+}
