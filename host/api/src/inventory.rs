@@ -1,0 +1,164 @@
+//! Routes whose family isn't served by this release.
+//!
+//! They are in the table all the same: with the right methods, roles and status gates, so that
+//! clients, browsers and proxies meet the answers they expect (401, 405, preflights, maintenance) and,
+//! at the end, an honest 503 `not-implemented`.
+
+use http::Method;
+
+use crate::route::Access::{Admin, Auth, Superadmin};
+use crate::route::Gate::{Open, Reads, Writes};
+use crate::route::{Access, Gate, Route};
+use crate::wire::{NOT_IMPLEMENTED, Problem};
+
+type Row = (Method, &'static str, Access, Gate);
+
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+const PUT: Method = Method::PUT;
+const PATCH: Method = Method::PATCH;
+const DELETE: Method = Method::DELETE;
+
+/// Sessions: files, services' insides, templates, reports.
+const SESSIONS: &[Row] = &[
+    (POST, "/session/_/create-from-template", Auth, Writes),
+    (POST, "/session/_/create-cluster", Auth, Writes),
+    (POST, "/session/_/sync-agent-registry", Superadmin, Writes),
+    (POST, "/session/{session}/upload", Auth, Reads),
+    (GET, "/session/{session}/download", Auth, Reads),
+    (GET, "/session/{session}/download_single", Auth, Reads),
+    (GET, "/session/{session}/files", Auth, Reads),
+    (POST, "/session/{session}/commit", Auth, Writes),
+    (GET, "/session/{session}/commit", Auth, Writes),
+];
+
+const FOLDERS: &[Row] = &[
+    (POST, "/folders", Auth, Writes),
+    (GET, "/folders", Auth, Reads),
+    (DELETE, "/folders", Superadmin, Writes),
+    (GET, "/folders/_/hosts", Auth, Reads),
+    (GET, "/folders/_/all-hosts", Superadmin, Reads),
+    (GET, "/folders/_/all_hosts", Superadmin, Reads),
+    (GET, "/folders/_/allowed-types", Auth, Reads),
+    (GET, "/folders/_/allowed_types", Auth, Reads),
+    (GET, "/folders/_/perf-metric", Superadmin, Reads),
+    (GET, "/folders/_/shared", Auth, Reads),
+    (POST, "/folders/_/shared", Auth, Writes),
+    (POST, "/folders/_/change-ownership", Superadmin, Writes),
+    (GET, "/folders/_/quota", Auth, Reads),
+    (POST, "/folders/_/quota", Auth, Writes),
+    (GET, "/folders/_/usage", Superadmin, Reads),
+    (GET, "/folders/_/used-bytes", Superadmin, Reads),
+    (GET, "/folders/_/fstab", Superadmin, Reads),
+    (GET, "/folders/_/mounts", Superadmin, Reads),
+    (POST, "/folders/_/mounts", Superadmin, Writes),
+    (DELETE, "/folders/_/mounts", Superadmin, Writes),
+    (GET, "/folders/invitations/list", Auth, Reads),
+    (GET, "/folders/invitations/list-sent", Auth, Reads),
+    (GET, "/folders/invitations/list_sent", Auth, Reads),
+    (POST, "/folders/invitations/update/{invitation}", Auth, Writes),
+    (POST, "/folders/invitations/accept", Auth, Writes),
+    (DELETE, "/folders/invitations/delete", Auth, Writes),
+    (GET, "/folders/{name}", Auth, Reads),
+    (DELETE, "/folders/{name}", Auth, Writes),
+    (POST, "/folders/{name}/rename", Auth, Writes),
+    (POST, "/folders/{name}/update-options", Auth, Writes),
+    (POST, "/folders/{name}/clone", Auth, Writes),
+    (POST, "/folders/{name}/mkdir", Auth, Reads),
+    (POST, "/folders/{name}/request-upload", Auth, Reads),
+    (POST, "/folders/{name}/request-download", Auth, Reads),
+    (POST, "/folders/{name}/move-file", Auth, Reads),
+    (POST, "/folders/{name}/rename-file", Auth, Reads),
+    (POST, "/folders/{name}/rename_file", Auth, Reads),
+    (DELETE, "/folders/{name}/delete-files", Auth, Reads),
+    (DELETE, "/folders/{name}/delete_files", Auth, Reads),
+    (GET, "/folders/{name}/files", Auth, Reads),
+    (POST, "/folders/{name}/invite", Auth, Writes),
+    (POST, "/folders/{name}/leave", Auth, Writes),
+    (POST, "/folders/{name}/share", Admin, Writes),
+    (DELETE, "/folders/{name}/unshare", Admin, Writes),
+];
+
+const SERVICES: &[Row] = &[
+    (GET, "/services", Auth, Reads),
+    (POST, "/services", Auth, Writes),
+    (GET, "/services/{service}", Auth, Reads),
+    (DELETE, "/services/{service}", Auth, Reads),
+    (POST, "/services/{service}/scale", Auth, Reads),
+    (POST, "/services/{service}/sync", Auth, Reads),
+    (PUT, "/services/{service}/routings/{route}", Auth, Reads),
+    (DELETE, "/services/{service}/routings/{route}", Auth, Reads),
+    (POST, "/services/{service}/token", Auth, Reads),
+];
+
+const STREAMS: &[Row] = &[
+    (GET, "/events/session", Auth, Reads),
+    (GET, "/events/background-task", Auth, Reads),
+    (GET, "/stream/session/{session}/apps", Auth, Reads),
+    (GET, "/stream/session/{session}/pty", Auth, Reads),
+    (GET, "/stream/session/{session}/execute", Auth, Reads),
+    (GET, "/stream/session/{session}/httpproxy", Auth, Reads),
+    (GET, "/stream/session/{session}/tcpproxy", Auth, Reads),
+];
+
+const TEMPLATES: &[Row] = &[
+    (GET, "/template/session", Auth, Reads),
+    (POST, "/template/session", Auth, Reads),
+    (GET, "/template/session/{template}", Auth, Reads),
+    (PUT, "/template/session/{template}", Auth, Reads),
+    (DELETE, "/template/session/{template}", Auth, Reads),
+    (GET, "/template/cluster", Auth, Reads),
+    (POST, "/template/cluster", Auth, Reads),
+    (GET, "/template/cluster/{template}", Auth, Reads),
+    (PUT, "/template/cluster/{template}", Auth, Reads),
+    (DELETE, "/template/cluster/{template}", Auth, Reads),
+];
+
+const DOTFILES: &[Row] = &[
+    (GET, "/user-config/dotfiles", Auth, Reads),
+    (POST, "/user-config/dotfiles", Auth, Reads),
+    (PATCH, "/user-config/dotfiles", Auth, Reads),
+    (DELETE, "/user-config/dotfiles", Auth, Reads),
+    (GET, "/user-config/bootstrap-script", Auth, Reads),
+    (POST, "/user-config/bootstrap-script", Auth, Reads),
+    (GET, "/domain-config/dotfiles", Auth, Reads),
+    (POST, "/domain-config/dotfiles", Admin, Reads),
+    (PATCH, "/domain-config/dotfiles", Admin, Reads),
+    (DELETE, "/domain-config/dotfiles", Admin, Reads),
+    (GET, "/group-config/dotfiles", Auth, Reads),
+    (POST, "/group-config/dotfiles", Admin, Reads),
+    (PATCH, "/group-config/dotfiles", Admin, Reads),
+    (DELETE, "/group-config/dotfiles", Admin, Reads),
+];
+
+const RESOURCES: &[Row] = &[
+    (GET, "/resource/usage/month", Superadmin, Reads),
+    (GET, "/resource/usage/period", Superadmin, Reads),
+    (GET, "/resource/stats/user/month", Auth, Reads),
+    (GET, "/resource/stats/admin/month", Superadmin, Reads),
+    (GET, "/resource/watcher", Superadmin, Reads),
+    (POST, "/resource/watcher/agent/start", Superadmin, Reads),
+    (POST, "/resource/watcher/agent/stop", Superadmin, Reads),
+    (POST, "/resource/watcher/agent/restart", Superadmin, Reads),
+];
+
+const OTHERS: &[Row] = &[
+    (GET, "/logs/error", Auth, Reads),
+    (POST, "/logs/error", Auth, Reads),
+    (POST, "/logs/error/{entry}/clear", Auth, Reads),
+    (GET, "/image/import", Admin, Reads),
+    (POST, "/image/import", Admin, Writes),
+    (POST, "/manager/scheduler/operation", Superadmin, Open),
+];
+
+/// The rows of the table.
+pub(crate) fn routes() -> Vec<Route> {
+    let families = [SESSIONS, FOLDERS, SERVICES, STREAMS, TEMPLATES, DOTFILES, RESOURCES, OTHERS];
+    families
+        .into_iter()
+        .flatten()
+        .map(|(method, path, access, gate)| {
+            Route::new(method.clone(), path, *access, *gate, |_| async { Err(Problem::new(NOT_IMPLEMENTED)) })
+        })
+        .collect()
+}

@@ -1,0 +1,75 @@
+//! The HTTP side: REST and GraphQL in the words of the reference's clients.
+//!
+//! A request passes, in this order: the table of routes (404, 405), the API version, the signature,
+//! the rate limit, the caller's role, the server's status, its parameters, and then the handler, which
+//! calls `control` and writes down what came of it. There are no rules of its own here.
+
+pub mod auth;
+pub mod call;
+mod cors;
+pub mod graphql;
+mod inventory;
+mod metrics;
+mod ops;
+pub mod params;
+mod rest;
+pub mod route;
+mod serve;
+pub mod version;
+pub mod wire;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use quarterdeck_control::Control;
+
+use crate::auth::ratelimit::RateLimiter;
+use crate::metrics::HttpMetrics;
+use crate::route::Table;
+use crate::serve::{Dispatcher, RequestIds};
+
+/// How this host presents itself over HTTP.
+#[derive(Clone, Debug)]
+pub struct ApiSettings {
+    /// Whether clients reach it over TLS.
+    pub tls: bool,
+    /// Whether `/metrics` is answered.
+    pub metrics: bool,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { tls: false, metrics: true }
+    }
+}
+
+/// What all requests share.
+pub(crate) struct App {
+    control: Control,
+    settings: ApiSettings,
+    table: Table,
+    limiter: RateLimiter,
+    schema: graphql::Schema,
+    metrics: HttpMetrics,
+    ids: RequestIds,
+    started: Instant,
+}
+
+/// The whole API. Serve it with connect info (`into_make_service_with_connect_info::<SocketAddr>()`):
+/// rate limits and address lists need to know the peer.
+pub fn router(control: Control, settings: ApiSettings) -> Router {
+    let table = Table::new(rest::routes());
+    let metrics = HttpMetrics::new(&control, &table);
+    let app = App {
+        schema: graphql::schema(control.clone()),
+        control,
+        settings,
+        table,
+        limiter: RateLimiter::default(),
+        metrics,
+        ids: RequestIds::default(),
+        started: Instant::now(),
+    };
+    Router::new().fallback_service(Dispatcher(Arc::new(app)))
+}

@@ -1,0 +1,164 @@
+//! `/session`: look sessions up, work in them, end them.
+
+use http::{Method, StatusCode};
+use quarterdeck_control::{Error, enqueue, sessions};
+use serde_json::{Value, json};
+
+use super::session_create::{self, session_name};
+use crate::call::{Answer, Call, json, no_content, ok};
+use crate::params::kinds::{any_text, boolish, int, nullable, text, uuid};
+use crate::params::{malformed, read_body};
+use crate::route::Access::Auth;
+use crate::route::Gate::{Reads, Writes};
+use crate::route::{Route, delete, get, patch, post};
+use crate::wire::{NOT_IMPLEMENTED, Problem};
+
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        post("/session", Auth, Writes, session_create::create),
+        post("/session/_/create", Auth, Writes, session_create::create),
+        get("/session/_/match", Auth, Reads, find_matches),
+        get("/session/_/logs", Auth, Reads, task_logs),
+        Route::new(Method::HEAD, "/session/_/logs", Auth, Reads, task_logs),
+        get("/session/{session}", Auth, Reads, info),
+        patch("/session/{session}", Auth, Reads, restart),
+        delete("/session/{session}", Auth, Reads, destroy),
+        post("/session/{session}", Auth, Reads, execute),
+        get("/session/{session}/logs", Auth, Reads, logs),
+        get("/session/{session}/direct-access-info", Auth, Reads, direct_access_info),
+        post("/session/{session}/rename", Auth, Writes, rename),
+        post("/session/{session}/interrupt", Auth, Reads, interrupt),
+        post("/session/{session}/complete", Auth, Reads, complete),
+        post("/session/{session}/start-service", Auth, Reads, start_service),
+        post("/session/{session}/shutdown-service", Auth, Reads, shutdown_service),
+        get("/session/{session}/abusing-report", Auth, Writes, abusing_report),
+    ]
+}
+
+async fn find_matches(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let reference = params.required(&["id"], text);
+    params.finish()?;
+    let caller = call.caller()?;
+    let matches = sessions::find_matches(call.control(), &caller, &reference).await?;
+    let matches: Vec<_> = matches
+        .iter()
+        .map(|m| json!({ "id": m.id.to_string(), "name": m.name, "status": m.status.as_str() }))
+        .collect();
+    ok(&json!({ "matches": matches }))
+}
+
+/// Logs of tasks are files of the caller's `.logs` folder. There are no folders in this release, so
+/// nobody has one.
+async fn task_logs(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    params.required(&["session_name", "sessionName", "task_id", "taskId"], uuid);
+    params.finish()?;
+    Err(Error::NotFound { object: "vfolder", msg: None, data: Some(json!({ "vfolder_name": ".logs" })) }.into())
+}
+
+async fn info(call: Call) -> Answer {
+    let caller = call.caller()?;
+    ok(&sessions::info(call.control(), &caller, call.arg(0)).await?)
+}
+
+async fn restart(call: Call) -> Answer {
+    let caller = call.caller()?;
+    sessions::restart(call.control(), &caller, call.arg(0)).await?;
+    no_content()
+}
+
+async fn destroy(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let forced = params.optional(&["forced"], false, boolish);
+    let recursive = params.optional(&["recursive"], false, boolish);
+    let owner = params.optional(&["owner_access_key"], None, nullable(text));
+    params.finish()?;
+    let caller = call.caller()?;
+    let outcome = sessions::destroy(call.control(), &caller, call.arg(0), owner.as_deref(), forced, recursive).await?;
+    ok(&outcome)
+}
+
+async fn execute(mut call: Call) -> Answer {
+    let request = call.json_body().await?;
+    if !request.is_object() {
+        return Err(malformed());
+    }
+    let caller = call.caller()?;
+    let major = call.version().major;
+    let result = sessions::execute(call.control(), &caller, call.arg(0), major, request).await?;
+    ok(&json!({ "result": result }))
+}
+
+async fn logs(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let owner = params.optional(&["owner_access_key"], None, nullable(text));
+    params.finish()?;
+    let caller = call.caller()?;
+    let logs = sessions::logs(call.control(), &caller, call.arg(0), owner.as_deref()).await?;
+    ok(&json!({ "result": { "logs": logs } }))
+}
+
+async fn direct_access_info(call: Call) -> Answer {
+    let caller = call.caller()?;
+    ok(&sessions::direct_access_info(call.control(), &caller, call.arg(0)).await?)
+}
+
+async fn rename(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let name = params.required(&["name", "clientSessionToken"], session_name);
+    params.finish()?;
+    let caller = call.caller()?;
+    sessions::rename(call.control(), &caller, call.arg(0), &name).await?;
+    no_content()
+}
+
+async fn interrupt(call: Call) -> Answer {
+    let caller = call.caller()?;
+    sessions::interrupt(call.control(), &caller, call.arg(0)).await?;
+    no_content()
+}
+
+async fn complete(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let code = params.optional(&["code"], String::new(), |v| nullable(any_text)(v).map(Option::unwrap_or_default));
+    let options = params.optional(&["options"], None, nullable(object)).unwrap_or_default();
+    params.allow_extra();
+    params.finish()?;
+    let caller = call.caller()?;
+    let result = sessions::complete(call.control(), &caller, call.arg(0), &code, Value::Object(options)).await?;
+    ok(&json!({ "result": result }))
+}
+
+async fn abusing_report(call: Call) -> Answer {
+    let caller = call.caller()?;
+    ok(&sessions::abusing_report(call.control(), &caller, call.arg(0)).await?)
+}
+
+/// Services are reached through a coordinator, and this release talks to none.
+async fn start_service(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    params.optional(&["login_session_token"], None, nullable(text));
+    params.required(&["app", "service"], text);
+    params.optional(&["port"], None, nullable(int(1024..=65535)));
+    params.optional(&["envs"], None, nullable(json_text));
+    params.optional(&["arguments"], None, nullable(json_text));
+    params.finish()?;
+    let caller = call.caller()?;
+    sessions::require_coordinator(call.control(), &caller, call.arg(0)).await?;
+    Err(Problem::new(NOT_IMPLEMENTED))
+}
+
+async fn shutdown_service(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    params.required(&["service_name"], text);
+    params.finish()?;
+    let caller = call.caller()?;
+    sessions::require_session(call.control(), &caller, call.arg(0)).await?;
+    no_content()
+}
+
+/// A text that holds JSON.
+fn json_text(value: Value) -> Result<Value, Fault> {
+    serde_json::from_str(&any_text(value)?).map_err(|_| "value is not a JSON text".into())
+}
