@@ -9,7 +9,11 @@ pub struct Builtin {
     pub wasm: &'static [u8],
 }
 
-const ALL: &[Builtin] = &[];
+const ALL: &[Builtin] = &[
+    Builtin { name: "fifo", wasm: include_bytes!(env!("QUARTERDECK_GUEST_FIFO")) },
+    Builtin { name: "session_lifetime", wasm: include_bytes!(env!("QUARTERDECK_GUEST_SESSION_LIFETIME")) },
+    Builtin { name: "admission-limits", wasm: include_bytes!(env!("QUARTERDECK_GUEST_ADMISSION_LIMITS")) },
+];
 
 /// All built-in policies.
 pub fn all() -> &'static [Builtin] {

@@ -1,0 +1,104 @@
+//! Write Quarterdeck policies in Rust.
+//!
+//! A policy is a type that implements [`Policy`] (who it is, what configuration it takes) and one of
+//! [`scheduler::Scheduler`], [`idle::IdleChecker`] and [`hook::Hook`], exported by the macro of that kind:
+//!
+//! ```ignore
+//! use quarterdeck_sdk::scheduler::{Proposal, Round, Scheduler, Outcome};
+//!
+//! struct Mine { round: Round }
+//! impl quarterdeck_sdk::Policy for Mine { /* … */ }
+//! impl Scheduler for Mine { /* … */ }
+//! quarterdeck_sdk::export_scheduler!(Mine);
+//! ```
+//!
+//! Build it as a `cdylib` with `cargo build --release --target wasm32-wasip2`; the result is a component that the host
+//! loads as it is. `examples/rust/best-fit` is a complete policy to start from.
+//!
+//! What the contract promises and demands is documented in `wit/policy.wit`. In short: the same input must give the same
+//! answer, there is no clock but the one in the input, and nothing survives a call.
+
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+
+// The generated code names this crate, here as in the crates that use it.
+extern crate self as quarterdeck_sdk;
+
+#[doc(hidden)]
+pub mod bindings;
+pub mod hook;
+pub mod host;
+pub mod idle;
+pub mod scheduler;
+
+use bindings::base::exports::quarterdeck::policy::plugin as contract;
+
+pub use contract::ConfigProblem;
+pub use serde;
+pub use serde_json;
+pub use wit_bindgen;
+
+/// Who a policy is and what configuration it takes.
+pub trait Policy: Sized + 'static {
+    /// `[a-z0-9_-]`, 1 to 64 characters.
+    const NAME: &'static str;
+    /// Semantic version; usually `env!("CARGO_PKG_VERSION")`.
+    const VERSION: &'static str;
+    /// One sentence for people.
+    const SUMMARY: &'static str;
+    /// JSON Schema (draft 2020-12) of the configuration. Empty when there are no options.
+    const CONFIG_SCHEMA: &'static str = "";
+    /// Optional columns to be sent: table and name.
+    const COLUMNS: &'static [(&'static str, &'static str)] = &[];
+
+    /// Hooks only: the events to receive.
+    const EVENTS: &'static [&'static str] = &[];
+
+    /// The configuration, read from JSON. Give every option a default (`#[serde(default)]`).
+    type Config: DeserializeOwned;
+
+    /// What the schema can't say: faults of a configuration.
+    fn check_config(config: &Self::Config) -> Vec<ConfigProblem> {
+        let _ = config;
+        Vec::new()
+    }
+}
+
+/// The component around a policy; made by the export macros.
+#[doc(hidden)]
+pub struct Component<P>(PhantomData<P>);
+
+impl<P: Policy> contract::Guest for Component<P> {
+    fn describe() -> contract::Info {
+        contract::Info {
+            name: P::NAME.to_owned(),
+            version: P::VERSION.to_owned(),
+            summary: P::SUMMARY.to_owned(),
+            config_schema: P::CONFIG_SCHEMA.to_owned(),
+            columns: P::COLUMNS
+                .iter()
+                .map(|(table, name)| contract::ColumnRequest { table: (*table).to_owned(), name: (*name).to_owned() })
+                .collect(),
+            events: P::EVENTS.iter().map(|event| (*event).to_owned()).collect(),
+        }
+    }
+
+    fn check_config(config: String) -> Result<(), Vec<ConfigProblem>> {
+        let faults = match parse_config::<P>(&config) {
+            Ok(config) => P::check_config(&config),
+            Err(problem) => vec![problem],
+        };
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
+    }
+}
+
+/// A fault at a JSON pointer (empty: the document itself) of a configuration.
+pub fn config_problem(pointer: impl Into<String>, message: impl Into<String>) -> ConfigProblem {
+    ConfigProblem { pointer: pointer.into(), message: message.into() }
+}
+
+/// The configuration of a policy from its JSON text.
+pub fn parse_config<P: Policy>(text: &str) -> Result<P::Config, ConfigProblem> {
+    serde_json::from_str(text).map_err(|error| config_problem("", error.to_string()))
+}
