@@ -1,0 +1,468 @@
+//! The scheduler's read of a scaling group, and (in [`commit`](mod@commit)) the one write that ends a round.
+//!
+//! Both are a constant number of statements, whatever the length of the queue. Slot maps stay JSON
+//! text here: the caller turns equal texts into amounts once.
+
+mod commit;
+
+pub use commit::{
+    Account, Cancelled, Commit, Committed, KernelRecord, Placed, PlacedKernel, Record, StaleReason, commit,
+};
+
+use std::collections::HashMap;
+
+use quarterdeck_model::{
+    AccessKey, AgentId, AgentStatus, ClusterMode, KernelId, KernelStatus, ProjectId, SessionId, SessionResult,
+    SessionStatus, SessionType, Timestamp,
+};
+use serde_json::Value as Json;
+
+use crate::error::Result;
+use crate::sql::{Row, Sql, Stmt};
+
+/// Sessions of the group that have not ended: the pending ones and those that hold agents' resources.
+#[derive(Clone, Debug)]
+pub struct SessionRow {
+    /// Its id.
+    pub id: SessionId,
+    /// Tells creations apart in events.
+    pub creation_id: String,
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub session_type: SessionType,
+    /// Larger is more important.
+    pub priority: i64,
+    /// How long it is expected to run.
+    pub expected_ms: Option<i64>,
+    /// Whether its kernels share an agent.
+    pub cluster_mode: ClusterMode,
+    /// A session of the system.
+    pub is_private: bool,
+    /// The domain.
+    pub domain_name: String,
+    /// The project.
+    pub project_id: ProjectId,
+    /// The owner.
+    pub access_key: AccessKey,
+    /// Where it stands.
+    pub status: SessionStatus,
+    /// When it was enqueued.
+    pub created_at: Timestamp,
+    /// Batch sessions: not before.
+    pub starts_at: Option<Timestamp>,
+    /// What earlier rounds noted (pending sessions only).
+    pub status_data: Option<Json>,
+    /// Its kernels, the main one first.
+    pub kernels: Vec<KernelRow>,
+    /// What it waits for (pending sessions only).
+    pub dependencies: Vec<Dependency>,
+}
+
+/// A kernel of such a session.
+#[derive(Clone, Debug)]
+pub struct KernelRow {
+    /// Its id.
+    pub id: KernelId,
+    /// Its image, canonical.
+    pub image: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// Where it stands.
+    pub status: KernelStatus,
+    /// What it asked for: JSON slot map.
+    pub requested_slots: String,
+    /// What it holds: JSON object of contract units.
+    pub held: String,
+    /// Pinned by an administrator.
+    pub designated_agent: Option<AgentId>,
+    /// Where it was placed.
+    pub agent_id: Option<AgentId>,
+    /// What earlier rounds noted (pending kernels only).
+    pub status_data: Option<Json>,
+}
+
+/// A session that another one waits for.
+#[derive(Clone, Debug)]
+pub struct Dependency {
+    /// Its id.
+    pub id: SessionId,
+    /// Its name.
+    pub name: String,
+    /// How it ended.
+    pub result: SessionResult,
+}
+
+/// An agent that matters to the group.
+#[derive(Clone, Debug)]
+pub struct AgentRow {
+    /// Its id.
+    pub id: AgentId,
+    /// Whether it can be used.
+    pub status: AgentStatus,
+    /// An administrator lets sessions onto it.
+    pub schedulable: bool,
+    /// Starts are withheld from it until then.
+    pub cooldown_until: Option<Timestamp>,
+    /// Its scaling group.
+    pub scaling_group: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// Where it listens.
+    pub addr: String,
+    /// Kernels on it.
+    pub containers: i64,
+    /// Slot → (capacity, occupied), in contract units.
+    pub slots: Vec<(String, i64, i64)>,
+}
+
+/// What an owner may hold, raw.
+#[derive(Clone, Debug)]
+pub struct OwnerRow {
+    /// The key pair.
+    pub access_key: AccessKey,
+    /// JSON slot map.
+    pub total_resource_slots: String,
+    /// `LIMITED` or `UNLIMITED`.
+    pub default_for_unspecified: String,
+    /// 0 or less: no limit.
+    pub max_concurrent_sessions: i64,
+    /// 0 or less: no limit.
+    pub max_concurrent_sftp_sessions: i64,
+    /// The counters of [`concurrency`](crate::schedule): sessions, private sessions.
+    pub counted: (i64, i64),
+}
+
+/// What a project or domain may hold, raw.
+#[derive(Clone, Debug)]
+pub struct HolderRow {
+    /// The project's id or the domain's name.
+    pub holder: String,
+    /// JSON slot map.
+    pub total_resource_slots: String,
+}
+
+/// How many sessions hold resources over the whole cluster, by owner, project and domain.
+#[derive(Clone, Debug)]
+pub struct UsageRow {
+    /// The owner.
+    pub access_key: AccessKey,
+    /// The project.
+    pub project_id: String,
+    /// The domain.
+    pub domain_name: String,
+    /// Private ones or the others.
+    pub is_private: bool,
+    /// How many.
+    pub sessions: i64,
+}
+
+/// What an account holds of a slot.
+#[derive(Clone, Debug)]
+pub struct OccupancyRow {
+    /// `keypair`, `project` or `domain`.
+    pub scope: String,
+    /// The access key, project id or domain name.
+    pub holder: String,
+    /// The slot.
+    pub slot: String,
+    /// How much, in contract units.
+    pub amount: i64,
+}
+
+/// One consistent view of a scaling group.
+#[derive(Clone, Debug, Default)]
+pub struct Queue {
+    /// Open sessions, oldest first, ties by id.
+    pub sessions: Vec<SessionRow>,
+    /// Agents, by id.
+    pub agents: Vec<AgentRow>,
+    /// Owners of those sessions, by access key.
+    pub owners: Vec<OwnerRow>,
+    /// Projects of those sessions, by id.
+    pub projects: Vec<HolderRow>,
+    /// Domains of those sessions, by name.
+    pub domains: Vec<HolderRow>,
+    /// Counts of sessions.
+    pub usage: Vec<UsageRow>,
+    /// What those owners, projects and domains hold.
+    pub occupancy: Vec<OccupancyRow>,
+}
+
+impl Queue {
+    /// Whether there is anything to schedule.
+    pub fn has_pending(&self) -> bool {
+        self.sessions.iter().any(|s| s.status == SessionStatus::Pending)
+    }
+}
+
+/// Names of the groups with something to schedule and an agent that lives, in order.
+///
+/// # Errors
+/// Database errors.
+pub async fn groups<S: Sql>(sql: &mut S) -> Result<Vec<String>> {
+    let stmt = Stmt::new(
+        "SELECT DISTINCT s.scaling_group AS name FROM sessions s WHERE s.status = 'PENDING'
+         AND EXISTS (SELECT 1 FROM agents a WHERE a.scaling_group = s.scaling_group AND a.status = 'ALIVE')",
+    );
+    let mut names = sql.fetch_all(stmt).await?.iter().map(|r| r.get("name")).collect::<Result<Vec<String>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// The open sessions of a group.
+const OPEN: &str = "scaling_group = $1 AND status NOT IN ('TERMINATED', 'CANCELLED')";
+
+/// Statements over the open sessions of a group.
+fn of_open(sql: &str, group: &str) -> Stmt {
+    Stmt::assembled(sql.replace("{open}", OPEN)).bind(group)
+}
+
+/// Reads everything that a round of `group` is decided on. Pass a transaction of
+/// [`Store::begin_read`](crate::Store::begin_read), so that all of it is one state.
+///
+/// Without a pending session only the sessions are filled in.
+///
+/// # Errors
+/// Database errors, and stored values that this release doesn't write.
+pub async fn load<S: Sql>(sql: &mut S, group: &str) -> Result<Queue> {
+    let mut queue = Queue { sessions: sessions(sql, group).await?, ..Queue::default() };
+    if !queue.has_pending() {
+        return Ok(queue);
+    }
+    let index: HashMap<SessionId, usize> = queue.sessions.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
+    for (session, kernel) in kernels(sql, group).await? {
+        if let Some(&i) = index.get(&session) {
+            queue.sessions[i].kernels.push(kernel);
+        }
+    }
+    for (session, dependency) in dependencies(sql, group).await? {
+        if let Some(&i) = index.get(&session) {
+            queue.sessions[i].dependencies.push(dependency);
+        }
+    }
+    queue.agents = agents(sql, group).await?;
+    queue.owners = owners(sql, group).await?;
+    queue.projects = holders(
+        sql,
+        group,
+        "SELECT id AS holder, total_resource_slots FROM projects
+        WHERE id IN (SELECT project_id FROM sessions WHERE {open})",
+    )
+    .await?;
+    queue.domains = holders(
+        sql,
+        group,
+        "SELECT name AS holder, total_resource_slots FROM domains
+        WHERE name IN (SELECT domain_name FROM sessions WHERE {open})",
+    )
+    .await?;
+    queue.usage = usage(sql).await?;
+    queue.occupancy = occupancy(sql, group).await?;
+    Ok(queue)
+}
+
+async fn sessions<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<SessionRow>> {
+    let stmt = of_open(
+        "SELECT id, creation_id, name, session_type, priority, expected_ms, cluster_mode, is_private, domain_name,
+                project_id, access_key, status, created_at, starts_at,
+                CASE WHEN status = 'PENDING' THEN status_data END AS status_data
+         FROM sessions WHERE {open}",
+        group,
+    );
+    let mut rows = sql.fetch_all(stmt).await?.iter().map(session).collect::<Result<Vec<_>>>()?;
+    rows.sort_by_key(|s| (s.created_at, s.id));
+    Ok(rows)
+}
+
+fn session(row: &Row) -> Result<SessionRow> {
+    Ok(SessionRow {
+        id: row.parse("id")?,
+        creation_id: row.get("creation_id")?,
+        name: row.get("name")?,
+        session_type: row.parse("session_type")?,
+        priority: row.get("priority")?,
+        expected_ms: row.get("expected_ms")?,
+        cluster_mode: row.parse("cluster_mode")?,
+        is_private: row.get("is_private")?,
+        domain_name: row.get("domain_name")?,
+        project_id: row.parse("project_id")?,
+        access_key: row.parse("access_key")?,
+        status: row.parse("status")?,
+        created_at: Timestamp(row.get("created_at")?),
+        starts_at: row.get::<Option<i64>>("starts_at")?.map(Timestamp),
+        status_data: row.json_opt("status_data")?,
+        kernels: Vec::new(),
+        dependencies: Vec::new(),
+    })
+}
+
+async fn kernels<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId, KernelRow)>> {
+    let stmt = of_open(
+        "SELECT id, session_id, image, architecture, status, requested_slots, held, designated_agent,
+                agent_id, CASE WHEN status = 'PENDING' THEN status_data END AS status_data
+         FROM kernels WHERE session_id IN (SELECT id FROM sessions WHERE {open})
+         ORDER BY session_id, CASE WHEN cluster_role = 'main' THEN 0 ELSE 1 END, local_rank, cluster_idx, id",
+        group,
+    );
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            let kernel = KernelRow {
+                id: row.parse("id")?,
+                image: row.get("image")?,
+                architecture: row.get("architecture")?,
+                status: row.parse("status")?,
+                requested_slots: row.get("requested_slots")?,
+                held: row.get("held")?,
+                designated_agent: row.parse_opt("designated_agent")?,
+                agent_id: row.parse_opt("agent_id")?,
+                status_data: row.json_opt("status_data")?,
+            };
+            Ok((row.parse("session_id")?, kernel))
+        })
+        .collect()
+}
+
+async fn dependencies<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId, Dependency)>> {
+    let stmt = Stmt::new(
+        "SELECT d.session_id, d.depends_on, t.name, t.result FROM session_dependencies d
+         JOIN sessions s ON s.id = d.session_id JOIN sessions t ON t.id = d.depends_on
+         WHERE s.scaling_group = $1 AND s.status = 'PENDING'
+         ORDER BY d.session_id, t.created_at, d.depends_on",
+    )
+    .bind(group);
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            let dependency =
+                Dependency { id: row.parse("depends_on")?, name: row.get("name")?, result: row.parse("result")? };
+            Ok((row.parse("session_id")?, dependency))
+        })
+        .collect()
+}
+
+/// Agents that live in the group, and others that its kernels are pinned to or placed on.
+const CONCERNED: &str = "(scaling_group = $1 AND status = 'ALIVE') OR id IN (
+    SELECT COALESCE(k.agent_id, k.designated_agent) FROM kernels k
+    WHERE k.session_id IN (SELECT id FROM sessions WHERE {open}))";
+
+async fn agents<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<AgentRow>> {
+    let text = format!(
+        "SELECT id, status, schedulable, cooldown_until, scaling_group, architecture, addr,
+                (SELECT COUNT(*) FROM kernels k WHERE k.agent_id = agents.id
+                 AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')) AS containers
+         FROM agents WHERE {CONCERNED}"
+    );
+    let mut agents = sql
+        .fetch_all(of_open(&text, group))
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(AgentRow {
+                id: row.parse("id")?,
+                status: row.parse("status")?,
+                schedulable: row.get("schedulable")?,
+                cooldown_until: row.get::<Option<i64>>("cooldown_until")?.map(Timestamp),
+                scaling_group: row.get("scaling_group")?,
+                architecture: row.get("architecture")?,
+                addr: row.get("addr")?,
+                containers: row.get("containers")?,
+                slots: Vec::new(),
+            })
+        })
+        .collect::<Result<Vec<AgentRow>>>()?;
+    agents.sort_by(|a, b| a.id.cmp(&b.id));
+    let text = format!(
+        "SELECT agent_id, slot, capacity, occupied FROM agent_slots
+         WHERE agent_id IN (SELECT id FROM agents WHERE {CONCERNED})"
+    );
+    for row in sql.fetch_all(of_open(&text, group)).await? {
+        let id: AgentId = row.parse("agent_id")?;
+        if let Ok(i) = agents.binary_search_by(|a| a.id.cmp(&id)) {
+            agents[i].slots.push((row.get("slot")?, row.get("capacity")?, row.get("occupied")?));
+        }
+    }
+    Ok(agents)
+}
+
+async fn owners<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<OwnerRow>> {
+    let stmt = of_open(
+        "SELECT k.access_key, p.total_resource_slots, p.default_for_unspecified, p.max_concurrent_sessions,
+                p.max_concurrent_sftp_sessions, COALESCE(c.sessions, 0) AS sessions,
+                COALESCE(c.private_sessions, 0) AS private_sessions
+         FROM keypairs k JOIN keypair_resource_policies p ON p.name = k.resource_policy
+         LEFT JOIN concurrency c ON c.access_key = k.access_key
+         WHERE k.access_key IN (SELECT access_key FROM sessions WHERE {open})",
+        group,
+    );
+    let mut rows = sql
+        .fetch_all(stmt)
+        .await?
+        .iter()
+        .map(|row| {
+            Ok(OwnerRow {
+                access_key: row.parse("access_key")?,
+                total_resource_slots: row.get("total_resource_slots")?,
+                default_for_unspecified: row.get("default_for_unspecified")?,
+                max_concurrent_sessions: row.get("max_concurrent_sessions")?,
+                max_concurrent_sftp_sessions: row.get("max_concurrent_sftp_sessions")?,
+                counted: (row.get("sessions")?, row.get("private_sessions")?),
+            })
+        })
+        .collect::<Result<Vec<OwnerRow>>>()?;
+    rows.sort_by(|a, b| a.access_key.cmp(&b.access_key));
+    Ok(rows)
+}
+
+async fn holders<S: Sql>(sql: &mut S, group: &str, text: &str) -> Result<Vec<HolderRow>> {
+    let mut rows = sql
+        .fetch_all(of_open(text, group))
+        .await?
+        .iter()
+        .map(|row| Ok(HolderRow { holder: row.get("holder")?, total_resource_slots: row.get("total_resource_slots")? }))
+        .collect::<Result<Vec<HolderRow>>>()?;
+    rows.sort_by(|a, b| a.holder.cmp(&b.holder));
+    Ok(rows)
+}
+
+async fn usage<S: Sql>(sql: &mut S) -> Result<Vec<UsageRow>> {
+    let stmt = Stmt::new(
+        "SELECT access_key, project_id, domain_name, is_private, COUNT(*) AS sessions FROM sessions
+         WHERE status NOT IN ('TERMINATED', 'CANCELLED') AND status NOT IN ('PENDING', 'TERMINATING')
+         GROUP BY access_key, project_id, domain_name, is_private",
+    );
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(UsageRow {
+                access_key: row.parse("access_key")?,
+                project_id: row.get("project_id")?,
+                domain_name: row.get("domain_name")?,
+                is_private: row.get("is_private")?,
+                sessions: row.get("sessions")?,
+            })
+        })
+        .collect()
+}
+
+async fn occupancy<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<OccupancyRow>> {
+    let stmt = of_open(
+        "SELECT scope, holder, slot, amount FROM occupancy
+         WHERE (scope = 'keypair' AND holder IN (SELECT access_key FROM sessions WHERE {open}))
+            OR (scope = 'project' AND holder IN (SELECT project_id FROM sessions WHERE {open}))
+            OR (scope = 'domain' AND holder IN (SELECT domain_name FROM sessions WHERE {open}))",
+        group,
+    );
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(OccupancyRow {
+                scope: row.get("scope")?,
+                holder: row.get("holder")?,
+                slot: row.get("slot")?,
+                amount: row.get("amount")?,
+            })
+        })
+        .collect()
+}
