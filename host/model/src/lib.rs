@@ -1,12 +1,24 @@
 //! Domain types and rules. Pure: no I/O, no async, no clock but the one passed in.
 
+pub mod duration;
 pub mod ids;
+pub mod image;
+pub mod lifecycle;
+pub mod names;
+pub mod policy;
+pub mod predicates;
+pub mod quantity;
+pub mod request;
+pub mod scheduler_opts;
+pub mod session;
+pub mod size;
+pub mod slots;
 pub mod status;
 pub mod time;
 
 pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId};
 pub use status::{
-    AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus, SessionType,
-    UnknownWord, UserRole, UserStatus,
+    AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus,
+    SessionType, UnknownWord, UserRole, UserStatus,
 };
 pub use time::{Clock, Timestamp};
