@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
-use quarterdeck_model::slots::{SlotKind, SlotTypes};
+use quarterdeck_model::slots::{self, SlotKind, SlotTypes};
 use quarterdeck_store::{Store, config, revisions};
 use serde_json::{Map, Value as Json, json};
 
@@ -146,13 +146,13 @@ impl ConfigCache {
 
 /// The rest of the name and the value of `key` and of every key below it.
 fn under<'a>(values: &'a BTreeMap<String, String>, key: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-    values.range(key.to_owned()..).take_while(move |(name, _)| name.starts_with(key)).filter_map(move |(name, value)| {
-        match name[key.len()..].split_at_checked(1) {
+    values.range(key.to_owned()..).take_while(move |(name, _)| name.starts_with(key)).filter_map(
+        move |(name, value)| match name[key.len()..].split_at_checked(1) {
             None => Some(("", value.as_str())),
             Some(("/", rest)) => Some((rest, value.as_str())),
             Some(_) => None,
-        }
-    })
+        },
+    )
 }
 
 fn insert(object: &mut Map<String, Json>, path: &[String], value: &str) {
@@ -180,7 +180,7 @@ fn insert(object: &mut Map<String, Json>, path: &[String], value: &str) {
 }
 
 fn slot_types(values: &BTreeMap<String, String>) -> SlotTypes {
-    let mut types = SlotTypes::default();
+    let mut types = slots::intrinsic();
     for (name, value) in under(values, SLOT_TYPES) {
         match value.parse::<SlotKind>() {
             Ok(kind) if !name.is_empty() => {
@@ -213,7 +213,9 @@ pub fn unquote(component: &str) -> String {
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
         let encoded = (byte == b'%').then(|| component.get(at + 1..at + 3)).flatten();
-        match encoded.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        match encoded
+            .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
         {
             Some(decoded) => {
                 out.push(decoded);
@@ -235,6 +237,9 @@ pub fn unquote(component: &str) -> String {
 pub fn flatten(key: &str, value: &Json) -> Result<Vec<(String, String)>> {
     let mut out = Vec::new();
     flatten_into(key, value, &mut out)?;
+    if out.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+        return Err(Error::invalid("Keys and values must not contain NUL characters."));
+    }
     if out.len() > MAX_LEAVES {
         return Err(Error::invalid("Too large update! Split into smaller key-value pair sets."));
     }

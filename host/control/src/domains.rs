@@ -8,7 +8,9 @@ use crate::error::{Error, Result};
 use crate::identity::commit;
 use crate::principal::Principal;
 use crate::scope::superadmin_changes;
-use crate::validate::{NOT_A_SLUG, empty, folder_hosts, integrity, is_slug, length, length_opt, no_matching, slots_opt};
+use crate::validate::{
+    NOT_A_SLUG, empty, folder_hosts, integrity, is_slug, length, length_opt, no_matching, slots_opt,
+};
 
 /// What a new domain is to be like.
 #[derive(Clone, Debug, Default)]

@@ -139,8 +139,9 @@ fn credential(row: keypairs::CredentialRow) -> Result<Credential> {
         Some(list) if !list.is_empty() => Some(
             list.iter()
                 .map(|text| {
-                    crate::scope::network(text)
-                        .ok_or_else(|| Error::Internal(format!("a stored network of {} is malformed: {text}", row.email)))
+                    crate::scope::network(text).ok_or_else(|| {
+                        Error::Internal(format!("a stored network of {} is malformed: {text}", row.email))
+                    })
                 })
                 .collect::<Result<_>>()?,
         ),

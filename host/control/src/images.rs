@@ -280,7 +280,8 @@ mod tests {
 
     #[test]
     fn empty_limits_are_left_out() {
-        let limits = vec![("cpu".to_owned(), Some("1".to_owned()), Some(String::new())), ("mem".to_owned(), None, None)];
+        let limits =
+            vec![("cpu".to_owned(), Some("1".to_owned()), Some(String::new())), ("mem".to_owned(), None, None)];
         assert_eq!(resource_limits(limits), json!({"cpu": {"min": "1"}, "mem": {}}));
     }
 }

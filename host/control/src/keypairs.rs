@@ -51,7 +51,9 @@ pub async fn create(control: &Control, caller: &Principal, email: &str, input: K
     let ssh = SshKeypair::generate().await?;
     let mut tx = control.store().begin().await?;
     let Some(user) = users::by_email(&mut tx, email).await? else {
-        return Err(Error::Integrity("violates foreign key constraint (fk_keypairs_user): there is no such user".to_owned()));
+        return Err(Error::Integrity(
+            "violates foreign key constraint (fk_keypairs_user): there is no such user".to_owned(),
+        ));
     };
     let row = KeypairRow {
         is_active: input.is_active.unwrap_or(true),

@@ -147,7 +147,8 @@ mod tests {
     #[tokio::test]
     async fn nonsense_is_a_mismatch_and_takes_its_time() {
         let hash = hash("x").await.unwrap();
-        for stored in [None, Some(""), Some("plain"), Some("$argon2id$broken"), Some("$2b$99$xx"), Some("$2b$12$short")] {
+        for stored in [None, Some(""), Some("plain"), Some("$argon2id$broken"), Some("$2b$99$xx"), Some("$2b$12$short")]
+        {
             assert_eq!(verify("x", stored).await.unwrap(), Check::Mismatch, "{stored:?}");
         }
         assert_eq!(verify("x\0", Some(&hash)).await.unwrap(), Check::Mismatch);

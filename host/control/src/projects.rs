@@ -171,8 +171,7 @@ pub async fn modify(
 /// # Errors
 /// [`Error::InsufficientPrivilege`], [`Error::NotFound`].
 pub async fn delete(control: &Control, caller: &Principal, id: ProjectId) -> Result<()> {
-    let changes =
-        ProjectChanges { is_active: Some(false), integration_id: Some(None), ..ProjectChanges::default() };
+    let changes = ProjectChanges { is_active: Some(false), integration_id: Some(None), ..ProjectChanges::default() };
     let mut tx = control.store().begin().await?;
     changeable(&mut tx, caller, id).await?;
     projects::update(&mut tx, id, &changes, control.clock().now()).await?;

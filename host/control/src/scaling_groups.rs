@@ -125,12 +125,7 @@ pub async fn create(
 ///
 /// # Errors
 /// As [`create`], and [`Error::NotFound`]; [`Error::BadRequest`] when there is nothing to change.
-pub async fn modify(
-    control: &Control,
-    caller: &Principal,
-    name: &str,
-    input: ModifyScalingGroupInput,
-) -> Result<()> {
+pub async fn modify(control: &Control, caller: &Principal, name: &str, input: ModifyScalingGroupInput) -> Result<()> {
     superadmin_changes(caller)?;
     check_lengths(
         input.description.as_deref(),
@@ -235,7 +230,7 @@ async fn find_project(control: &Control, caller: &Principal, project: &str) -> R
     Ok(row.map(|p| p.id))
 }
 
-/// The version of the application proxy protocol that serves a scaling group the caller may use.
+/// A scaling group by name, if the caller may use it (with a project, given by id or name).
 ///
 /// # Errors
 /// [`Error::NotFound`] when the caller may not use it.
@@ -350,7 +345,8 @@ mod tests {
 
     #[test]
     fn the_first_candidate_that_accepts_the_type_is_taken() {
-        let groups = || vec![group("a", true, &["inference"]), group("b", true, &[]), group("c", false, &["inference"])];
+        let groups =
+            || vec![group("a", true, &["inference"]), group("b", true, &[]), group("c", false, &["inference"])];
         let choose = |requested, kind, private| msg(choose_among(groups(), requested, kind, private));
         assert_eq!(choose(None, SessionType::Batch, false), "b");
         assert_eq!(choose(None, SessionType::Inference, false), "a");

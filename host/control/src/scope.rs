@@ -37,9 +37,9 @@ fn may_act_for(caller: &Principal, owner_role: UserRole, owner_domain: &str) -> 
         UserRole::Admin if caller.domain != owner_domain => Err(Error::Forbidden(
             "Domain-admins can perform operations on behalf of other users in the same domain only.".to_owned(),
         )),
-        UserRole::Admin if owner_role == UserRole::Superadmin => Err(Error::Forbidden(
-            "Domain-admins cannot perform operations on behalf of super-admins.".to_owned(),
-        )),
+        UserRole::Admin if owner_role == UserRole::Superadmin => {
+            Err(Error::Forbidden("Domain-admins cannot perform operations on behalf of super-admins.".to_owned()))
+        }
         UserRole::Admin => Ok(()),
         UserRole::User | UserRole::Monitor => {
             Err(Error::Forbidden("Only admins can perform operations on behalf of other users.".to_owned()))
@@ -182,7 +182,12 @@ impl Scope {
     ///
     /// # Errors
     /// As [`Scope::for_list`].
-    pub fn for_one(caller: &Principal, domain_name: Option<&str>, user_key: Option<&str>, own_key: &str) -> Result<Self> {
+    pub fn for_one(
+        caller: &Principal,
+        domain_name: Option<&str>,
+        user_key: Option<&str>,
+        own_key: &str,
+    ) -> Result<Self> {
         let mut scope = Self::for_list(caller, domain_name, user_key, own_key)?;
         scope.user_key.get_or_insert_with(|| own_key.to_owned());
         Ok(scope)

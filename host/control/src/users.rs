@@ -215,10 +215,8 @@ pub async fn modify(control: &Control, caller: &Principal, email: &str, input: M
 
     let mut tx = control.store().begin().await?;
     let Some(before) = users::by_email(&mut tx, email).await? else { return Err(no_matching("user")) };
-    let changes = UserChanges {
-        status_info: status.filter(|s| *s != before.status).map(|_| BY_ADMIN.to_owned()),
-        ..changes
-    };
+    let changes =
+        UserChanges { status_info: status.filter(|s| *s != before.status).map(|_| BY_ADMIN.to_owned()), ..changes };
     let updated = users::update(&mut tx, before.id, &changes, now).await.map_err(integrity)?;
     if updated.is_none() && group_ids.is_none() {
         return Err(nothing_to_update());

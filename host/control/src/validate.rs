@@ -49,7 +49,9 @@ pub(crate) const NOT_A_SLUG: &str = "invalid name format. slug format required."
 /// Folder host → permissions, checked.
 pub(crate) fn folder_hosts(value: Json) -> Result<Json> {
     let refuse = |what: String| {
-        Error::BadRequest(format!("Missing or invalid API parameters. (Invalid value for binding to allowed_vfolder_hosts: {what})"))
+        Error::BadRequest(format!(
+            "Missing or invalid API parameters. (Invalid value for binding to allowed_vfolder_hosts: {what})"
+        ))
     };
     let Json::Object(hosts) = value else { return Err(refuse("not an object".to_owned())) };
     for (host, permissions) in &hosts {
@@ -142,7 +144,10 @@ mod tests {
 
     #[test]
     fn slots_are_stored_as_decimal_texts() {
-        assert_eq!(slots(&json!({"cpu": 4, "mem": "1g", "x": null})).unwrap(), json!({"cpu": "4", "mem": "1073741824"}));
+        assert_eq!(
+            slots(&json!({"cpu": 4, "mem": "1g", "x": null})).unwrap(),
+            json!({"cpu": "4", "mem": "1073741824"})
+        );
         assert!(matches!(slots(&json!({"cpu": "4g"})), Err(Error::InvalidParams { .. })));
     }
 }

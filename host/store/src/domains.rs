@@ -91,7 +91,9 @@ pub async fn by_names<S: Sql>(sql: &mut S, names: &[String]) -> Result<Vec<Domai
 pub async fn list<S: Sql>(sql: &mut S, is_active: Option<bool>) -> Result<Vec<DomainRow>> {
     let stmt = match is_active {
         None => Stmt::assembled(format!("SELECT {COLUMNS} FROM domains ORDER BY name")),
-        Some(on) => Stmt::assembled(format!("SELECT {COLUMNS} FROM domains WHERE is_active = $1 ORDER BY name")).bind(on),
+        Some(on) => {
+            Stmt::assembled(format!("SELECT {COLUMNS} FROM domains WHERE is_active = $1 ORDER BY name")).bind(on)
+        }
     };
     sql.fetch_all(stmt).await?.iter().map(row).collect()
 }
@@ -173,7 +175,11 @@ pub async fn usage<S: Sql>(sql: &mut S, name: &str) -> Result<DomainUse> {
             .bind(name),
         )
         .await?;
-    Ok(DomainUse { active_kernels: row.get("active_kernels")?, users: row.get("users")?, projects: row.get("projects")? })
+    Ok(DomainUse {
+        active_kernels: row.get("active_kernels")?,
+        users: row.get("users")?,
+        projects: row.get("projects")?,
+    })
 }
 
 /// Removes a domain with its sessions; how many domains there were (0 or 1).

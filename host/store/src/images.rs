@@ -248,7 +248,8 @@ pub async fn delete<S: Sql>(sql: &mut S, id: ImageId) -> Result<u64> {
 /// [`crate::Error::Sqlx`].
 pub async fn delete_of_registry<S: Sql>(sql: &mut S, registry: &str) -> Result<u64> {
     sql.execute(
-        Stmt::new("DELETE FROM image_aliases WHERE image_id IN (SELECT id FROM images WHERE registry = $1)").bind(registry),
+        Stmt::new("DELETE FROM image_aliases WHERE image_id IN (SELECT id FROM images WHERE registry = $1)")
+            .bind(registry),
     )
     .await?;
     sql.execute(Stmt::new("DELETE FROM images WHERE registry = $1").bind(registry)).await

@@ -279,3 +279,9 @@ pub async fn delete<S: Sql>(sql: &mut S, access_key: &str) -> Result<u64> {
     sql.execute(Stmt::new("DELETE FROM concurrency WHERE access_key = $1").bind(access_key)).await?;
     Ok(count)
 }
+
+/// The script that the key pair's sessions run first, when they bring none.
+pub async fn bootstrap_script<S: Sql>(sql: &mut S, access_key: &str) -> Result<Option<String>> {
+    let stmt = Stmt::new("SELECT bootstrap_script FROM keypairs WHERE access_key = $1").bind(access_key);
+    sql.fetch_optional(stmt).await?.map_or(Ok(None), |row| row.get("bootstrap_script"))
+}

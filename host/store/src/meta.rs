@@ -18,9 +18,11 @@ pub async fn get<S: Sql>(sql: &mut S, name: &str) -> Result<Option<String>> {
 /// [`crate::Error::Sqlx`].
 pub async fn set<S: Sql>(sql: &mut S, name: &str, value: &str) -> Result<()> {
     sql.execute(
-        Stmt::new("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
-            .bind(name)
-            .bind(value),
+        Stmt::new(
+            "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(name)
+        .bind(value),
     )
     .await?;
     Ok(())
@@ -40,7 +42,9 @@ pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<bool> {
 /// [`crate::Error::Sqlx`].
 pub async fn get_or_set<S: Sql>(sql: &mut S, name: &str, value: &str) -> Result<String> {
     sql.execute(
-        Stmt::new("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING").bind(name).bind(value),
+        Stmt::new("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+            .bind(name)
+            .bind(value),
     )
     .await?;
     sql.fetch_one(Stmt::new("SELECT value FROM meta WHERE name = $1").bind(name)).await?.get("value")

@@ -88,3 +88,57 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &PresetChanges) ->
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
     sql.execute(Stmt::new("DELETE FROM resource_presets WHERE name = $1").bind(name)).await
 }
+
+/// One slot of an agent that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The agent's scaling group.
+    pub scaling_group: String,
+    /// The agent.
+    pub agent: String,
+    /// The slot.
+    pub slot: String,
+    /// What the agent offers, in contract units.
+    pub capacity: i64,
+    /// What its kernels hold.
+    pub occupied: i64,
+}
+
+/// The books of the agents of several scaling groups that are alive, by agent.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn room<S: Sql>(sql: &mut S, scaling_groups: &[String]) -> Result<Vec<Room>> {
+    let stmt = Stmt::among(
+        "SELECT a.scaling_group, a.id, s.slot, s.capacity, s.occupied FROM agents a \
+         JOIN agent_slots s ON s.agent_id = a.id WHERE a.status = 'ALIVE' AND a.scaling_group IN {list} ORDER BY a.id",
+        scaling_groups,
+    );
+    sql.fetch_all(stmt)
+        .await?
+        .iter()
+        .map(|r| {
+            Ok(Room {
+                scaling_group: r.get("scaling_group")?,
+                agent: r.get("id")?,
+                slot: r.get("slot")?,
+                capacity: r.get("capacity")?,
+                occupied: r.get("occupied")?,
+            })
+        })
+        .collect()
+}
+
+/// Scaling group and slot map of each kernel that counts against its user.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn held_by_user<S: Sql>(sql: &mut S, user: quarterdeck_model::UserId) -> Result<Vec<(String, Json)>> {
+    let stmt = Stmt::new(
+        "SELECT s.scaling_group, k.occupied_slots FROM sessions s JOIN kernels k ON k.session_id = s.id \
+         WHERE s.user_id = $1 AND s.status NOT IN ('TERMINATED', 'CANCELLED') \
+         AND k.status NOT IN ('PENDING', 'TERMINATING', 'TERMINATED', 'CANCELLED')",
+    )
+    .bind(user.to_string());
+    sql.fetch_all(stmt).await?.iter().map(|r| Ok((r.get("scaling_group")?, r.json("occupied_slots")?))).collect()
+}

@@ -264,11 +264,9 @@ pub async fn ensure_associated<S: Sql>(sql: &mut S, group: &str, with: Associate
 pub async fn disassociate<S: Sql>(sql: &mut S, group: Option<&str>, with: Associate<'_>) -> Result<u64> {
     let (table, column, holder) = with.table();
     let stmt = match group {
-        Some(group) => {
-            Stmt::assembled(format!("DELETE FROM {table} WHERE {column} = $1 AND scaling_group = $2"))
-                .bind(holder)
-                .bind(group)
-        }
+        Some(group) => Stmt::assembled(format!("DELETE FROM {table} WHERE {column} = $1 AND scaling_group = $2"))
+            .bind(holder)
+            .bind(group),
         None => Stmt::assembled(format!("DELETE FROM {table} WHERE {column} = $1")).bind(holder),
     };
     sql.execute(stmt).await

@@ -169,7 +169,8 @@ impl Row {
     /// As [`Row::get`], and [`Error::Corrupt`] when the stored text is not what `T` expects.
     pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
         let text: String = self.get(name)?;
-        serde_json::from_str(&text).map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
+        serde_json::from_str(&text)
+            .map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
     }
 
     /// A JSON column that may be `NULL`.
@@ -179,7 +180,8 @@ impl Row {
     pub fn json_opt<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
         let text: Option<String> = self.get(name)?;
         text.map(|t| {
-            serde_json::from_str(&t).map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
+            serde_json::from_str(&t)
+                .map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
         })
         .transpose()
     }

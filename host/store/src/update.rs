@@ -37,8 +37,7 @@ impl Update {
     /// The statement, for the rows whose `column` equals `key`.
     pub(crate) fn filter(self, column: &'static str, key: impl Into<Value>) -> Stmt {
         let list: Vec<String> = self.columns.iter().enumerate().map(|(i, c)| format!("{c} = ${}", i + 1)).collect();
-        let sql =
-            format!("UPDATE {} SET {} WHERE {column} = ${}", self.table, list.join(", "), self.columns.len() + 1);
+        let sql = format!("UPDATE {} SET {} WHERE {column} = ${}", self.table, list.join(", "), self.columns.len() + 1);
         Stmt::assembled(sql).bind_all(self.args).bind(key)
     }
 }
