@@ -145,6 +145,7 @@ pub fn service_ports(label: &str) -> Result<Vec<ServicePort>, String> {
                 .find(']')
                 .map(|close| open + close + 1)
                 .ok_or_else(|| format!("Unfinished port list: {rest}"))?,
+            (Some(open), None) if !rest[open..].contains(']') => return Err(format!("Unfinished port list: {rest}")),
             (_, Some(comma)) => comma,
             (_, None) => rest.len(),
         };
