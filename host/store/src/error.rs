@@ -15,6 +15,9 @@ pub enum Error {
     /// A migration failed, or the database was migrated by a newer release.
     #[error("migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Rows changed in between; the same transaction may succeed when tried again.
+    #[error("conflict with another transaction over {0}")]
+    Conflict(&'static str),
     /// A stored value is not what this release writes.
     #[error("column `{column}` holds something unexpected: {reason}")]
     Corrupt {
@@ -59,6 +62,7 @@ impl Error {
             Error::Sqlx(sqlx::Error::Database(e)) => {
                 matches!(e.code().as_deref(), Some("40001" | "40P01" | "5" | "6" | "261" | "517"))
             }
+            Error::Conflict(_) => true,
             Error::Sqlx(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,
             _ => false,
         }

@@ -1,0 +1,71 @@
+//! Throw-away databases of both kinds.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::postgres;
+
+/// A database for one test.
+#[derive(Debug)]
+pub struct Database {
+    /// What `--database` takes.
+    pub url: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Sqlite(#[allow(dead_code, reason = "held until the database goes")] tempfile::TempDir),
+    Postgres { server: String, name: String },
+}
+
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+impl Database {
+    /// A SQLite file in a directory of its own.
+    ///
+    /// # Errors
+    /// When the directory can't be made.
+    pub fn sqlite() -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("quarterdeck-db-").tempdir()?;
+        Ok(Self { url: format!("sqlite://{}", dir.path().join("test.sqlite").display()), kind: Kind::Sqlite(dir) })
+    }
+
+    /// A database on the server that `QUARTERDECK_TEST_POSTGRES` names; `None` without that variable.
+    ///
+    /// # Errors
+    /// When it can't be created.
+    pub fn postgres() -> anyhow::Result<Option<Self>> {
+        std::env::var(postgres::URL_VARIABLE).ok().map(|server| Self::postgres_on(&server)).transpose()
+    }
+
+    /// A database on the PostgreSQL server with this URL.
+    ///
+    /// # Errors
+    /// When it can't be created.
+    pub fn postgres_on(server: &str) -> anyhow::Result<Self> {
+        let name = format!("qd_it_{}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        postgres::psql(server, &format!("CREATE DATABASE {name}"))?;
+        let base = server.rsplit_once('/').map_or(server, |(base, _)| base);
+        Ok(Self { url: format!("{base}/{name}"), kind: Kind::Postgres { server: server.to_owned(), name } })
+    }
+
+    /// One of each kind that is available here.
+    ///
+    /// # Errors
+    /// When one can't be made.
+    pub fn each() -> anyhow::Result<Vec<Self>> {
+        let mut all = vec![Self::sqlite()?];
+        all.extend(Self::postgres()?);
+        Ok(all)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Kind::Postgres { server, name } = &self.kind
+            && let Err(error) = postgres::psql(server, &format!("DROP DATABASE {name} WITH (FORCE)"))
+        {
+            eprintln!("database {name} stays behind: {error:#}");
+        }
+    }
+}

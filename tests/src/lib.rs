@@ -1,0 +1,38 @@
+//! Tools for tests (and the demo) that drive real processes: server, agents, PostgreSQL, and a
+//! small signed client that knows the published protocol only.
+
+pub mod client;
+pub mod database;
+pub mod guests;
+pub mod postgres;
+pub mod process;
+pub mod wait;
+
+use std::path::PathBuf;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate lies in the workspace").to_path_buf()
+}
+
+/// The seed that the conformance suite expects.
+pub fn seed_file() -> PathBuf {
+    root().join("tests/conformance/seed.json")
+}
+
+/// Canonical name of the seeded Python image.
+pub const PYTHON_IMAGE: &str = "conf-registry/stable/python:3.9-ubuntu20.04";
+
+/// A key pair of the seed.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyPair {
+    /// Access key.
+    pub access: &'static str,
+    /// Secret key.
+    pub secret: &'static str,
+}
+
+/// The seeded superadmin.
+pub const ADMIN: KeyPair = KeyPair { access: "AKIACONFADMIN0000001", secret: "confAdminSecret0000000000000000000000001" };
+/// The seeded plain user.
+pub const USER: KeyPair = KeyPair { access: "AKIACONFUSER00000003", secret: "confUserSecret00000000000000000000000003" };

@@ -1,0 +1,27 @@
+//! Waiting for conditions instead of sleeping.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+/// Asks `condition` again and again until it yields something.
+///
+/// # Errors
+/// When it didn't within `timeout`; the message names `what`.
+pub async fn until<T, F, Fut>(what: &str, timeout: Duration, mut condition: F) -> anyhow::Result<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = anyhow::Result<Option<T>>>,
+{
+    let deadline = Instant::now() + timeout;
+    loop {
+        let last = condition().await;
+        match last {
+            Ok(Some(value)) => return Ok(value),
+            other if Instant::now() >= deadline => {
+                let last = other.err().map(|e| format!(" (at last: {e:#})")).unwrap_or_default();
+                anyhow::bail!("waited {} s in vain for {what}{last}", timeout.as_secs());
+            }
+            _ => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}

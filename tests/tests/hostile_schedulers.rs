@@ -1,0 +1,69 @@
+//! A scheduler that misbehaves on a live server: sessions still start, and the admin sees why.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use quarterdeck_tests::database::Database;
+use quarterdeck_tests::process::Server;
+use quarterdeck_tests::{ADMIN, USER, guests, wait};
+use serde_json::{Value, json};
+
+async fn misbehaving(mode: &str, expected: &str) -> anyhow::Result<()> {
+    let database = Database::sqlite()?;
+    let dir = tempfile::tempdir()?;
+    let server = Server::start(&database, &dir.path().join("server"))?;
+    let _agent = server.agent("i-hostile", "synthetic", "cpu=64,mem=64g", &dir.path().join("agent"))?;
+    let (admin, user) = (server.client(ADMIN), server.client(USER));
+    wait::until("the agent to join", Duration::from_secs(30), || async {
+        let agents = admin.gql("{ agents(status: \"ALIVE\") { id } }", json!({})).await?;
+        Ok(agents["agents"].as_array().filter(|a| !a.is_empty()).map(|_| ()))
+    })
+    .await?;
+
+    let config = dir.path().join("config.json");
+    std::fs::write(&config, json!({"misbehave": mode}).to_string())?;
+    server.cli(&["plugin", "push", guests::hostile_scheduler()?.to_str().unwrap()])?;
+    let config = config.display().to_string();
+    server.cli(&["plugin", "bind", "hostile", "--scaling-group", "default", "--config", &config])?;
+
+    // More sessions than failures until suspension: before and after it, all must start.
+    for number in 0..7 {
+        let id = user.enqueue(&format!("s-{mode}-{number}"), json!({"cpu": 1, "mem": "256m"})).await?;
+        user.await_status(&id, &["RUNNING"], Duration::from_secs(60)).await?;
+    }
+    let seen: Value = wait::until("the plugin to be suspended", Duration::from_secs(60), || async {
+        let listed: Value = serde_json::from_str(&server.cli(&["plugin", "list", "--json"])?)?;
+        let hostile = listed["plugins"].as_array().unwrap().iter().find(|p| p["name"] == "hostile").unwrap().clone();
+        Ok((hostile["status"] == "suspended").then_some(hostile))
+    })
+    .await?;
+    let reason = seen["status_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains(expected), "{mode}: the reason says {reason:?}, not {expected:?}");
+    let group = admin.gql("{ scaling_groups { name scheduler } }", json!({})).await?;
+    assert_eq!(group["scaling_groups"][0]["scheduler"], "fifo", "what served before serves again");
+
+    let metrics = server.client(ADMIN).get("/metrics").await?;
+    let text = String::from_utf8_lossy(&metrics.bytes).into_owned();
+    assert!(text.lines().any(|l| l.contains("plugin=\"hostile\"") && !l.contains("outcome=\"ok\"")), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_endless_loop() {
+    misbehaving("loop", "time").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_trap() {
+    misbehaving("trap", "unreachable").await.unwrap();
+}
+
+#[tokio::test]
+async fn four_gibibytes() {
+    misbehaving("allocate", "memory").await.unwrap();
+}
+
+#[tokio::test]
+async fn nonsense() {
+    misbehaving("nonsense", "session").await.unwrap();
+}

@@ -1,0 +1,117 @@
+//! `cargo xtask bench`: the hot paths, in a release build, with the load generator beside the server.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use quarterdeck_tests::client::signed_headers;
+use quarterdeck_tests::database::Database;
+use quarterdeck_tests::postgres::Cluster;
+use quarterdeck_tests::process::{Server, quarterdeck};
+use quarterdeck_tests::{ADMIN, KeyPair, PYTHON_IMAGE, root};
+use serde_json::json;
+
+use crate::load;
+use crate::prerequisites::postgresql;
+use crate::run::{cargo, run, say, step, timed};
+
+/// How long each load runs.
+const SECONDS: u64 = 8;
+
+/// Runs every benchmark.
+pub(crate) fn run_all() -> anyhow::Result<()> {
+    crate::guests::build()?;
+    timed("Building for release", || run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"])))?;
+    // Set before any thread starts: the harness runs the release binary.
+    let binary = root().join("target/release/quarterdeck");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+
+    timed("Scheduling rounds through the real host, native and Wasm in one run", || {
+        run(cargo().args(["bench", "--quiet", "--locked", "--package", "quarterdeck-plugin", "--bench", "rounds"]))
+    })?;
+
+    step("Cold start and idle memory on SQLite");
+    let database = Database::sqlite()?;
+    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
+    with_binary(&binary, || cold_start(&database, dir.path()))?;
+
+    step("Signed requests and enqueueing on SQLite");
+    with_binary(&binary, || requests(&runtime, &database, dir.path()))?;
+
+    postgresql()?;
+    step("Signed requests and enqueueing on PostgreSQL");
+    let cluster = Cluster::start()?;
+    let database = Database::postgres_on(&cluster.url())?;
+    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
+    with_binary(&binary, || requests(&runtime, &database, dir.path()))
+}
+
+fn with_binary<T>(binary: &std::path::Path, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    quarterdeck_tests::process::use_binary(binary);
+    work()
+}
+
+fn cold_start(database: &Database, dir: &std::path::Path) -> anyhow::Result<()> {
+    let data = dir.join("server");
+    // The first start migrates and compiles the built-in policies; later ones find them cached.
+    drop(Server::start(database, &data)?);
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let start = Instant::now();
+        let server = Server::again(database, &data)?;
+        times.push(start.elapsed());
+        drop(server);
+    }
+    times.sort();
+    say(&format!("cold start: {:.0} ms median of 10, {:.0} ms at best", times[5].as_secs_f64() * 1e3, times[0].as_secs_f64() * 1e3));
+    let server = Server::again(database, &data)?;
+    std::thread::sleep(Duration::from_secs(5));
+    let pid = server.process.pid();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("memory of the server")?;
+    let kib: u64 = rollup
+        .lines()
+        .find_map(|l| l.strip_prefix("Pss:"))
+        .and_then(|v| v.trim().trim_end_matches(" kB").trim().parse().ok())
+        .context("no Pss in smaps_rollup")?;
+    say(&format!("idle memory: {:.1} MiB PSS after 5 s", kib as f64 / 1024.0));
+    Ok(())
+}
+
+fn requests(runtime: &tokio::runtime::Runtime, database: &Database, dir: &std::path::Path) -> anyhow::Result<()> {
+    let server = Server::start(database, &dir.join("requests"))?;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    quarterdeck(&["--version"], &[])?;
+    runtime.block_on(async {
+        let limit = Duration::from_secs(SECONDS);
+        let auth = request("GET", "/auth?echo=x", &address, "application/octet-stream", ADMIN, "");
+        let measured = load::run(&address, 32, limit, move |_, _| Some(auth.clone())).await?;
+        say(&format!("signed GET /auth:           {}", measured.line()));
+
+        let groups = request("GET", "/scaling-groups?group=default", &address, "application/octet-stream", ADMIN, "");
+        let measured = load::run(&address, 32, limit, move |_, _| Some(groups.clone())).await?;
+        say(&format!("signed GET /scaling-groups: {}", measured.line()));
+
+        let counter = Arc::new(AtomicU64::new(0));
+        let target = address.clone();
+        let measured = load::run(&address, 16, limit, move |_, _| {
+            let number = counter.fetch_add(1, Ordering::Relaxed);
+            let body = json!({
+                "name": format!("bench-{number}"), "image": PYTHON_IMAGE, "architecture": "x86_64", "enqueueOnly": true,
+                "config": {"resources": {"cpu": 1, "mem": "512m"}, "scaling_group": "default"},
+            });
+            Some(request("POST", "/session", &target, "application/json", ADMIN, &body.to_string()))
+        })
+        .await?;
+        say(&format!("POST /session (enqueue):    {}", measured.line()));
+        Ok(())
+    })
+}
+
+fn request(method: &str, path: &str, authority: &str, content_type: &str, keys: KeyPair, body: &str) -> Vec<u8> {
+    let mut text = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in signed_headers(method, path, authority, content_type, keys) {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    format!("{text}\r\n{body}").into_bytes()
+}

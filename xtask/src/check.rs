@@ -1,0 +1,149 @@
+//! The house rules that a machine can hold.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, bail, ensure};
+use quarterdeck_tests::root;
+
+use crate::prerequisites::cargo_deny;
+use crate::run::{cargo, run, say, timed};
+
+/// Each crate and the ones of ours that it may use: arrows go down only.
+const LAYERS: &[(&str, &str, &[&str])] = &[
+    ("host/model", "quarterdeck-model", &[]),
+    ("host/store", "quarterdeck-store", &["quarterdeck-model"]),
+    ("host/plugin", "quarterdeck-plugin", &["quarterdeck-model"]),
+    ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
+    (
+        "host/control",
+        "quarterdeck-control",
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc"],
+    ),
+    (
+        "host/api",
+        "quarterdeck-api",
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-control"],
+    ),
+    (
+        "host/agent",
+        "quarterdeck-agent",
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-control"],
+    ),
+    (
+        "host/server",
+        "quarterdeck",
+        &[
+            "quarterdeck-model",
+            "quarterdeck-store",
+            "quarterdeck-plugin",
+            "quarterdeck-rpc",
+            "quarterdeck-control",
+            "quarterdeck-api",
+            "quarterdeck-agent",
+        ],
+    ),
+    ("tests", "quarterdeck-tests", &[]),
+    ("xtask", "xtask", &["quarterdeck-tests"]),
+];
+
+/// Words that must not occur in a crate's sources: what it knows nothing of.
+const BANNED: &[(&str, &[&str])] = &[
+    ("host/model", &["tokio", "sqlx", "std::fs", "std::net"]),
+    ("host/store", &["wasmtime", "axum", "tonic"]),
+    ("host/plugin", &["sqlx", "axum", "tonic"]),
+    ("host/control", &["sqlx::", "axum", "hyper"]),
+    ("host/api", &["sqlx", "wasmtime"]),
+];
+
+/// Runs every check.
+pub(crate) fn run_all() -> anyhow::Result<()> {
+    crate::run::step("Layers");
+    layers()?;
+    banned_words()?;
+    say("arrows go down only");
+    timed("Formatting", || {
+        run(cargo().args(["fmt", "--all", "--check"]))?;
+        for guests in ["plugins", "examples/rust/best-fit"] {
+            run(cargo().current_dir(root().join(guests)).args(["fmt", "--all", "--check"]))?;
+        }
+        Ok(())
+    })?;
+    timed("Lints", || run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])))?;
+    timed("Lints of the guests", || {
+        crate::prerequisites::wasm_target()?;
+        run(cargo().current_dir(root().join("plugins")).env_remove("CARGO_TARGET_DIR").args([
+            "clippy",
+            "--quiet",
+            "--release",
+            "--locked",
+            "--target",
+            "wasm32-wasip2",
+            "--",
+            "-D",
+            "warnings",
+        ]))
+    })?;
+    timed("Licences, sources and duplicates", || {
+        let deny = cargo_deny()?;
+        // Advisories need a database from outside; `cargo deny check advisories` is for releases.
+        run(Command::new(deny).args(["--log-level", "error", "check", "bans", "licenses", "sources"]).current_dir(root()))
+    })
+}
+
+fn manifest(dir: &str) -> anyhow::Result<toml::Table> {
+    let path = root().join(dir).join("Cargo.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    toml::from_str(&text).with_context(|| path.display().to_string())
+}
+
+fn layers() -> anyhow::Result<()> {
+    let known: BTreeMap<&str, &[&str]> = LAYERS.iter().map(|(_, name, allowed)| (*name, *allowed)).collect();
+    let members = manifest(".")?["workspace"]["members"].as_array().map_or(0, Vec::len);
+    ensure!(members == LAYERS.len(), "the workspace has {members} crates, the table of layers {}", LAYERS.len());
+    for (dir, name, allowed) in LAYERS {
+        let manifest = manifest(dir)?;
+        for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
+            for dependency in manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys) {
+                let ours = known.contains_key(dependency.as_str());
+                if ours && !allowed.contains(&dependency.as_str()) {
+                    bail!("{name} may not depend on {dependency} ([{section}] of {dir}/Cargo.toml): arrows go down only");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn banned_words() -> anyhow::Result<()> {
+    for (dir, words) in BANNED {
+        let mut files = Vec::new();
+        sources(&root().join(dir).join("src"), &mut files)?;
+        for file in files {
+            let text = std::fs::read_to_string(&file)?;
+            for (number, line) in text.lines().enumerate() {
+                let code = line.trim_start();
+                if code.starts_with("//") {
+                    continue;
+                }
+                if let Some(word) = words.iter().find(|w| code.contains(**w)) {
+                    bail!("{}:{}: this crate knows nothing of `{word}`", file.display(), number + 1);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn sources(dir: &Path, out: &mut Vec<std::path::PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, out)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+    Ok(())
+}

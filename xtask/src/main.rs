@@ -1,0 +1,58 @@
+//! Every chore of the project: `cargo xtask …`.
+#![allow(clippy::print_stdout, reason = "this program talks to people on standard output")]
+
+mod bench;
+mod check;
+mod demo;
+mod guests;
+mod load;
+mod prerequisites;
+mod run;
+mod suite;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Chores of the Quarterdeck project")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Watch the main job for real: server, agents, the official client, a policy swapped live
+    Demo,
+    /// Run all tests, with PostgreSQL, real agents and the official client
+    Test {
+        /// Full counts (seeds, kills, swaps) instead of those for CI
+        #[arg(long)]
+        long: bool,
+    },
+    /// Layers, formatting, lints, licences and duplicate dependencies
+    Check,
+    /// Build the policy guests: built-in ones and examples
+    Guests,
+    /// Measure the hot paths
+    Bench,
+    /// Run the official client's conformance suite (arguments go to pytest)
+    Conformance {
+        /// `sqlite` or `postgres`
+        #[arg(long, default_value = "sqlite")]
+        database: String,
+        /// For pytest, after `--`
+        #[arg(last = true)]
+        pytest: Vec<String>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Demo => demo::run_demo(),
+        Task::Test { long } => suite::run_all(long),
+        Task::Check => check::run_all(),
+        Task::Guests => guests::build(),
+        Task::Bench => bench::run_all(),
+        Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
+    }
+}

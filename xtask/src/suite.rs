@@ -1,0 +1,114 @@
+//! `cargo xtask test`: everything, on both databases.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use quarterdeck_tests::database::Database;
+use quarterdeck_tests::postgres::{Cluster, URL_VARIABLE};
+use quarterdeck_tests::process::Server;
+use quarterdeck_tests::{ADMIN, root};
+
+use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
+use crate::run::{cargo, run, say, step, timed};
+
+/// Families of the conformance suite that this release serves.
+const FAMILIES: &[&str] = &["test_acl.py", "test_auth.py", "test_config.py", "test_graphql_identity.py",
+    "test_graphql_resources.py", "test_manager.py", "test_resource.py", "test_session.py", "test_system.py"];
+
+/// Runs all tests.
+pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
+    let start = Instant::now();
+    wasm_target()?;
+    postgresql()?;
+    let venv = ClientVenv::ready()?;
+    crate::guests::build()?;
+    timed("Building", || run(cargo().args(["build", "--workspace", "--all-targets", "--locked"])))?;
+
+    step("Starting a private PostgreSQL");
+    let cluster = Cluster::start()?;
+    say(&cluster.url());
+
+    let scale = if long { "long" } else { "ci" };
+    timed("Tests of every crate, and of real processes", || {
+        run(cargo()
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .env(URL_VARIABLE, cluster.url())
+            .env("QUARTERDECK_TEST_SCALE", scale)
+            .env("QUARTERDECK_TEST_PYTHON", venv.python()))
+    })?;
+
+    for kind in ["sqlite", "postgres"] {
+        timed(&format!("The official client's conformance suite on {kind}"), || {
+            let database = match kind {
+                "sqlite" => Database::sqlite()?,
+                _ => on_cluster(&cluster)?,
+            };
+            conformance(&venv, &database, &[])
+        })?;
+    }
+    step(&format!("All tests passed in {:.0} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+
+
+/// The conformance suite alone, with arguments for pytest.
+pub(crate) fn conformance_alone(kind: &str, pytest: &[String]) -> anyhow::Result<()> {
+    let venv = ClientVenv::ready()?;
+    timed("Building", || run(cargo().args(["build", "--package", "quarterdeck"])))?;
+    match kind {
+        "sqlite" => conformance(&venv, &Database::sqlite()?, pytest),
+        "postgres" => {
+            postgresql()?;
+            let cluster = Cluster::start()?;
+            conformance(&venv, &on_cluster(&cluster)?, pytest)
+        }
+        other => bail!("--database {other}: use sqlite or postgres"),
+    }
+}
+
+fn on_cluster(cluster: &Cluster) -> anyhow::Result<Database> {
+    Database::postgres_on(&cluster.url())
+}
+
+/// Starts server and agent and lets the official client judge them.
+fn conformance(venv: &ClientVenv, database: &Database, pytest: &[String]) -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("quarterdeck-conformance-").tempdir()?;
+    let server = Server::start(database, &dir.path().join("server"))?;
+    let _agent = server.agent("i-conformance", "process", "cpu=8,mem=16g", &dir.path().join("agent"))?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let admin = server.client(ADMIN);
+        quarterdeck_tests::wait::until("the agent to join", Duration::from_secs(30), || async {
+            let agents = admin.gql("{ agents(status: \"ALIVE\") { id } }", serde_json::json!({})).await?;
+            Ok(agents["agents"].as_array().filter(|a| !a.is_empty()).map(|_| ()))
+        })
+        .await
+    })?;
+
+    let suite = root().join("tests/conformance");
+    let seed: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(suite.join("seed.json"))?)?;
+    let mut command = Command::new(venv.python());
+    command.current_dir(&suite).args(["-m", "pytest", "-q", "--timeout", "90", "-p", "no:cacheprovider"]);
+    for (name, value) in seed["environment"].as_object().context("`environment` in seed.json")? {
+        command.env(name, value.as_str().unwrap_or_default());
+    }
+    command.env("CONF_ENDPOINT", &server.url).env("PYTHONDONTWRITEBYTECODE", "1");
+    if pytest.is_empty() {
+        command.args(["-m", "not needs_storage"]).args(FAMILIES);
+        let skip = suite.join("not-served-yet.txt");
+        for line in std::fs::read_to_string(&skip).unwrap_or_default().lines() {
+            let test = line.split('#').next().unwrap_or_default().trim();
+            if !test.is_empty() {
+                command.args(["--deselect", test]);
+            }
+        }
+    } else {
+        command.args(pytest);
+    }
+    if let Err(error) = run(&mut command) {
+        println!("{}", server.process.tail());
+        return Err(error);
+    }
+    Ok(())
+}
