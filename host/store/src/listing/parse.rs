@@ -347,9 +347,7 @@ fn typed(index: usize, field: &Field, operator: Operator, value: Written) -> Res
             Ok(Condition::Compare { field: index, how, value: literal(field, Written::Bool(value))? })
         }
         (Operator::Is | Operator::IsNot, _) => Err(format!("`{name}`: `is` and `isnot` take null, true or false")),
-        (Operator::Compare(how), value) => {
-            Ok(Condition::Compare { field: index, how, value: literal(field, value)? })
-        }
+        (Operator::Compare(how), value) => Ok(Condition::Compare { field: index, how, value: literal(field, value)? }),
         (Operator::In, Written::Array(values)) => {
             let values = values.into_iter().map(|v| literal(field, v)).collect::<Result<_>>()?;
             Ok(Condition::In { field: index, values })

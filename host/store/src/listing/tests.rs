@@ -61,16 +61,8 @@ fn values_are_bound_as_what_the_column_holds() {
         ("ready isnot false", "t.ready <> $1", false.into()),
         ("at > \"2020-01-01\"", "t.at > $1", 1_577_836_800_000_000i64.into()),
         ("colour == \"LIGHT_BLUE\"", "t.colour = $1", "light-blue".into()),
-        (
-            "colour > \"RED\"",
-            "CASE t.colour WHEN 'red' THEN 0 WHEN 'light-blue' THEN 1 END > $1",
-            Value::Int(Some(0)),
-        ),
-        (
-            "id == \"9A000000000040008000000000000001\"",
-            "t.id = $1",
-            "9a000000-0000-4000-8000-000000000001".into(),
-        ),
+        ("colour > \"RED\"", "CASE t.colour WHEN 'red' THEN 0 WHEN 'light-blue' THEN 1 END > $1", Value::Int(Some(0))),
+        ("id == \"9A000000000040008000000000000001\"", "t.id = $1", "9a000000-0000-4000-8000-000000000001".into()),
     ];
     for (text, expected, value) in cases {
         assert_eq!(compiled(text, Dialect::Sqlite), ((*expected).to_owned(), vec![value.clone()]), "{text}");
@@ -90,10 +82,7 @@ fn patterns_know_case_only_when_asked() {
         ("t.name GLOB $1".to_owned(), vec!["a*?[[][*][?]]%".into()])
     );
     assert_eq!(compiled("name like \"a%\\\\\\\\\\\\\"", Dialect::Postgres).0, "t.name LIKE $1");
-    assert_eq!(
-        compiled("name contains \"b\"", Dialect::Postgres),
-        ("t.name LIKE $1".to_owned(), vec!["%b%".into()])
-    );
+    assert_eq!(compiled("name contains \"b\"", Dialect::Postgres), ("t.name LIKE $1".to_owned(), vec!["%b%".into()]));
     assert_eq!(compiled("name ilike \"b%\"", Dialect::Postgres).0, "t.name ILIKE $1");
     assert_eq!(compiled("name ilike \"b%\"", Dialect::Sqlite).0, "t.name LIKE $1 ESCAPE '\\'");
 }
@@ -103,11 +92,38 @@ fn what_is_wrong_is_named() {
     assert!(refusal("shoe == 1").contains("('Unknown/unsupported field name', 'shoe')"));
     assert!(refusal("slots == \"x\"").contains("'slots'"));
     for bad in [
-        "", "   ", "id =", "name", "name ==", "name = \"a\"", "name == \"a", "name == a", "name == 5", "size == \"5\"",
-        "ready == 1", "at > \"someday\"", "colour == \"red\"", "colour == \"GREEN\"", "id == \"xyz\"", "name like 5",
-        "size like \"5\"", "name in \"a\"", "name in [\"a\"", "name in [[\"a\"]]", "(size == 1", "size == 1)",
-        "size == 1 &", "& size == 1", "size == 1 size == 2", "!", "size == 99999999999999999999", "name == \"a\0\"",
-        "size == 1.", "name is \"x\"", "size is true", "한 == 1",
+        "",
+        "   ",
+        "id =",
+        "name",
+        "name ==",
+        "name = \"a\"",
+        "name == \"a",
+        "name == a",
+        "name == 5",
+        "size == \"5\"",
+        "ready == 1",
+        "at > \"someday\"",
+        "colour == \"red\"",
+        "colour == \"GREEN\"",
+        "id == \"xyz\"",
+        "name like 5",
+        "size like \"5\"",
+        "name in \"a\"",
+        "name in [\"a\"",
+        "name in [[\"a\"]]",
+        "(size == 1",
+        "size == 1)",
+        "size == 1 &",
+        "& size == 1",
+        "size == 1 size == 2",
+        "!",
+        "size == 99999999999999999999",
+        "name == \"a\0\"",
+        "size == 1.",
+        "name is \"x\"",
+        "size is true",
+        "한 == 1",
     ] {
         assert!(refusal(bad).starts_with("Query filter parsing error: "), "{bad}");
     }
@@ -207,8 +223,28 @@ fn is_ours(sql: &str) -> bool {
                 || token.strip_prefix('$').is_some_and(|n| n.parse::<usize>().is_ok())
                 || token.parse::<usize>().is_ok()
                 || [
-                    "AND", "OR", "NOT", "IN", "IS", "NULL", "LIKE", "ILIKE", "GLOB", "ESCAPE", "CASE", "WHEN", "THEN",
-                    "END", "CAST", "AS", "DOUBLE", "PRECISION", "COLLATE", "C", "red", "light-blue",
+                    "AND",
+                    "OR",
+                    "NOT",
+                    "IN",
+                    "IS",
+                    "NULL",
+                    "LIKE",
+                    "ILIKE",
+                    "GLOB",
+                    "ESCAPE",
+                    "CASE",
+                    "WHEN",
+                    "THEN",
+                    "END",
+                    "CAST",
+                    "AS",
+                    "DOUBLE",
+                    "PRECISION",
+                    "COLLATE",
+                    "C",
+                    "red",
+                    "light-blue",
                 ]
                 .contains(&token)
         })

@@ -1,11 +1,15 @@
 //! Agents.
 
-use quarterdeck_model::{AgentId, AgentStatus, Timestamp};
+use quarterdeck_model::{AccessKey, AgentId, AgentStatus, Timestamp, UserId};
 use serde_json::Value as Json;
 
 use super::{AGENT_STATUS, instant, instant_opt};
 use crate::listing::{Conditions, Field, Kind, Listing, Page, Source, field, filter_only, order_only};
-use crate::{Result, Row, Sql};
+use crate::{Result, Row, Sql, Value};
+
+/// How much of an agent is taken: the sum of the shares of its slots.
+const OCCUPATION: &str = "(SELECT COALESCE(SUM(CASE WHEN x.capacity > 0 THEN CAST(x.occupied AS DOUBLE PRECISION) / \
+                          x.capacity ELSE 0 END), 0) FROM agent_slots x WHERE x.agent_id = a.id)";
 
 /// What clients may filter and order agents by.
 pub const FIELDS: &[Field] = &[
@@ -20,7 +24,7 @@ pub const FIELDS: &[Field] = &[
     field("lost_at", "a.lost_at", Kind::Date),
     field("version", "a.version", Kind::Text),
     order_only("available_slots", "a.available_slots", Kind::Text),
-    order_only("occupied_slots", "a.occupied_slots", Kind::Text),
+    order_only("occupied_slots", OCCUPATION, Kind::Int),
 ];
 
 /// What clients may filter and order summaries of agents by.
@@ -30,12 +34,12 @@ pub const SUMMARY_FIELDS: &[Field] = &[
     field("scaling_group", "a.scaling_group", Kind::Text),
     field("schedulable", "a.schedulable", Kind::Bool),
     order_only("available_slots", "a.available_slots", Kind::Text),
-    order_only("occupied_slots", "a.occupied_slots", Kind::Text),
+    order_only("occupied_slots", OCCUPATION, Kind::Int),
 ];
 
 const SOURCE: Source = Source {
     columns: "a.id, a.status, a.status_changed, a.region, a.scaling_group, a.schedulable, a.addr, a.architecture, \
-              a.version, a.compute_plugins, a.available_slots, a.occupied_slots, a.auto_terminate_abusing_kernel, \
+              a.version, a.compute_plugins, a.available_slots, a.auto_terminate_abusing_kernel, \
               a.first_contact, a.lost_at",
     from: "agents a",
     count_from: "agents a",
@@ -69,8 +73,6 @@ pub struct AgentItem {
     pub compute_plugins: Json,
     /// What it offers: slot → decimal text.
     pub available_slots: Json,
-    /// What of that is taken: slot → decimal text.
-    pub occupied_slots: Json,
     /// Whether it ends kernels that misbehave.
     pub auto_terminate_abusing_kernel: bool,
     /// When it was first heard of.
@@ -92,7 +94,6 @@ fn read(row: &Row) -> Result<AgentItem> {
         version: row.get("version")?,
         compute_plugins: row.json("compute_plugins")?,
         available_slots: row.json("available_slots")?,
-        occupied_slots: row.json("occupied_slots")?,
         auto_terminate_abusing_kernel: row.get("auto_terminate_abusing_kernel")?,
         first_contact: instant(row, "first_contact")?,
         lost_at: instant_opt(row, "lost_at")?,
@@ -140,4 +141,28 @@ pub async fn page<S: Sql>(sql: &mut S, scope: &Scope, listing: &Listing) -> Resu
 pub async fn select<S: Sql>(sql: &mut S, scope: &Scope) -> Result<Vec<AgentItem>> {
     let conditions = conditions(sql, scope);
     crate::listing::select(sql, &SOURCE, conditions, i64::MAX, read).await
+}
+
+/// The active scaling groups that a user may use in whatever way: through the domain, a project that the user is a
+/// member of, or the key pair.
+///
+/// # Errors
+/// The database's.
+pub async fn reachable_groups<S: Sql>(
+    sql: &mut S,
+    domain: &str,
+    user: UserId,
+    access_key: &AccessKey,
+) -> Result<Vec<String>> {
+    let mut conditions = Conditions::new(sql.dialect());
+    conditions.equal("g.is_active", true);
+    conditions.add(
+        "(EXISTS (SELECT 1 FROM scaling_group_domains x WHERE x.scaling_group = g.name AND x.domain_name = ?) \
+         OR EXISTS (SELECT 1 FROM scaling_group_projects x JOIN project_members m ON m.project_id = x.project_id \
+         WHERE x.scaling_group = g.name AND m.user_id = ?) \
+         OR EXISTS (SELECT 1 FROM scaling_group_keypairs x WHERE x.scaling_group = g.name AND x.access_key = ?))",
+        [Value::from(domain), Value::from(user.to_string()), Value::from(access_key.as_str())],
+    );
+    let stmt = conditions.into_stmt("SELECT g.name FROM scaling_groups g", "ORDER BY g.name");
+    sql.fetch_all(stmt).await?.iter().map(|row| row.get("name")).collect()
 }

@@ -5,14 +5,8 @@
 
 pub mod agents;
 pub mod containers;
-pub mod domains;
-pub mod images;
 pub mod keypairs;
 pub mod legacy_sessions;
-pub mod policies;
-pub mod presets;
-pub mod projects;
-pub mod scaling_groups;
 pub mod sessions;
 pub mod users;
 

@@ -10,8 +10,7 @@ use super::{SESSION_STATUS, instant, instant_opt};
 use crate::listing::{Conditions, Field, Kind, Listing, Page, Source, field, filter_only};
 use crate::{Result, Row, Sql};
 
-const TYPE: &[(&str, &str)] =
-    &[("INTERACTIVE", "INTERACTIVE"), ("BATCH", "BATCH"), ("INFERENCE", "INFERENCE")];
+const TYPE: &[(&str, &str)] = &[("INTERACTIVE", "INTERACTIVE"), ("BATCH", "BATCH"), ("INFERENCE", "INFERENCE")];
 const CLUSTER_MODE: &[(&str, &str)] = &[("SINGLE_NODE", "single-node"), ("MULTI_NODE", "multi-node")];
 const RESULT: &[(&str, &str)] = &[("UNDEFINED", "UNDEFINED"), ("SUCCESS", "SUCCESS"), ("FAILURE", "FAILURE")];
 

@@ -3,8 +3,8 @@
 use quarterdeck_model::{ProjectId, Timestamp, UserId, UserRole, UserStatus};
 
 use super::{instant, instant_opt};
-use crate::listing::{Conditions, Field, Kind, Listing, Page, field, filter_only};
-use crate::{Result, Row, Sql, Stmt, Value, listing::Source};
+use crate::listing::{Conditions, Field, Kind, Listing, Page, Source, field, filter_only};
+use crate::{Result, Row, Sql, Value};
 
 const STATUS: &[(&str, &str)] = &[
     ("ACTIVE", "active"),
@@ -154,29 +154,4 @@ pub async fn page<S: Sql>(sql: &mut S, scope: &Scope, listing: &Listing) -> Resu
 pub async fn select<S: Sql>(sql: &mut S, scope: &Scope, limit: i64) -> Result<Vec<UserItem>> {
     let conditions = conditions(sql, scope);
     crate::listing::select(sql, &SOURCE, conditions, limit, read).await
-}
-
-/// The projects of users: user, project and its name.
-///
-/// # Errors
-/// The database's.
-pub async fn projects_of<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<Vec<(UserId, ProjectId, String)>> {
-    let mut conditions = Conditions::new(sql.dialect());
-    conditions.any_of("m.user_id", users.iter().map(ToString::to_string));
-    let stmt = conditions.into_stmt(
-        "SELECT m.user_id, p.id, p.name FROM project_members m JOIN projects p ON p.id = m.project_id",
-        "ORDER BY p.name, p.id",
-    );
-    sql.fetch_all(stmt).await?.iter().map(|row| Ok((row.parse("user_id")?, row.parse("id")?, row.get("name")?))).collect()
-}
-
-/// E-mail addresses and full names of users.
-///
-/// # Errors
-/// The database's.
-pub async fn names_of<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<Vec<(UserId, String, Option<String>)>> {
-    let mut conditions = Conditions::new(sql.dialect());
-    conditions.any_of("id", users.iter().map(ToString::to_string));
-    let stmt: Stmt = conditions.into_stmt("SELECT id, email, full_name FROM users", "");
-    sql.fetch_all(stmt).await?.iter().map(|row| Ok((row.parse("id")?, row.get("email")?, row.get("full_name")?))).collect()
 }
