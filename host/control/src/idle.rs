@@ -1,0 +1,332 @@
+//! Idle checks: which running sessions have outlived their use.
+//!
+//! Each round reads the running sessions, asks every bound checker about all of them at once, keeps
+//! what they report for users to see, and ends the sessions that the first objecting checker names.
+//! A checker that fails, or fails on one session, never keeps the others from being judged: what was
+//! not judged counts as active.
+
+mod access;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quarterdeck_model::duration::Duration as Span;
+use quarterdeck_model::{SessionId, Timestamp};
+use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, State as FindingState, Tick};
+use quarterdeck_plugin::{Call, Failure, types};
+use quarterdeck_store::idle::{self as rows, Candidate, Report};
+use serde_json::{Map, Value as Json, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::Control;
+use crate::error::{Error, Result};
+use crate::policies::Bound;
+
+pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
+
+/// A report older than this is not shown any more.
+pub const REPORT_LIFETIME_MS: i64 = 150_000;
+
+/// What this host remembers of its checkers.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Traits by digest and configuration: they can't change.
+    traits: Mutex<HashMap<(String, String), Arc<CheckerTraits>>>,
+}
+
+/// A checker with what it says about itself.
+#[derive(Clone, Debug)]
+struct Checker {
+    bound: Bound,
+    traits: Arc<CheckerTraits>,
+}
+
+/// What a checker found about the sessions of a round: `None` where it was not asked.
+type Findings = Vec<Option<std::result::Result<Finding, String>>>;
+
+/// Checks every [`Settings::idle_interval`](crate::Settings::idle_interval) until `shutdown`.
+pub async fn run(control: Control, shutdown: CancellationToken) {
+    let mut timer = tokio::time::interval(control.settings().idle_interval);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = timer.tick() => {}
+        }
+        if let Err(error) = tick(&control).await {
+            tracing::error!(%error, "an idle check failed");
+        }
+    }
+}
+
+/// One round. The sessions that it ended, with the reasons.
+///
+/// # Errors
+/// [`Error::Store`] when sessions can't be read or reports not be written.
+pub async fn tick(control: &Control) -> Result<Vec<(SessionId, String)>> {
+    let now = control.clock().now();
+    let candidates = rows::candidates(&mut control.store().reader()).await?;
+    if candidates.is_empty() {
+        return Ok(Vec::new());
+    }
+    let checkers = checkers(control).await?;
+    let facts = facts(control, &candidates).await;
+    let mut found: Vec<Findings> = Vec::with_capacity(checkers.len());
+    for result in futures::future::join_all(checkers.iter().map(|c| ask(control, c, &candidates, &facts, now))).await {
+        found.push(result?);
+    }
+
+    let reports = reports(&checkers, &candidates, &found, now);
+    if !reports.is_empty() {
+        let mut tx = control.store().begin().await?;
+        rows::write_reports(&mut tx, &reports).await?;
+        tx.commit().await?;
+    }
+
+    let reasons: Vec<&str> = checkers.iter().map(|c| c.traits.reason.as_str()).collect();
+    let ended: Vec<(SessionId, String)> = verdicts(&reasons, &found)
+        .into_iter()
+        .map(|(row, reason)| (candidates[row].session_id, reason.to_owned()))
+        .collect();
+    for (session, reason) in &ended {
+        tracing::info!(%session, reason, "a session is idle");
+        if let Err(error) = crate::terminate::end_quietly(control, *session, reason).await {
+            tracing::warn!(%session, reason, %error, "an idle session can't be ended now");
+        }
+    }
+    Ok(ended)
+}
+
+/// The checkers in their order. One that can't tell its traits is left out and logged.
+async fn checkers(control: &Control) -> Result<Vec<Checker>> {
+    let mut out = Vec::new();
+    for bound in control.policies().idle_checkers().await? {
+        match traits(control, &bound).await {
+            Ok(traits) => out.push(Checker { bound, traits }),
+            Err(failure) => control.policies().failed(&bound, &failure).await,
+        }
+    }
+    Ok(out)
+}
+
+async fn traits(control: &Control, bound: &Bound) -> std::result::Result<Arc<CheckerTraits>, Failure> {
+    let key = (bound.plugin.digest.clone(), bound.config.clone());
+    if let Some(known) = control.idle_state().traits.lock().get(&key) {
+        return Ok(Arc::clone(known));
+    }
+    let (plugin, call) = (Arc::clone(&bound.plugin), Call::new(bound.config.clone()));
+    let traits = match tokio::task::spawn_blocking(move || plugin.traits(&call)).await {
+        Ok(result) => Arc::new(result?),
+        Err(error) => return Err(Failure::Instantiate { reason: error.to_string() }),
+    };
+    let mut memory = control.idle_state().traits.lock();
+    // A bound on memory, not a cache policy: checkers are few.
+    if memory.len() > 256 {
+        memory.clear();
+    }
+    memory.insert(key, Arc::clone(&traits));
+    Ok(traits)
+}
+
+/// What all checkers are told that does not stand in the sessions' rows.
+struct Facts {
+    slots: Vec<(String, quarterdeck_model::slots::SlotKind)>,
+    /// How long new users' sessions are left alone.
+    user_grace: Option<i64>,
+    /// How long an access is remembered.
+    access_lifetime_ms: i64,
+}
+
+async fn facts(control: &Control, candidates: &[Candidate]) -> Facts {
+    let config = control.config_tree();
+    let types = config.slot_types();
+    let mut slots: Vec<_> = types.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
+    for candidate in candidates {
+        for name in held(candidate).keys() {
+            if !slots.iter().any(|(known, _)| known == name) {
+                slots.push((name.clone(), quarterdeck_model::slots::SlotKind::guess(name)));
+            }
+        }
+    }
+    let span = |key: &str, text: Option<String>| {
+        let text = text.filter(|t| !t.trim().is_empty())?;
+        match Span::parse_text(&text) {
+            Ok(span) => Some(span.millis()),
+            Err(error) => {
+                tracing::warn!(key, text, %error, "a duration of the configuration makes no sense");
+                None
+            }
+        }
+    };
+    let key = "config/idle/checkers/user_grace_period/user_initial_grace_period";
+    let user_grace = span(key, config.get(key).await);
+    let key = "config/idle/checkers/network_timeout/threshold";
+    let threshold = span(key, config.get(key).await).unwrap_or(600_000);
+    Facts { slots, user_grace, access_lifetime_ms: access::lifetime_ms(threshold) }
+}
+
+fn held(candidate: &Candidate) -> BTreeMap<String, i64> {
+    serde_json::from_str(&candidate.held).unwrap_or_default()
+}
+
+/// Asks one checker about the sessions that it is bound for.
+async fn ask(control: &Control, checker: &Checker, candidates: &[Candidate], facts: &Facts, now: Timestamp) -> Result<Findings> {
+    let mut findings: Findings = vec![None; candidates.len()];
+    let target = &checker.bound.target;
+    let concerned: Vec<usize> = (0..candidates.len())
+        .filter(|i| {
+            target.kind != quarterdeck_model::policy::TargetKind::Domain || target.name == candidates[*i].domain_name
+        })
+        .collect();
+    if concerned.is_empty() {
+        return Ok(findings);
+    }
+    let columns = columns(&concerned.iter().map(|i| &candidates[*i]).collect::<Vec<_>>(), facts, now);
+    let (plugin, call) = (Arc::clone(&checker.bound.plugin), Call::new(checker.bound.config.clone()));
+    let isolated = tokio::task::spawn_blocking(move || plugin.check_isolated(&call, &columns))
+        .await
+        .map_err(|e| Error::Internal(format!("an idle check broke off: {e}")))?;
+    match &isolated.failure {
+        None => control.policies().succeeded(&checker.bound).await,
+        Some(failure) => control.policies().failed(&checker.bound, failure).await,
+    }
+    for (i, finding) in concerned.into_iter().zip(isolated.findings) {
+        if let Err(problem) = &finding {
+            let checker = &checker.bound.plugin.info.name;
+            tracing::warn!(session = %candidates[i].session_id, checker, problem, "a session was not judged");
+        }
+        findings[i] = Some(finding);
+    }
+    Ok(findings)
+}
+
+/// The columns of a tick.
+fn columns(rows: &[&Candidate], facts: &Facts, now: Timestamp) -> Tick {
+    let seconds = |s: i64| u64::try_from(s).unwrap_or(0).saturating_mul(1000);
+    Tick {
+        now_ms: now.millis(),
+        count: rows.len() as u32,
+        kind: rows.iter().map(|r| crate::schedule::session_kind(r.session_type)).collect(),
+        private: rows.iter().map(|r| r.is_private).collect(),
+        created_ms: rows.iter().map(|r| r.created_at.millis()).collect(),
+        started_ms: rows.iter().map(|r| r.started_at.unwrap_or(r.created_at).millis()).collect(),
+        grace_until_ms: rows
+            .iter()
+            .map(|r| facts.user_grace.map(|grace| r.user_created_at.plus_millis(grace).millis()))
+            .collect(),
+        access: rows
+            .iter()
+            .map(|r| match r.last_access {
+                Some(None) => Access::Busy,
+                Some(Some(at)) if now.millis() - at.millis() < facts.access_lifetime_ms => Access::AtMs(at.millis()),
+                Some(Some(_)) | None => Access::Unknown,
+            })
+            .collect(),
+        // Service connections are not counted anywhere yet.
+        connections: vec![0; rows.len()],
+        idle_limit_ms: rows.iter().map(|r| (r.idle_timeout >= 0).then(|| seconds(r.idle_timeout))).collect(),
+        lifetime_limit_ms: rows.iter().map(|r| Some(seconds(r.max_session_lifetime))).collect(),
+        slots: facts
+            .slots
+            .iter()
+            .map(|(name, kind)| types::Slot { name: name.clone(), kind: crate::schedule::slot_kind(*kind) })
+            .collect(),
+        held: rows
+            .iter()
+            .flat_map(|r| {
+                let held = held(r);
+                facts
+                    .slots
+                    .iter()
+                    .map(move |(name, _)| held.get(name).and_then(|n| u64::try_from(*n).ok()).unwrap_or(0))
+                    .collect::<Vec<_>>()
+            })
+            .collect(),
+        metrics: Vec::new(),
+        more: Vec::new(),
+    }
+}
+
+/// What is kept for users to see: seconds left, -1 when time is up, nothing where a checker doesn't apply.
+fn reports(checkers: &[Checker], candidates: &[Candidate], found: &[Findings], now: Timestamp) -> Vec<Report> {
+    let mut out = Vec::new();
+    for (checker, findings) in checkers.iter().zip(found) {
+        for (candidate, finding) in candidates.iter().zip(findings) {
+            let Some(Ok(finding)) = finding else { continue };
+            if finding.state == FindingState::Exempt || (finding.remaining_ms.is_none() && finding.report.is_empty()) {
+                continue;
+            }
+            out.push(Report {
+                session_id: candidate.session_id,
+                checker: checker.bound.plugin.info.name.clone(),
+                remaining: finding.remaining_ms.map(shown),
+                extra: serde_json::from_str(&finding.report).ok(),
+                at: now,
+            });
+        }
+    }
+    // A checker may be listed twice; one report of it is kept.
+    let mut seen = std::collections::HashSet::new();
+    out.retain(|r| seen.insert((r.session_id, r.checker.clone())));
+    out
+}
+
+/// Remaining time as it is shown.
+fn shown(remaining_ms: i64) -> f64 {
+    if remaining_ms > 0 { remaining_ms as f64 / 1000.0 } else { -1.0 }
+}
+
+/// The sessions (rows) to be ended: the first checker that finds one idle gives the reason. What was
+/// not judged counts as active.
+fn verdicts<'r>(reasons: &[&'r str], found: &[Findings]) -> Vec<(usize, &'r str)> {
+    let rows = found.first().map_or(0, Vec::len);
+    (0..rows)
+        .filter_map(|row| {
+            let idle = |findings: &Findings| matches!(&findings[row], Some(Ok(f)) if f.state == FindingState::Idle);
+            reasons.iter().zip(found).find(|(_, findings)| idle(findings)).map(|(reason, _)| (row, *reason))
+        })
+        .collect()
+}
+
+/// What the checkers last said about these sessions, as session information and GraphQL show it: one
+/// entry per checker, in their order.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn report(control: &Control, sessions: &[SessionId]) -> Result<HashMap<SessionId, Json>> {
+    let since = control.clock().now().plus_millis(-REPORT_LIFETIME_MS);
+    let reports = rows::reports(&mut control.store().reader(), sessions, since).await?;
+    let checkers: Vec<(String, RemainingType)> = checkers(control)
+        .await?
+        .into_iter()
+        .map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining))
+        .collect();
+    let mut by_session: HashMap<SessionId, Vec<Report>> = HashMap::new();
+    for report in reports {
+        by_session.entry(report.session_id).or_default().push(report);
+    }
+    Ok(sessions.iter().map(|id| (*id, document(&checkers, by_session.get(id).map_or(&[], Vec::as_slice)))).collect())
+}
+
+fn document(checkers: &[(String, RemainingType)], reports: &[Report]) -> Json {
+    let mut out = Map::new();
+    for (name, kind) in checkers {
+        let report = reports.iter().find(|r| r.checker == *name);
+        let remaining = match report.and_then(|r| r.remaining) {
+            None => Json::Null,
+            Some(left) if left < 0.0 => json!(-1),
+            Some(left) => json!(left),
+        };
+        let kind = match kind {
+            RemainingType::ExpireAfter => "expire_after",
+            RemainingType::GracePeriod => "grace_period",
+        };
+        let extra = report.and_then(|r| r.extra.clone()).unwrap_or(Json::Null);
+        out.insert(name.clone(), json!({"remaining": remaining, "remaining_time_type": kind, "extra": extra}));
+    }
+    Json::Object(out)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+//! Scheduling: which pending session runs where.
+//!
+//! One worker per scaling group, so that a slow policy delays nobody else. A pass of a group takes
+//! one consistent view of it, asks the group's policy, judges each proposal on books of its own, and
+//! writes everything in one transaction whose guards check it once more. Policies are never
+//! trusted; one that fails is replaced by the built-in `fifo` for that round.
+
+mod books;
+mod commit;
+mod frame;
+mod record;
+mod snapshot;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use quarterdeck_model::scheduler_opts::SchedulerOpts;
+use quarterdeck_model::{SessionId, SessionStatus, Timestamp};
+use quarterdeck_plugin::{Call, Failure};
+use quarterdeck_plugin::scheduling::{Outcome, Proposal, Snapshot};
+use quarterdeck_store::rounds::{self, NewRound};
+use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
+use quarterdeck_store::schedule as rows;
+
+use crate::Control;
+use crate::error::{Error, Result};
+use crate::metrics::{ByGroup, PluginCall};
+use crate::policies::Bound;
+
+use books::{Books, Decision, Verdict};
+use frame::Frame;
+
+pub use record::{FORMAT as RECORDING_FORMAT, RecordedPlugin, Recording, Step};
+pub(crate) use snapshot::{session_kind, slot_kind};
+pub use worker::run;
+
+/// How the last pass of a group went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupState {
+    /// When it began.
+    pub at: Timestamp,
+    /// The scheduler that the group names.
+    pub scheduler: String,
+    /// `ok`, or why the group was skipped or the fallback took over.
+    pub outcome: String,
+    /// Sessions placed then.
+    pub placed: usize,
+    /// Sessions that found no room then.
+    pub deferred: usize,
+}
+
+/// What this host remembers of its passes.
+#[derive(Debug, Default)]
+pub struct State {
+    groups: Mutex<BTreeMap<String, GroupState>>,
+    last_round: AtomicU64,
+}
+
+impl State {
+    /// How the last pass of each group went on this host.
+    pub fn groups(&self) -> BTreeMap<String, GroupState> {
+        self.groups.lock().clone()
+    }
+
+    /// A number for a round: rises with time, also over restarts.
+    fn next_round(&self, now: Timestamp) -> u64 {
+        let now = u64::try_from(now.micros()).unwrap_or(0);
+        let next = |last: u64| now.max(last.saturating_add(1));
+        let last = self.last_round.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
+    }
+}
+
+/// What a pass over a group did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// Sessions with agents now.
+    pub placed: Vec<SessionId>,
+    /// Sessions that found no room.
+    pub deferred: Vec<SessionId>,
+    /// Sessions that were cancelled.
+    pub cancelled: Vec<SessionId>,
+    /// Decisions that no longer held when they were to be written: they wait for the next pass.
+    pub stale: Vec<SessionId>,
+    /// Why the group was not scheduled at all.
+    pub skipped: Option<String>,
+}
+
+/// One pass over every group that has something to schedule and an agent that lives, side by side.
+///
+/// # Errors
+/// [`Error::Store`] when the groups can't be read. What goes wrong within a group is its own affair.
+pub async fn tick(control: &Control) -> Result<BTreeMap<String, Pass>> {
+    let groups = rows::groups(&mut control.store().reader()).await?;
+    let passes = groups.into_iter().map(|group| async move {
+        let result = pass(control, &group).await;
+        (group, result)
+    });
+    let mut out = BTreeMap::new();
+    for (group, result) in futures::future::join_all(passes).await {
+        match result {
+            Ok(pass) => {
+                out.insert(group, pass);
+            }
+            Err(error) => tracing::error!(group, %error, "a scheduling pass failed"),
+        }
+    }
+    Ok(out)
+}
+
+/// One pass over a scaling group.
+///
+/// # Errors
+/// [`Error::Store`]; [`Error::Internal`] when even the fallback policy fails.
+pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
+    let started = Instant::now();
+    let now = control.clock().now();
+    let Some(group) = scaling_groups::get(&mut control.store().reader(), group).await? else {
+        return Ok(Pass::default());
+    };
+    let (bound, opts) = match policy(control, &group).await {
+        Ok(both) => both,
+        Err(Skip::Because(reason)) => return skip(control, &group, now, reason).await,
+        Err(Skip::Failed(error)) => return Err(error),
+    };
+
+    let mut tx = control.store().begin_read().await?;
+    let queue = rows::load(&mut tx, &group.name).await?;
+    tx.rollback().await?;
+    let (queue, expired) = split_expired(queue, now, opts.pending_timeout_s);
+    let has_pending = queue.has_pending();
+    if !has_pending && expired.is_empty() {
+        return Ok(Pass::default());
+    }
+    let frame = Arc::new(Frame::build(&group.name, now, control.config_tree().slot_types(), queue));
+
+    let round = if frame.pending.is_empty() { Round::default() } else { decide(control, &bound, &frame).await? };
+    let commit = commit::prepare(&frame, &expired, &round.decisions);
+    let deferred: Vec<SessionId> = round
+        .decisions
+        .iter()
+        .filter(|d| matches!(d.verdict, Verdict::NoRoom { .. }))
+        .map(|d| frame.pending[d.session].row.id)
+        .collect();
+    let duration = started.elapsed();
+    let record = (!frame.pending.is_empty()).then(|| NewRound {
+        scaling_group: group.name.clone(),
+        at: now,
+        plugin: bound.plugin.info.name.clone(),
+        digest: bound.plugin.digest.clone(),
+        outcome: round.outcome.clone(),
+        placed: 0,
+        deferred: deferred.len() as i64,
+        refused: (round.decisions.len() - deferred.len() - commit.placed.len()) as i64,
+        duration_us: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+        recording: round.recording,
+    });
+    if commit::is_empty(&commit) && record.is_none() {
+        return Ok(Pass::default());
+    }
+    let keep = i64::try_from(control.settings().round_ring).unwrap_or(i64::MAX);
+    let committed = commit::write(control.store(), &commit, record, keep).await?;
+
+    for (session, reason) in &committed.stale {
+        tracing::debug!(%session, ?reason, group = group.name, "a placement no longer holds");
+    }
+    let signals = control.signals();
+    if !committed.placed.is_empty() {
+        signals.start.notify_one();
+    }
+    if !committed.placed.is_empty() || !committed.cancelled.is_empty() {
+        signals.events.notify_one();
+        signals.changed(committed.placed.iter().chain(&committed.cancelled).copied());
+    }
+    let labels = ByGroup { scaling_group: group.name.clone() };
+    let metrics = control.metrics();
+    metrics.rounds.get_or_create(&labels).inc();
+    metrics.round_seconds.observe(started.elapsed().as_secs_f64());
+    metrics.placements.get_or_create(&labels).inc_by(committed.placed.len() as u64);
+    control.schedule_state().groups.lock().insert(
+        group.name.clone(),
+        GroupState {
+            at: now,
+            scheduler: group.scheduler.clone(),
+            outcome: round.outcome,
+            placed: committed.placed.len(),
+            deferred: deferred.len(),
+        },
+    );
+    Ok(Pass {
+        placed: committed.placed,
+        deferred,
+        cancelled: committed.cancelled,
+        stale: committed.stale.into_iter().map(|(id, _)| id).collect(),
+        skipped: None,
+    })
+}
+
+/// Why a group is not scheduled.
+enum Skip {
+    /// Nobody's fault but the configuration's.
+    Because(String),
+    Failed(Error),
+}
+
+/// The policy and the options of a group.
+async fn policy(control: &Control, group: &ScalingGroupRow) -> std::result::Result<(Bound, SchedulerOpts), Skip> {
+    let opts = SchedulerOpts::parse(&group.scheduler_opts)
+        .map_err(|e| Skip::Because(format!("the group's scheduler options make no sense: {e}")))?;
+    match control.policies().scheduler(group).await {
+        Ok(Some(bound)) => Ok((bound, opts)),
+        Ok(None) => Err(Skip::Because(format!("Cannot load the scheduler plugin: {}", group.scheduler))),
+        Err(error @ (Error::InvalidParams { .. } | Error::Unavailable(_))) => Err(Skip::Because(error.to_string())),
+        Err(error) => Err(Skip::Failed(error)),
+    }
+}
+
+/// Notes why a group is not scheduled, in the ring only when that is news.
+async fn skip(control: &Control, group: &ScalingGroupRow, now: Timestamp, reason: String) -> Result<Pass> {
+    let state = GroupState {
+        at: now,
+        scheduler: group.scheduler.clone(),
+        outcome: format!("skipped: {reason}"),
+        placed: 0,
+        deferred: 0,
+    };
+    let before = control.schedule_state().groups.lock().insert(group.name.clone(), state.clone());
+    if before.is_none_or(|b| b.outcome != state.outcome) {
+        tracing::error!(group = group.name, scheduler = group.scheduler, reason, "a scaling group is not scheduled");
+        let round = NewRound {
+            scaling_group: group.name.clone(),
+            at: now,
+            plugin: group.scheduler.clone(),
+            digest: String::new(),
+            outcome: state.outcome,
+            placed: 0,
+            deferred: 0,
+            refused: 0,
+            duration_us: 0,
+            recording: None,
+        };
+        let keep = i64::try_from(control.settings().round_ring).unwrap_or(i64::MAX);
+        let mut tx = control.store().begin().await?;
+        rounds::append(&mut tx, &round, keep).await?;
+        tx.commit().await?;
+    }
+    Ok(Pass { skipped: Some(reason), ..Pass::default() })
+}
+
+/// Takes out the sessions that have waited for `timeout` seconds (0 or less: for ever).
+fn split_expired(mut queue: rows::Queue, now: Timestamp, timeout: f64) -> (rows::Queue, Vec<rows::SessionRow>) {
+    if timeout <= 0.0 {
+        return (queue, Vec::new());
+    }
+    let expired = |s: &rows::SessionRow| {
+        s.status == SessionStatus::Pending && now.seconds() - s.created_at.seconds() >= timeout
+    };
+    let (out, rest) = std::mem::take(&mut queue.sessions).into_iter().partition(expired);
+    queue.sessions = rest;
+    (queue, out)
+}
+
+/// What a round came to.
+#[derive(Default)]
+struct Round {
+    decisions: Vec<Decision>,
+    outcome: String,
+    recording: Option<Vec<u8>>,
+}
+
+/// One run of a policy over a frame.
+struct Run {
+    decisions: Vec<Decision>,
+    steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
+    snapshot: Snapshot,
+    failure: Option<Failure>,
+}
+
+/// Asks the policy; when it fails, asks the built-in one on fresh books of the same frame.
+async fn decide(control: &Control, bound: &Bound, frame: &Arc<Frame>) -> Result<Round> {
+    let number = control.schedule_state().next_round(frame.now);
+    let run = ask(bound, frame, number).await?;
+    let Some(failure) = run.failure else {
+        control.policies().succeeded(bound).await;
+        let recording = recording(control, frame, bound, run.snapshot, run.steps, "ok")?;
+        return Ok(Round { decisions: run.decisions, outcome: "ok".to_owned(), recording });
+    };
+    let outcome = format!("{}: {failure}", failure.label());
+    let info = &bound.plugin.info;
+    tracing::warn!(group = frame.group, plugin = info.name, version = info.version, digest = bound.plugin.digest,
+        outcome = failure.label(), reason = %failure, "a scheduler failed; the built-in one takes over for this round");
+    let labels = PluginCall {
+        plugin: info.name.clone(),
+        kind: bound.plugin.kind.as_str().to_owned(),
+        outcome: failure.label().to_owned(),
+    };
+    control.metrics().plugin_fallbacks.get_or_create(&labels).inc();
+    control.policies().failed(bound, &failure).await;
+    // The recording is about the policy that failed: that is what somebody will want to look at.
+    let recording = recording(control, frame, bound, run.snapshot, run.steps, &outcome)?;
+    let fallback = control.policies().fallback_scheduler().await?;
+    let run = ask(&fallback, frame, number).await?;
+    match run.failure {
+        None => Ok(Round { decisions: run.decisions, outcome, recording }),
+        Some(failure) => Err(Error::Internal(format!("the built-in scheduler failed: {failure}"))),
+    }
+}
+
+fn recording(
+    control: &Control,
+    frame: &Frame,
+    bound: &Bound,
+    snapshot: Snapshot,
+    steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
+    outcome: &str,
+) -> Result<Option<Vec<u8>>> {
+    if !control.settings().record_rounds {
+        return Ok(None);
+    }
+    Recording::new(frame, bound, snapshot, steps, outcome).to_bytes().map(Some)
+}
+
+/// Runs a policy on a thread that may block.
+async fn ask(bound: &Bound, frame: &Arc<Frame>, number: u64) -> Result<Run> {
+    let (plugin, frame) = (Arc::clone(&bound.plugin), Arc::clone(frame));
+    let mut call = Call::new(bound.config.clone());
+    call.seed = seed(&frame.group, number);
+    call.tag = format!("{} {number}", frame.group);
+    tokio::task::spawn_blocking(move || {
+        let snapshot = snapshot::columns(&frame, number, call.seed, &plugin.info.columns);
+        let mut books = Books::new(&frame);
+        let failure = plugin.schedule(&call, &snapshot, &mut books).err();
+        let (decisions, steps) = books.close();
+        Run { decisions, steps, snapshot, failure }
+    })
+    .await
+    .map_err(|e| Error::Internal(format!("a scheduling round broke off: {e}")))
+}
+
+/// A seed that differs between rounds and groups and is the same whenever they are (splitmix64 over FNV-1a).
+fn seed(group: &str, round: u64) -> u64 {
+    let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut z = (hash ^ round).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,118 @@
+//! The `enabled` and `last_access_events` vectors of idle checks, and whole rounds on a database.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod dispatch;
+
+use dispatch::Scenario;
+use quarterdeck_control::idle::{self, AccessEvent};
+use quarterdeck_model::duration::Duration;
+use quarterdeck_model::{SessionId, Timestamp};
+use quarterdeck_store::{Sql, Stmt};
+use serde_json::{Value as Json, json};
+
+fn vectors(kind: &str) -> Vec<Json> {
+    let all: Json = serde_json::from_str(include_str!("vectors/idle-vectors.json")).unwrap();
+    all["vectors"].as_array().unwrap().iter().filter(|v| v["kind"] == kind).cloned().collect()
+}
+
+#[test]
+fn enabled_vectors() {
+    let vectors = vectors("enabled");
+    assert!(vectors.len() >= 9);
+    for vector in vectors {
+        let text = vector["in"]["value"].as_str().unwrap_or_default();
+        let known = |name: &&str| ["network_timeout", "utilization"].contains(name);
+        let mut checkers = vec!["session_lifetime"];
+        checkers.extend(quarterdeck_control::policies::enabled_idle_checkers(text).filter(known));
+        let want = match vector["id"].as_str().unwrap() {
+            // The name that the comments of the configuration show means the same checker.
+            "enabled-006" => json!(["session_lifetime", "network_timeout", "utilization"]),
+            _ => vector["out"]["checkers"].clone(),
+        };
+        assert_eq!(json!(checkers), want, "{}", vector["id"]);
+    }
+}
+
+async fn running(count: usize) -> Scenario {
+    let sessions: Vec<Json> = (0..count)
+        .map(|i| json!({"id": format!("s{i}"), "requested_slots": {"cpu": "1"}, "status": "RUNNING", "age": 100 * (i + 1)}))
+        .collect();
+    let input = json!({"agents": [{"id": "i-1", "available": {"cpu": "8"}}], "sessions": sessions});
+    let scenario = Scenario::build(quarterdeck_store::testing::sqlite().await, &input).await;
+    change(&scenario, "UPDATE kernels SET agent_id = 'i-1', agent_addr = 'a'").await;
+    scenario
+}
+
+async fn change(scenario: &Scenario, sql: &'static str) {
+    let mut tx = scenario.control().store().begin().await.unwrap();
+    tx.execute(Stmt::new(sql)).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn id_of(scenario: &Scenario, name: &str) -> SessionId {
+    let stmt = Stmt::new("SELECT id FROM sessions WHERE name = $1").bind(name);
+    scenario.control().store().reader().fetch_one(stmt).await.unwrap().parse("id").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_access_event_vectors() {
+    let vectors = vectors("last_access_events");
+    assert!(vectors.len() >= 8);
+    for vector in vectors {
+        let scenario = running(1).await;
+        let session = id_of(&scenario, "s0").await;
+        let threshold = vector["in"]["threshold"].as_str().unwrap_or("10m");
+        let lifetime = idle::access_lifetime_ms(Duration::parse_text(threshold).unwrap().millis()) / 1000;
+        let events = vector["in"]["events"].as_array().unwrap();
+        for (i, (event, want)) in events.iter().zip(vector["out"].as_array().unwrap()).enumerate() {
+            let event = match event.as_str().unwrap() {
+                "session_started" => AccessEvent::Started,
+                "execution_started" => AccessEvent::ExecutionStarted,
+                "execution_finished" => AccessEvent::ExecutionEnded,
+                "HAS_ACTIVE_CONNECTIONS" => AccessEvent::Connected,
+                "NO_ACTIVE_CONNECTIONS" => AccessEvent::Disconnected,
+                other => panic!("{other}"),
+            };
+            let mut tx = scenario.control().store().begin().await.unwrap();
+            idle::note(&mut tx, &[session], event, Timestamp(i as i64 * 1_000_000)).await.unwrap();
+            let access = quarterdeck_store::idle::access(&mut tx, session).await.unwrap();
+            tx.commit().await.unwrap();
+            let got = match access {
+                None => json!({"last_access": null, "ttl": null}),
+                Some(None) => json!({"last_access": "0", "ttl": -1}),
+                Some(Some(at)) => json!({"last_access": format!("T+{}", at.0 / 1_000_000), "ttl": lifetime}),
+            };
+            assert_eq!(&got, want, "{} after event {i}", vector["id"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_ends_when_its_lifetime_is_over_and_others_show_what_is_left() {
+    let scenario = running(3).await;
+    let control = scenario.control();
+    // Ages are 100, 200 and 300 seconds.
+    change(&scenario, "UPDATE keypair_resource_policies SET max_session_lifetime = 250").await;
+    let ended = idle::tick(control).await.unwrap();
+    assert_eq!(ended, [(id_of(&scenario, "s2").await, "idle-session-lifetime".to_owned())]);
+    let stmt = Stmt::new("SELECT status, status_info FROM sessions WHERE name = 's2'");
+    let row = control.store().reader().fetch_one(stmt).await.unwrap();
+    assert_eq!(row.get::<String>("status").unwrap(), "TERMINATING");
+    assert_eq!(row.get::<String>("status_info").unwrap(), "idle-session-lifetime");
+
+    let ids = [id_of(&scenario, "s0").await, id_of(&scenario, "s1").await, id_of(&scenario, "s2").await];
+    let report = idle::report(control, &ids).await.unwrap();
+    let remaining = |i: usize| report[&ids[i]]["session_lifetime"]["remaining"].as_f64().unwrap();
+    assert_eq!((remaining(0), remaining(1), remaining(2)), (150.0, 50.0, -1.0));
+    assert_eq!(report[&ids[0]]["session_lifetime"]["remaining_time_type"], "expire_after");
+    assert_eq!(report[&ids[0]]["session_lifetime"]["extra"], Json::Null);
+
+    // A session that is being ended is not judged again.
+    assert!(idle::tick(control).await.unwrap().is_empty());
+    // Without a limit nothing is reported, and old reports fade.
+    change(&scenario, "UPDATE keypair_resource_policies SET max_session_lifetime = 0").await;
+    change(&scenario, "UPDATE idle_reports SET at = at - 150000001").await;
+    assert!(idle::tick(control).await.unwrap().is_empty());
+    let report = idle::report(control, &ids).await.unwrap();
+    assert_eq!(report[&ids[0]]["session_lifetime"]["remaining"], Json::Null);
+}

@@ -1,0 +1,168 @@
+//! The `dispatch` and `load` vectors of the scheduler: each builds a database, runs real passes with
+//! the real compiled policy, and compares rows, counters and events.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod dispatch;
+
+use dispatch::{Scenario, expected};
+use quarterdeck_control::schedule;
+use serde_json::Value as Json;
+
+fn vectors() -> Vec<Json> {
+    let all: Json = serde_json::from_str(include_str!("vectors/scheduler-vectors.json")).unwrap();
+    all["vectors"].as_array().unwrap().clone()
+}
+
+/// Schedulers that come with the host today; vectors of others wait for theirs.
+fn is_there(scheduler: &str) -> bool {
+    quarterdeck_plugin::builtin::get(scheduler).is_some()
+}
+
+fn scheduler_of(vector: &Json) -> Vec<&str> {
+    let groups = vector["in"]["scaling_groups"].as_object();
+    let named = groups.into_iter().flat_map(|g| g.values()).filter_map(|g| g["scheduler"].as_str());
+    named.collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dispatch_vectors() {
+    let mut problems = Vec::new();
+    let mut ran = 0;
+    for vector in vectors().iter().filter(|v| v["kind"] == "dispatch") {
+        let id = vector["id"].as_str().unwrap();
+        if scheduler_of(vector).iter().any(|s| ["lifo", "drf", "mof"].contains(s) && !is_there(s)) {
+            continue;
+        }
+        for db in quarterdeck_store::testing::databases().await {
+            let dialect = db.dialect();
+            let mut scenario = Scenario::build(db, &vector["in"]).await;
+            for (tick, want) in expected(vector).iter().enumerate() {
+                let got = scenario.tick().await;
+                for difference in dispatch::differences(want, &got) {
+                    problems.push(format!("{id} ({dialect:?}) tick {}: {difference}", tick + 1));
+                }
+            }
+            scenario.check_books().await;
+            ran += 1;
+        }
+    }
+    assert!(ran >= 40, "only {ran} vectors ran");
+    assert!(problems.is_empty(), "{} differences:\n{}", problems.len(), problems.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_vectors() {
+    let mut ran = 0;
+    for vector in vectors().iter().filter(|v| v["kind"] == "load") {
+        let name = vector["in"]["name"].as_str().unwrap();
+        let loads = vector["out"].get("class").is_some();
+        if loads && !is_there(name) {
+            continue;
+        }
+        let input = serde_json::json!({
+            "scaling_groups": {"sg": {"scheduler": name}},
+            "agents": [{"id": "i-1", "available": {"cpu": "8", "mem": "16"}}],
+            "sessions": [{"id": "s1", "requested_slots": {"cpu": "1", "mem": "1"}}],
+        });
+        let scenario = Scenario::build(quarterdeck_store::testing::sqlite().await, &input).await;
+        let pass = schedule::pass(scenario.control(), "sg").await.unwrap();
+        if loads {
+            assert_eq!(pass.placed.len(), 1, "{name}");
+        } else {
+            let reason = pass.skipped.unwrap();
+            for part in vector["out"]["args"].as_array().unwrap() {
+                assert!(reason.contains(part.as_str().unwrap()), "{name}: {reason}");
+            }
+            // Visible, and told once, however often it happens.
+            schedule::pass(scenario.control(), "sg").await.unwrap();
+            let state = scenario.control().schedule_state().groups();
+            assert!(state["sg"].outcome.contains("Cannot load the scheduler plugin"), "{state:?}");
+            let rounds =
+                quarterdeck_store::rounds::newest(&mut scenario.control().store().reader(), "sg", 10).await.unwrap();
+            assert_eq!(rounds.len(), 1);
+        }
+        ran += 1;
+    }
+    assert!(ran >= 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_that_the_scheduler_refuses_skip_the_group() {
+    for options in [
+        serde_json::json!({"config": {"num_retries_to_skip": "x"}}),
+        serde_json::json!({"config": {"num_retries_to_skip": 1.5}}),
+        serde_json::json!({"config": {"num_retries_to_skip": -1}}),
+        serde_json::json!({"nonsense": 1}),
+    ] {
+        let input = serde_json::json!({
+            "scaling_groups": {"sg": {"scheduler_opts": options}, "ok": {}},
+            "agents": [
+                {"id": "i-1", "available": {"cpu": "8", "mem": "16"}},
+                {"id": "i-2", "available": {"cpu": "8", "mem": "16"}, "scaling_group": "ok"},
+            ],
+            "sessions": [
+                {"id": "s1", "requested_slots": {"cpu": "1", "mem": "1"}},
+                {"id": "s2", "requested_slots": {"cpu": "1", "mem": "1"}, "scaling_group": "ok"},
+            ],
+        });
+        let mut scenario = Scenario::build(quarterdeck_store::testing::sqlite().await, &input).await;
+        let got = scenario.tick().await;
+        assert_eq!(got["sessions"]["s1"]["status"], "PENDING", "{options}");
+        assert_eq!(got["sessions"]["s1"]["status_data"], Json::Null, "{options}");
+        assert_eq!(got["sessions"]["s2"]["status"], "SCHEDULED", "{options}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_pinned_to_an_agent_that_takes_no_others_runs_there() {
+    for (agent, placed) in [
+        (serde_json::json!({"schedulable": false}), true),
+        (serde_json::json!({"scaling_group": "other"}), true),
+        (serde_json::json!({"arch": "aarch64"}), false),
+        (serde_json::json!({"status": "LOST"}), false),
+    ] {
+        let mut pinned = serde_json::json!({"id": "i-2", "available": {"cpu": "8", "mem": "16"}});
+        pinned.as_object_mut().unwrap().extend(agent.as_object().unwrap().clone());
+        let input = serde_json::json!({
+            "scaling_groups": {"sg": {}, "other": {}},
+            "agents": [{"id": "i-1", "available": {"cpu": "8", "mem": "16"}}, pinned],
+            "sessions": [{"id": "s1", "requested_slots": {"cpu": "1", "mem": "1"}, "agent": "i-2"}],
+        });
+        let mut scenario = Scenario::build(quarterdeck_store::testing::sqlite().await, &input).await;
+        let got = scenario.tick().await;
+        let session = &got["sessions"]["s1"];
+        assert_eq!(session["status"], if placed { "SCHEDULED" } else { "PENDING" }, "{agent}: {got}");
+        assert_eq!(session["kernels"][0]["agent"], "i-2", "{agent}");
+        if !placed {
+            assert_eq!(session["status_info"], "no-available-instances", "{agent}: {got}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rounds_are_recorded_in_a_bounded_ring() {
+    let input = serde_json::json!({
+        "agents": [{"id": "i-1", "available": {"cpu": "8", "mem": "16"}}],
+        "sessions": [
+            {"id": "s1", "requested_slots": {"cpu": "1", "mem": "1"}},
+            {"id": "s2", "requested_slots": {"cpu": "100", "mem": "1"}},
+        ],
+    });
+    for db in quarterdeck_store::testing::databases().await {
+        let mut scenario = Scenario::build(db, &input).await;
+        for _ in 0..scenario.control().settings().round_ring + 3 {
+            scenario.tick().await;
+        }
+        let mut sql = scenario.control().store().reader();
+        let rounds = quarterdeck_store::rounds::newest(&mut sql, "sg", 10_000).await.unwrap();
+        assert_eq!(rounds.len(), scenario.control().settings().round_ring);
+        let newest = &rounds[0];
+        assert_eq!((newest.outcome.as_str(), newest.placed, newest.deferred), ("ok", 0, 1));
+        let bytes = quarterdeck_store::rounds::recording(&mut sql, newest.id).await.unwrap().unwrap();
+        let recording = schedule::Recording::from_bytes(&bytes).unwrap();
+        assert_eq!(recording.plugin.name, "fifo");
+        assert_eq!(recording.plugin.digest, newest.digest);
+        assert_eq!(recording.snapshot.pending.count, 1);
+        assert_eq!(recording.steps.len(), 1);
+    }
+}
