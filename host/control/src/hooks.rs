@@ -168,31 +168,35 @@ fn check(event: &str, verdict: Verdict) -> Result<Answer, Failure> {
             if rights.deny || event.starts_with("POST_") {
                 Ok(Answer::Deny(reason))
             } else {
-                Err(Failure::Output(format!("{event} can't be denied")))
+                Err(against_contract(format!("{event} can't be denied")))
             }
         }
         Verdict::Reply(reply) => {
             let parse = |what: &str, text: Option<String>| {
                 text.map(|t| serde_json::from_str::<Json>(&t))
                     .transpose()
-                    .map_err(|e| Failure::Output(format!("the {what} is no JSON: {e}")))
+                    .map_err(|e| against_contract(format!("the {what} is no JSON: {e}")))
             };
             let value = parse("value", reply.value)?.filter(|v| !v.is_null());
             let patch = parse("patch", reply.patch)?;
             if value.is_some() && !rights.value {
-                return Err(Failure::Output(format!("{event} takes no value")));
+                return Err(against_contract(format!("{event} takes no value")));
             }
             if let Some(patch) = &patch {
                 let Json::Object(map) = patch else {
-                    return Err(Failure::Output("the patch is no JSON object".to_owned()));
+                    return Err(against_contract("the patch is no JSON object".to_owned()));
                 };
                 if let Some(path) = outside(map, rights.patch, "") {
-                    return Err(Failure::Output(format!("{event} takes no patch of `{path}`")));
+                    return Err(against_contract(format!("{event} takes no patch of `{path}`")));
                 }
             }
             Ok(Answer::Reply { patch, value })
         }
     }
+}
+
+fn against_contract(reason: String) -> Failure {
+    Failure::Output { export: "handle", reason }
 }
 
 /// The first path of a patch that isn't within one of the allowed ones.

@@ -11,53 +11,54 @@ use std::time::Duration;
 use ipnet::IpNet;
 use quarterdeck_model::Clock;
 use quarterdeck_store::Store;
+use quarterdeck_store::work::Change;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-// One line a module. Owners: uncomment yours when the file exists.
+pub mod agents;
+mod calls;
+pub mod config;
+pub mod enqueue;
 mod error;
+pub mod health;
+pub mod hooks;
+pub mod identity;
+pub mod idle;
+pub mod leadership;
+pub mod liveness;
+mod loops;
 pub mod metrics;
+pub mod password;
+pub mod plugins;
+pub mod policies;
 mod principal;
+pub mod retention;
+pub mod schedule;
+pub mod scope;
+pub mod sessions;
 pub mod signals;
+mod start;
+pub mod terminate;
+pub mod usage;
+pub mod validate;
 
-// ENGINE
-// pub mod agents;
-// pub mod enqueue;
-// pub mod leadership;
-// pub mod liveness;
-// pub mod loops;
-// pub mod retention;
-// pub mod sessions;
-// pub mod start;
-// pub mod terminate;
-
-// SCHED
-// pub mod idle;
-// pub mod schedule;
-
-// IDENTITY
-// pub mod auth;
-// pub mod config;
-// pub mod domains;
-// pub mod identity;
-// pub mod images;
-// pub mod keypairs;
-// pub mod manager;
-// pub mod password;
-// pub mod presets;
-// pub mod projects;
-// pub mod resource_policies;
-// pub mod scaling_groups;
-// pub mod scope;
-// pub mod seed;
-// pub mod users;
-
-// PLUGADMIN / lead
-// pub mod hooks;
-// pub mod plugins;
-// pub mod policies;
+pub mod auth;
+pub mod domains;
+pub mod images;
+pub mod keypairs;
+pub mod manager;
+pub mod presets;
+pub mod projects;
+pub mod resource_policies;
+pub mod scaling_groups;
+pub mod seed;
+pub mod users;
 
 pub use error::{AgentOperation, Error, Result, SessionMatch};
 pub use metrics::Metrics;
 pub use principal::Principal;
+// For those who show rows: `api` reads lists through here and writes through the use cases only.
+pub use quarterdeck_store as store;
 pub use signals::Signals;
 
 /// How this host behaves. Everything has a default.
@@ -65,6 +66,8 @@ pub use signals::Signals;
 pub struct Settings {
     /// Names this host in locks and logs.
     pub node_id: String,
+    /// The site's time zone, as hooks learn it.
+    pub utc_offset_s: i32,
     /// The region given to agents that name none.
     pub region: String,
     /// Where clients reach this host, as told to agents and other hosts.
@@ -103,6 +106,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             node_id: uuid::Uuid::new_v4().simple().to_string(),
+            utc_offset_s: 0,
             region: "local".to_owned(),
             service_addr: None,
             heartbeat_timeout_ms: 40_000,
@@ -124,36 +128,85 @@ impl Default for Settings {
 }
 
 /// The host's mind: hands out the store, the caches and the signals. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Control {
     pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Inner {
     store: Store,
     clock: Clock,
     settings: Settings,
     signals: Signals,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
+    runtime: quarterdeck_plugin::Runtime,
+    policies: policies::Policies,
+    identity: identity::IdentityCache,
+    config: Arc<config::ConfigCache>,
+    live: agents::Live,
+    rpc: quarterdeck_rpc::AgentClient,
+    calls: calls::Calls,
+    intake: agents::intake::Intake,
+    arrivals: enqueue::Arrivals,
+    leadership: leadership::Leadership,
+    schedule: schedule::State,
+    idle: idle::State,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("node", &self.inner.settings.node_id).finish_non_exhaustive()
+    }
 }
 
 impl Control {
-    /// Builds the mind of a host on an open, migrated database.
+    /// Builds the mind of a host on an open, migrated database: registers the built-in plugins, fills the caches, and
+    /// starts the tasks that write what agents and clients hand in. [`Control::spawn_loops`] starts the loops.
     ///
     /// # Errors
-    /// [`Error::Store`] when the database can't be read.
-    pub async fn new(store: Store, settings: Settings) -> Result<Self> {
-        Self::with_clock(store, settings, Clock::System).await
+    /// [`Error::Store`] when the database can't be read; [`Error::Internal`] when a built-in plugin doesn't load.
+    pub async fn new(store: Store, plugins: quarterdeck_plugin::Runtime, settings: Settings) -> Result<Self> {
+        Self::with_clock(store, plugins, settings, Clock::System).await
     }
 
     /// As [`Control::new`], with a clock that a test moves.
     ///
     /// # Errors
     /// As [`Control::new`].
-    pub async fn with_clock(store: Store, settings: Settings, clock: Clock) -> Result<Self> {
-        let inner = Inner { store, clock, settings, signals: Signals::default(), metrics: Metrics::default() };
-        Ok(Self { inner: Arc::new(inner) })
+    pub async fn with_clock(
+        store: Store,
+        plugins: quarterdeck_plugin::Runtime,
+        settings: Settings,
+        clock: Clock,
+    ) -> Result<Self> {
+        let metrics = Arc::new(Metrics::default());
+        let config = Arc::new(config::ConfigCache::open(store.clone()).await?);
+        let policies =
+            policies::Policies::open(store.clone(), plugins.clone(), Arc::clone(&config), Arc::clone(&metrics)).await?;
+        let (intake, reports) = agents::intake::Intake::new();
+        let (arrivals, sessions) = enqueue::Arrivals::new();
+        let inner = Arc::new(Inner {
+            identity: identity::IdentityCache::new(store.clone()),
+            calls: calls::Calls::new(settings.agent_calls),
+            leadership: leadership::Leadership::new(&store),
+            rpc: quarterdeck_rpc::AgentClient::new(),
+            live: agents::Live::default(),
+            signals: Signals::default(),
+            schedule: schedule::State::default(),
+            idle: idle::State::default(),
+            runtime: plugins,
+            store,
+            clock,
+            settings,
+            metrics,
+            policies,
+            config,
+            intake,
+            arrivals,
+        });
+        tokio::spawn(agents::intake::run(Arc::downgrade(&inner), reports));
+        tokio::spawn(enqueue::run(Arc::downgrade(&inner), sessions));
+        Ok(Self { inner })
     }
 
     /// The database.
@@ -180,4 +233,95 @@ impl Control {
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
+
+    /// What runs plugins.
+    pub fn runtime(&self) -> &quarterdeck_plugin::Runtime {
+        &self.inner.runtime
+    }
+
+    /// Which plugin serves whom.
+    pub fn policies(&self) -> &policies::Policies {
+        &self.inner.policies
+    }
+
+    /// Credentials in memory.
+    pub fn identity(&self) -> &identity::IdentityCache {
+        &self.inner.identity
+    }
+
+    /// The site's configuration in memory.
+    pub fn config_tree(&self) -> &config::ConfigCache {
+        &self.inner.config
+    }
+
+    /// Live statistics of agents and kernels.
+    pub fn live(&self) -> &agents::Live {
+        &self.inner.live
+    }
+
+    /// What this host remembers of its scheduling passes.
+    pub fn schedule_state(&self) -> &schedule::State {
+        &self.inner.schedule
+    }
+
+    /// What this host remembers of its idle checks.
+    pub fn idle_state(&self) -> &idle::State {
+        &self.inner.idle
+    }
+
+    /// Which loops this host leads.
+    pub fn leadership(&self) -> &leadership::Leadership {
+        &self.inner.leadership
+    }
+
+    pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {
+        &self.inner.rpc
+    }
+
+    pub(crate) fn calls(&self) -> &calls::Calls {
+        &self.inner.calls
+    }
+
+    pub(crate) fn intake(&self) -> &agents::intake::Intake {
+        &self.inner.intake
+    }
+
+    pub(crate) fn arrivals(&self) -> &enqueue::Arrivals {
+        &self.inner.arrivals
+    }
+
+    /// Starts the loops; they end after `shutdown`, when what they have under way is done.
+    pub fn spawn_loops(&self, shutdown: CancellationToken) -> TaskTracker {
+        loops::spawn(self, shutdown)
+    }
+
+    /// Tells whom it may concern that sessions changed their status. After the commit.
+    pub(crate) fn announce(&self, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
+        let signals = self.signals();
+        signals.changed(changes.iter().map(|change| change.session));
+        signals.events.notify_one();
+        // What stopped occupying makes room; so does what others waited for.
+        if changes.iter().any(|c| c.from.occupies_user() && !c.to.occupies_user() || c.to.is_dead()) {
+            signals.schedule.notify_one();
+        }
+    }
+}
+
+/// Runs a transaction again while the database says that this may help.
+pub(crate) async fn retry<T, F: Future<Output = Result<T>>>(mut work: impl FnMut() -> F) -> Result<T> {
+    let mut wait = Duration::from_millis(5);
+    for _ in 0..6 {
+        match work().await {
+            Err(Error::Store(error)) if error.is_transient() => {
+                tracing::debug!(%error, "a transaction is tried again");
+                tokio::time::sleep(wait).await;
+                wait *= 2;
+            }
+            result => return result,
+        }
+    }
+    work().await
 }

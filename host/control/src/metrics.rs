@@ -7,6 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use quarterdeck_model::Timestamp;
 
 /// Labels of a call into a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +41,13 @@ pub struct ByOutcome {
     pub outcome: String,
 }
 
+/// Label of a loop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByLoop {
+    /// The loop's name.
+    pub name: String,
+}
+
 /// Everything that is counted. Other crates add theirs by [`Metrics::register`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -70,6 +78,8 @@ pub struct Metrics {
     pub starts: Family<ByOutcome, Counter>,
     /// Calls that end kernels, by outcome.
     pub destroys: Family<ByOutcome, Counter>,
+    /// When each of this host's loops last finished a pass, in Unix seconds.
+    pub loop_passes: Family<ByLoop, Gauge>,
 }
 
 impl Default for Metrics {
@@ -101,6 +111,8 @@ impl Default for Metrics {
         registry.register("agent_starts", "Calls to agents that start kernels, by outcome", starts.clone());
         let destroys = Family::default();
         registry.register("agent_destroys", "Calls to agents that end kernels, by outcome", destroys.clone());
+        let loop_passes = Family::default();
+        registry.register("loop_last_pass_timestamp_seconds", "When a loop last finished a pass", loop_passes.clone());
         Self {
             registry: RwLock::new(registry),
             rounds,
@@ -116,6 +128,7 @@ impl Default for Metrics {
             enqueued,
             starts,
             destroys,
+            loop_passes,
         }
     }
 }
@@ -124,6 +137,22 @@ impl Metrics {
     /// Adds metrics of others to what is shown.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.write());
+    }
+
+    /// Notes that a loop finished a pass.
+    pub fn passed(&self, name: &str, at: Timestamp) {
+        self.loop_passes.get_or_create(&ByLoop { name: name.to_owned() }).set(at.micros().div_euclid(1_000_000));
+    }
+
+    /// When a loop of this host last finished a pass, in Unix seconds.
+    pub fn last_pass(&self, name: &str) -> Option<i64> {
+        self.loop_passes.get(&ByLoop { name: name.to_owned() }).map(|gauge| gauge.get())
+    }
+
+    /// Counts a call into a plugin.
+    pub fn plugin_call(&self, plugin: &str, kind: &str, outcome: &str) {
+        let labels = PluginCall { plugin: plugin.to_owned(), kind: kind.to_owned(), outcome: outcome.to_owned() };
+        self.plugin_calls.get_or_create(&labels).inc();
     }
 
     /// The text of OpenMetrics.

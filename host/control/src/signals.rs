@@ -47,9 +47,7 @@ impl Signals {
     /// Waits for changes of one session until the guard is dropped.
     pub fn watch(&self, session: SessionId) -> Watch {
         let mut watched = self.watched.lock();
-        let entry = watched
-            .entry(session)
-            .or_insert_with(|| Watched { changed: Arc::new(Notify::new()), watchers: 0 });
+        let entry = watched.entry(session).or_insert_with(|| Watched { changed: Arc::new(Notify::new()), watchers: 0 });
         entry.watchers += 1;
         Watch { session, changed: Arc::clone(&entry.changed), watched: Arc::clone(&self.watched) }
     }

@@ -163,8 +163,14 @@ pub async fn register<S: Sql>(sql: &mut S, agent: &Registration, now: Timestamp)
 }
 
 /// Writes what an agent offers: as shown, and into the books. Slots that it no longer offers have capacity 0.
-pub async fn set_capacity<S: Sql>(sql: &mut S, id: &AgentId, shown: &Value, capacity: &BTreeMap<String, i64>) -> Result<()> {
-    sql.execute(Stmt::new("UPDATE agents SET available_slots = $1 WHERE id = $2").bind(shown).bind(id.as_str())).await?;
+pub async fn set_capacity<S: Sql>(
+    sql: &mut S,
+    id: &AgentId,
+    shown: &Value,
+    capacity: &BTreeMap<String, i64>,
+) -> Result<()> {
+    sql.execute(Stmt::new("UPDATE agents SET available_slots = $1 WHERE id = $2").bind(shown).bind(id.as_str()))
+        .await?;
     let names = set::array(capacity.keys());
     let gone = Stmt::assembled(format!(
         "UPDATE agent_slots SET capacity = 0 WHERE agent_id = $1 AND slot NOT IN {}",
@@ -192,7 +198,8 @@ pub async fn get_many<S: Sql>(sql: &mut S, ids: &[AgentId]) -> Result<Vec<AgentR
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let stmt = Stmt::assembled(format!("SELECT * FROM agents WHERE id IN {} ORDER BY id", set::texts(sql.dialect(), "$1")));
+    let stmt =
+        Stmt::assembled(format!("SELECT * FROM agents WHERE id IN {} ORDER BY id", set::texts(sql.dialect(), "$1")));
     let rows = sql.fetch_all(stmt.bind(set::array(ids))).await?;
     rows.iter().map(AgentRow::from_row).collect()
 }
@@ -204,7 +211,12 @@ pub async fn list<S: Sql>(sql: &mut S) -> Result<Vec<AgentRow>> {
 }
 
 /// Moves agents to a status they don't have; those that were moved. `LOST` and `TERMINATED` note when.
-pub async fn set_status<S: Sql>(sql: &mut S, ids: &[AgentId], status: AgentStatus, now: Timestamp) -> Result<Vec<AgentId>> {
+pub async fn set_status<S: Sql>(
+    sql: &mut S,
+    ids: &[AgentId],
+    status: AgentStatus,
+    now: Timestamp,
+) -> Result<Vec<AgentId>> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -273,7 +285,12 @@ pub async fn set_report_marks<S: Sql>(sql: &mut S, marks: &[(AgentId, i64)]) -> 
 ///
 /// # Errors
 /// A violation of a foreign key when the group doesn't exist.
-pub async fn modify<S: Sql>(sql: &mut S, id: &AgentId, schedulable: Option<bool>, scaling_group: Option<&str>) -> Result<u64> {
+pub async fn modify<S: Sql>(
+    sql: &mut S,
+    id: &AgentId,
+    schedulable: Option<bool>,
+    scaling_group: Option<&str>,
+) -> Result<u64> {
     sql.execute(
         Stmt::new(
             "UPDATE agents SET schedulable = COALESCE($1, schedulable), scaling_group = COALESCE($2, scaling_group) WHERE id = $3",

@@ -132,8 +132,6 @@ pub async fn after<S: Sql>(sql: &mut S, id: i64, limit: i64) -> Result<Vec<Sessi
 
 /// Drops all but the newest `keep` events (about: ids may have gaps).
 pub async fn trim<S: Sql>(sql: &mut S, keep: i64) -> Result<u64> {
-    sql.execute(
-        Stmt::new("DELETE FROM events WHERE id <= (SELECT COALESCE(MAX(id), 0) FROM events) - $1").bind(keep),
-    )
-    .await
+    sql.execute(Stmt::new("DELETE FROM events WHERE id <= (SELECT COALESCE(MAX(id), 0) FROM events) - $1").bind(keep))
+        .await
 }

@@ -33,7 +33,11 @@ pub async fn append<S: Sql>(sql: &mut S, entries: &[Entry]) -> Result<()> {
     sql.execute(
         Stmt::assembled(format!(
             "INSERT INTO history (session_id, kernel_id, status, reason, at) SELECT x.s, x.k, x.t, x.r, x.a FROM {}",
-            set::rows(sql.dialect(), "$1", &[("s", "text"), ("k", "text"), ("t", "text"), ("r", "text"), ("a", "bigint")])
+            set::rows(
+                sql.dialect(),
+                "$1",
+                &[("s", "text"), ("k", "text"), ("t", "text"), ("r", "text"), ("a", "bigint")]
+            )
         ))
         .bind(serde_json::Value::Array(rows)),
     )
@@ -45,8 +49,10 @@ pub async fn append<S: Sql>(sql: &mut S, entries: &[Entry]) -> Result<()> {
 pub async fn of_session<S: Sql>(sql: &mut S, session: SessionId) -> Result<Vec<Entry>> {
     let rows = sql
         .fetch_all(
-            Stmt::new("SELECT session_id, kernel_id, status, reason, at FROM history WHERE session_id = $1 ORDER BY id")
-                .bind(session.to_string()),
+            Stmt::new(
+                "SELECT session_id, kernel_id, status, reason, at FROM history WHERE session_id = $1 ORDER BY id",
+            )
+            .bind(session.to_string()),
         )
         .await?;
     rows.iter()

@@ -262,7 +262,8 @@ pub async fn of_sessions<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<
 
 /// A kernel's output as kept after its end.
 pub async fn log<S: Sql>(sql: &mut S, id: KernelId) -> Result<Option<String>> {
-    let row = sql.fetch_optional(Stmt::new("SELECT container_log FROM kernels WHERE id = $1").bind(id.to_string())).await?;
+    let row =
+        sql.fetch_optional(Stmt::new("SELECT container_log FROM kernels WHERE id = $1").bind(id.to_string())).await?;
     row.map_or(Ok(None), |row| row.get("container_log"))
 }
 
@@ -307,7 +308,8 @@ pub async fn sessions_of<S: Sql>(sql: &mut S, kernels: &[KernelId]) -> Result<Ve
     if kernels.is_empty() {
         return Ok(Vec::new());
     }
-    let stmt = Stmt::assembled(format!("SELECT id, session_id FROM kernels WHERE id IN {}", set::texts(sql.dialect(), "$1")));
+    let stmt =
+        Stmt::assembled(format!("SELECT id, session_id FROM kernels WHERE id IN {}", set::texts(sql.dialect(), "$1")));
     let rows = sql.fetch_all(stmt.bind(set::array(kernels))).await?;
     rows.iter().map(|row| Ok((row.parse("id")?, row.parse("session_id")?))).collect()
 }

@@ -3,16 +3,22 @@
 //! One module per aggregate; each offers plain `async fn`s over [`Sql`] (a [`Tx`] or a [`Reader`]).
 //! This crate knows rows and statements, and no policy.
 
+pub mod agents;
 pub mod config;
 pub mod domains;
 mod error;
+pub mod events;
+pub mod history;
 pub mod idle;
 pub mod images;
+pub mod kernels;
 pub mod keypairs;
 pub mod listing;
 pub mod lists;
+pub mod locks;
 pub mod meta;
 mod migrate;
+pub mod occupancy;
 pub mod plugins;
 pub mod presets;
 pub mod projects;
@@ -20,20 +26,14 @@ pub mod resource_policies;
 pub mod revisions;
 pub mod rounds;
 pub mod scaling_groups;
-pub mod agents;
-pub mod events;
-pub mod history;
-pub mod kernels;
-pub mod locks;
-pub mod occupancy;
 pub mod schedule;
 pub mod sessions;
-pub mod work;
 mod set;
 pub mod sql;
 pub mod testing;
 mod update;
 pub mod users;
+pub mod work;
 
 pub use error::{Error, Result, Violation};
 pub use sql::{Dialect, Reader, Row, Sql, Stmt, Tx, Value};

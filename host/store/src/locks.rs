@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
+use crate::Store;
 use crate::error::Result;
 use crate::sql::Pools;
-use crate::Store;
 
 /// The leaderships of one host. They end with it, or with its connection.
 #[derive(Debug)]

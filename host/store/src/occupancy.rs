@@ -50,7 +50,8 @@ pub async fn held<S: Sql>(sql: &mut S, scope: Scope, holder: &str) -> Result<Uni
 pub async fn sessions_of<S: Sql>(sql: &mut S, access_key: &AccessKey) -> Result<(i64, i64)> {
     let row = sql
         .fetch_optional(
-            Stmt::new("SELECT sessions, private_sessions FROM concurrency WHERE access_key = $1").bind(access_key.as_str()),
+            Stmt::new("SELECT sessions, private_sessions FROM concurrency WHERE access_key = $1")
+                .bind(access_key.as_str()),
         )
         .await?;
     row.map_or(Ok((0, 0)), |row| Ok((row.get("sessions")?, row.get("private_sessions")?)))
@@ -218,7 +219,9 @@ pub async fn recalculate<S: Sql>(sql: &mut S) -> Result<()> {
     sql.execute(Stmt::new("DELETE FROM occupancy")).await?;
     for (scope, column) in [("keypair", "access_key"), ("project", "project_id"), ("domain", "domain_name")] {
         let source = match sql.dialect() {
-            Dialect::Sqlite => "SUM(j.value) FROM kernels k JOIN sessions s ON s.id = k.session_id, json_each(k.held) j",
+            Dialect::Sqlite => {
+                "SUM(j.value) FROM kernels k JOIN sessions s ON s.id = k.session_id, json_each(k.held) j"
+            }
             Dialect::Postgres => {
                 "CAST(SUM(CAST(j.value AS BIGINT)) AS BIGINT) FROM kernels k JOIN sessions s ON s.id = k.session_id, \
                  jsonb_each_text(CAST(k.held AS jsonb)) j"

@@ -1,6 +1,5 @@
 //! Sessions: reading, enqueueing, and what isn't a change of status (that is [`crate::work`]).
 
-use indexmap::IndexMap;
 use quarterdeck_model::{
     AccessKey, ClusterMode, ProjectId, SessionId, SessionResult, SessionStatus, SessionType, Timestamp, UserId,
 };
@@ -248,10 +247,8 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
     )
     .await?;
     kernels::insert(sql, sessions).await?;
-    let dependencies: Vec<_> = sessions
-        .iter()
-        .flat_map(|s| s.dependencies.iter().map(|d| json!({"s": s.id, "d": d})))
-        .collect();
+    let dependencies: Vec<_> =
+        sessions.iter().flat_map(|s| s.dependencies.iter().map(|d| json!({"s": s.id, "d": d}))).collect();
     if !dependencies.is_empty() {
         sql.execute(
             Stmt::assembled(format!(
@@ -263,7 +260,8 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
         )
         .await?;
     }
-    let pending = |session, kernel, at| history::Entry { session, kernel, status: "PENDING".to_owned(), reason: None, at };
+    let pending =
+        |session, kernel, at| history::Entry { session, kernel, status: "PENDING".to_owned(), reason: None, at };
     let entries: Vec<_> = sessions
         .iter()
         .flat_map(|s| {
@@ -313,7 +311,12 @@ pub async fn status<S: Sql>(sql: &mut S, id: SessionId) -> Result<Option<Session
 }
 
 /// Sessions of a key pair that a reference means: by id if it is one, else by name; newest first, at most ten.
-pub async fn find<S: Sql>(sql: &mut S, access_key: &AccessKey, reference: &str, with_dead: bool) -> Result<Vec<SessionRow>> {
+pub async fn find<S: Sql>(
+    sql: &mut S,
+    access_key: &AccessKey,
+    reference: &str,
+    with_dead: bool,
+) -> Result<Vec<SessionRow>> {
     let dead = if with_dead { "" } else { "AND status NOT IN ('TERMINATED', 'CANCELLED')" };
     let order = "ORDER BY created_at DESC, id LIMIT 10";
     if let Ok(id) = reference.parse::<SessionId>() {
@@ -361,8 +364,27 @@ pub async fn due<S: Sql>(
     rows.iter().map(|row| Ok((row.parse("id")?, row.parse("status")?))).collect()
 }
 
+/// Batch sessions whose command has ended (their turn was set by the report), and that still run.
+pub async fn finished_batches<S: Sql>(sql: &mut S, now: Timestamp, limit: i64) -> Result<Vec<SessionId>> {
+    let rows = sql
+        .fetch_all(
+            Stmt::new(
+                "SELECT id FROM sessions WHERE retry_at <= $1 AND retry_at IS NOT NULL AND status NOT IN ('TERMINATED', 'CANCELLED') \
+                 AND status IN ('RUNNING', 'RUNNING_DEGRADED') AND result <> 'UNDEFINED' ORDER BY retry_at LIMIT $2",
+            )
+            .bind(now.0)
+            .bind(limit),
+        )
+        .await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
 /// Puts off the next look at these sessions, as long as they keep their status. `failed` counts an attempt.
-pub async fn postpone<S: Sql>(sql: &mut S, sessions: &[(SessionId, SessionStatus, Timestamp)], failed: bool) -> Result<()> {
+pub async fn postpone<S: Sql>(
+    sql: &mut S,
+    sessions: &[(SessionId, SessionStatus, Timestamp)],
+    failed: bool,
+) -> Result<()> {
     if sessions.is_empty() {
         return Ok(());
     }
@@ -390,6 +412,17 @@ pub async fn hasten<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<u64> 
         set::texts(sql.dialect(), "$1")
     ));
     sql.execute(stmt.bind(set::array(sessions))).await
+}
+
+/// Has all sessions in these statuses looked at now: what a host does that doesn't know what was sent before.
+pub async fn hasten_all<S: Sql>(sql: &mut S, statuses: &[SessionStatus]) -> Result<u64> {
+    let list: Vec<_> = statuses.iter().map(|s| format!("'{s}'")).collect();
+    let stmt = Stmt::assembled(format!(
+        "UPDATE sessions SET retry_at = NULL WHERE retry_at IS NOT NULL AND status NOT IN ('TERMINATED', 'CANCELLED') \
+         AND status IN ({})",
+        list.join(", ")
+    ));
+    sql.execute(stmt).await
 }
 
 /// Gives a session another name.
@@ -441,25 +474,6 @@ pub async fn taken_names<S: Sql>(sql: &mut S, wanted: &[(AccessKey, String)]) ->
         )
         .await?;
     rows.iter().map(|row| Ok((row.parse("access_key")?, row.get("name")?))).collect()
-}
-
-/// Notes when these sessions were last used; `None` = they are busy. Sessions that are gone are left out.
-pub async fn note_access<S: Sql>(sql: &mut S, access: &IndexMap<SessionId, Option<Timestamp>>) -> Result<()> {
-    if access.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<_> = access.iter().map(|(id, at)| json!({"id": id, "t": at.map(|t| t.0)})).collect();
-    sql.execute(
-        Stmt::assembled(format!(
-            "INSERT INTO session_access (session_id, last_access) SELECT s.id, x.t FROM {} JOIN sessions s ON s.id = x.id \
-             WHERE s.status NOT IN ('TERMINATED', 'CANCELLED') \
-             ON CONFLICT (session_id) DO UPDATE SET last_access = excluded.last_access",
-            set::rows(sql.dialect(), "$1", &[("id", "text"), ("t", "bigint")])
-        ))
-        .bind(Value::Array(rows)),
-    )
-    .await?;
-    Ok(())
 }
 
 /// Counts one more run of code.

@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use indexmap::IndexMap;
 use quarterdeck_model::{
-    AccessKey, AgentId, KernelId, KernelStatus, ProjectId, SessionId, SessionResult, SessionStatus, SessionType, Timestamp,
-    UserId, lifecycle,
+    AccessKey, AgentId, KernelId, KernelStatus, ProjectId, SessionId, SessionResult, SessionStatus, SessionType,
+    Timestamp, UserId, lifecycle,
 };
 use serde_json::{Map, Value, json};
 
@@ -84,6 +84,8 @@ pub struct KernelState {
     pub held: Units,
     /// When it entered its status.
     pub status_changed: Timestamp,
+    /// Why it has its status.
+    pub info: Option<String>,
     /// Its `status_data`.
     pub data: Option<Value>,
     before: KernelStatus,
@@ -206,7 +208,7 @@ impl Work {
         let rows = sql
             .fetch_all(
                 Stmt::assembled(format!(
-                    "SELECT id, session_id, cluster_role, cluster_idx, status, agent_id, held, status_changed, status_data \
+                    "SELECT id, session_id, cluster_role, cluster_idx, status, agent_id, held, status_changed, status_info, status_data \
                      FROM kernels WHERE session_id IN {} ORDER BY session_id, CASE cluster_role WHEN 'main' THEN 0 ELSE 1 END, cluster_idx",
                     set::texts(dialect, "$1")
                 ))
@@ -228,6 +230,7 @@ impl Work {
                     agent: row.parse_opt("agent_id")?,
                     held: row.json("held")?,
                     status_changed: Timestamp(row.get("status_changed")?),
+                    info: row.get("status_info")?,
                     data: row.json_opt("status_data")?,
                     before: status,
                     patch: KernelPatch::default(),
@@ -309,6 +312,7 @@ impl Work {
         state.status_changed = self.now;
         state.patch.dirty = true;
         if let Some(info) = info {
+            state.info = Some(info.to_owned());
             state.patch.info = Some(info.to_owned());
         }
         if data.is_some() {
@@ -445,14 +449,28 @@ impl Work {
     pub fn session_event(&mut self, name: &'static str, session: SessionId, reason: &str, exit_code: Option<i64>) {
         let kernel = self.main_kernel(session).map(|k| k.id);
         let at = self.now;
-        self.events.push(events::NewEvent { name, session: Some(session), kernel, reason: reason.to_owned(), exit_code, at });
+        self.events.push(events::NewEvent {
+            name,
+            session: Some(session),
+            kernel,
+            reason: reason.to_owned(),
+            exit_code,
+            at,
+        });
     }
 
     /// Logs an event of a kernel.
     pub fn kernel_event(&mut self, name: &'static str, kernel: KernelId, reason: &str, exit_code: Option<i64>) {
         let session = self.kernels.get(&kernel).map(|k| k.session);
         let at = self.now;
-        self.events.push(events::NewEvent { name, session, kernel: Some(kernel), reason: reason.to_owned(), exit_code, at });
+        self.events.push(events::NewEvent {
+            name,
+            session,
+            kernel: Some(kernel),
+            reason: reason.to_owned(),
+            exit_code,
+            at,
+        });
     }
 
     /// The sessions' moves so far, in order.
@@ -487,7 +505,11 @@ fn count(deltas: &mut Deltas, session: &SessionState, held: &Units, sign: i64) {
     deltas.holder(Scope::Domain, &session.domain, held, sign);
 }
 
-async fn write_sessions<S: Sql>(sql: &mut S, sessions: &IndexMap<SessionId, SessionState>, now: Timestamp) -> Result<()> {
+async fn write_sessions<S: Sql>(
+    sql: &mut S,
+    sessions: &IndexMap<SessionId, SessionState>,
+    now: Timestamp,
+) -> Result<()> {
     let rows: Vec<_> = sessions
         .values()
         .filter(|s| s.patch.dirty)
@@ -582,7 +604,10 @@ async fn write_kernels<S: Sql>(sql: &mut S, kernels: &HashMap<KernelId, KernelSt
                 row.insert("occupied_slots", text(shown));
             }
         }
-        rows.push(serde_json::to_value(row).map_err(|e| crate::Error::Corrupt { column: "kernels".into(), reason: e.to_string() })?);
+        rows.push(
+            serde_json::to_value(row)
+                .map_err(|e| crate::Error::Corrupt { column: "kernels".into(), reason: e.to_string() })?,
+        );
     }
     const COLUMNS: &[(&str, &str)] = &[
         ("id", "text"),

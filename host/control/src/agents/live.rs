@@ -1,0 +1,178 @@
+//! What this host remembers of agents between heartbeats.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use parking_lot::RwLock;
+use quarterdeck_model::{AgentId, KernelId, Timestamp};
+use quarterdeck_rpc::pb;
+use quarterdeck_store::agents::AgentRow;
+use serde_json::Value;
+
+use super::Text;
+
+/// Agents as this host hears them, and live statistics. Lost with the process, refilled by heartbeats.
+#[derive(Debug, Default)]
+pub struct Live {
+    agents: RwLock<HashMap<AgentId, Heard>>,
+    kernels: RwLock<HashMap<KernelId, Text>>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    credential: String,
+    boot_id: String,
+    scaling_group: String,
+    seen: Option<Timestamp>,
+    slots: Option<Vec<pb::Slot>>,
+    stat: Option<Text>,
+    kernels: HashSet<KernelId>,
+    reconcile_at: Instant,
+    /// Kernels that the host counts on it and that it hasn't, since when.
+    missing: HashMap<KernelId, Instant>,
+}
+
+impl Live {
+    /// Remembers an agent as its row says. Another boot, or another credential, forgets what was heard before.
+    pub(crate) fn enter(&self, row: &AgentRow) {
+        let mut agents = self.agents.write();
+        if let Some(heard) = agents.get_mut(&row.id)
+            && heard.boot_id == row.boot_id
+            && heard.credential == row.credential
+        {
+            heard.scaling_group.clone_from(&row.scaling_group);
+            return;
+        }
+        agents.insert(
+            row.id.clone(),
+            Heard {
+                credential: row.credential.clone(),
+                boot_id: row.boot_id.clone(),
+                scaling_group: row.scaling_group.clone(),
+                seen: None,
+                slots: None,
+                stat: None,
+                kernels: HashSet::new(),
+                reconcile_at: Instant::now(),
+                missing: HashMap::new(),
+            },
+        );
+    }
+
+    /// Forgets an agent that left.
+    pub(crate) fn forget(&self, id: &AgentId) {
+        self.agents.write().remove(id);
+    }
+
+    /// The hash of the credential that an agent presents.
+    pub(crate) fn credential(&self, id: &AgentId) -> Option<String> {
+        self.agents.read().get(id).map(|heard| heard.credential.clone())
+    }
+
+    /// Whether that is the boot of the agent's that this host knows.
+    pub(crate) fn is_boot(&self, id: &AgentId, boot_id: &str) -> bool {
+        self.agents.read().get(id).is_some_and(|heard| heard.boot_id == boot_id)
+    }
+
+    /// The agent's scaling group.
+    pub(crate) fn scaling_group(&self, id: &AgentId) -> Option<String> {
+        self.agents.read().get(id).map(|heard| heard.scaling_group.clone())
+    }
+
+    /// Notes a heartbeat; returns whether the slots differ from those heard last.
+    pub(crate) fn hear(&self, id: &AgentId, beat: &pb::HeartbeatRequest, now: Timestamp) -> bool {
+        let running: HashSet<KernelId> = beat.kernels.iter().filter_map(|k| k.kernel_id.parse().ok()).collect();
+        let mut gone = Vec::new();
+        let mut changed = false;
+        if let Some(heard) = self.agents.write().get_mut(id) {
+            heard.seen = Some(now);
+            if !beat.node_stat.is_empty() {
+                heard.stat = Some(beat.node_stat.as_str().into());
+            }
+            if heard.slots.as_ref() != Some(&beat.slots) {
+                heard.slots = Some(beat.slots.clone());
+                changed = true;
+            }
+            gone.extend(heard.kernels.difference(&running).copied());
+            heard.kernels = running;
+        }
+        let mut kernels = self.kernels.write();
+        for kernel in gone {
+            kernels.remove(&kernel);
+        }
+        for stat in &beat.kernel_stats {
+            if let Ok(id) = stat.kernel_id.parse() {
+                kernels.insert(id, stat.stat.as_str().into());
+            }
+        }
+        changed
+    }
+
+    /// Notes the slots that were written at registration.
+    pub(crate) fn slots_written(&self, id: &AgentId, slots: Vec<pb::Slot>) {
+        if let Some(heard) = self.agents.write().get_mut(id) {
+            heard.slots = Some(slots);
+        }
+    }
+
+    /// Has the slots of the next heartbeat written again.
+    pub(crate) fn slots_failed(&self, id: &AgentId) {
+        if let Some(heard) = self.agents.write().get_mut(id) {
+            heard.slots = None;
+        }
+    }
+
+    /// Whether it is time to compare the agent's kernels with the rows; then says when the next time is.
+    pub(crate) fn claim_reconciliation(&self, id: &AgentId, every: std::time::Duration) -> bool {
+        let mut agents = self.agents.write();
+        let Some(heard) = agents.get_mut(id) else { return false };
+        let now = Instant::now();
+        if now < heard.reconcile_at {
+            return false;
+        }
+        heard.reconcile_at = now + every;
+        true
+    }
+
+    /// Notes which kernels are missing on an agent; returns those missing for at least `patience`.
+    /// While some are missing but not long enough, the next heartbeat looks again.
+    pub(crate) fn missing(&self, id: &AgentId, missing: &[KernelId], patience: std::time::Duration) -> Vec<KernelId> {
+        let mut agents = self.agents.write();
+        let Some(heard) = agents.get_mut(id) else { return Vec::new() };
+        let now = Instant::now();
+        heard.missing.retain(|kernel, _| missing.contains(kernel));
+        let mut lost = Vec::new();
+        for kernel in missing {
+            let since = *heard.missing.entry(*kernel).or_insert(now);
+            if now.duration_since(since) >= patience {
+                lost.push(*kernel);
+            }
+        }
+        if lost.len() < missing.len() {
+            heard.reconcile_at = now;
+        }
+        lost
+    }
+
+    /// Agents heard since the last call, and when.
+    pub(crate) fn take_seen(&self) -> Vec<(AgentId, Timestamp)> {
+        let mut agents = self.agents.write();
+        agents.iter_mut().filter_map(|(id, heard)| heard.seen.take().map(|at| (id.clone(), at))).collect()
+    }
+
+    /// An agent's live statistics: `{"node": …, "devices": …}`.
+    pub fn agent_stat(&self, id: &AgentId) -> Option<Value> {
+        let text = self.agents.read().get(id)?.stat.clone()?;
+        serde_json::from_str(&text).ok()
+    }
+
+    /// A kernel's live statistics.
+    pub fn kernel_stat(&self, id: KernelId) -> Option<Value> {
+        serde_json::from_str(&self.kernel_stat_text(id)?).ok()
+    }
+
+    /// A kernel's live statistics, as the agent sent them.
+    pub(crate) fn kernel_stat_text(&self, id: KernelId) -> Option<Text> {
+        self.kernels.read().get(&id).cloned()
+    }
+}

@@ -1,0 +1,110 @@
+//! The queue through which new sessions are written: whatever waits goes into one transaction.
+
+use std::collections::HashSet;
+use std::sync::Weak;
+
+use quarterdeck_model::AccessKey;
+use quarterdeck_store::Violation;
+use quarterdeck_store::sessions::{self, NewSession};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Error, Result};
+use crate::{Control, Inner};
+
+/// Sessions of one transaction at most.
+const BATCH: usize = 256;
+
+/// Takes new sessions to be written.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    queue: mpsc::Sender<Arrival>,
+}
+
+#[derive(Debug)]
+struct Arrival {
+    session: NewSession,
+    reply: oneshot::Sender<Result<bool>>,
+}
+
+/// The end of the queue that the writer holds.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    queue: mpsc::Receiver<Arrival>,
+}
+
+impl Arrivals {
+    /// The queue, and its other end for [`run`].
+    pub(crate) fn new() -> (Self, Receiver) {
+        let (queue, arrivals) = mpsc::channel(4096);
+        (Self { queue }, Receiver { queue: arrivals })
+    }
+
+    /// Writes a session with its kernels and dependencies. `false`: a live session of its owner's has that name.
+    /// Once it was handed over it is written, even if nobody waits for the answer any more.
+    pub(crate) async fn put(&self, session: NewSession) -> Result<bool> {
+        let (reply, answer) = oneshot::channel();
+        let closed = || Error::Unavailable("the host is shutting down".to_owned());
+        self.queue.send(Arrival { session, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+}
+
+/// Writes what comes, until the host is dropped.
+pub(crate) async fn run(inner: Weak<Inner>, mut receiver: Receiver) {
+    while let Some(first) = receiver.queue.recv().await {
+        let Some(control) = inner.upgrade().map(|inner| Control { inner }) else { return };
+        let mut batch = vec![first];
+        while batch.len() < BATCH {
+            let Ok(arrival) = receiver.queue.try_recv() else { break };
+            batch.push(arrival);
+        }
+        write(&control, batch).await;
+    }
+}
+
+async fn write(control: &Control, batch: Vec<Arrival>) {
+    let (rows, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|a| (a.session, a.reply)).unzip();
+    let together = crate::retry(|| insert(control, &rows)).await;
+    if let (Err(error), true) = (&together, rows.len() > 1) {
+        tracing::debug!(%error, sessions = rows.len(), "sessions can't be written together; one by one then");
+        for (row, reply) in rows.into_iter().zip(replies) {
+            let rows = [row];
+            let written = crate::retry(|| insert(control, &rows)).await;
+            let _ = reply.send(written.map(|mut answers| answers.pop().unwrap_or(false)));
+        }
+        return;
+    }
+    match together {
+        Ok(answers) => {
+            for (reply, written) in replies.into_iter().zip(answers) {
+                let _ = reply.send(Ok(written));
+            }
+        }
+        Err(error) => {
+            if let Some(reply) = replies.into_iter().next() {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+}
+
+/// Inserts those whose names are free.
+async fn insert(control: &Control, rows: &[NewSession]) -> Result<Vec<bool>> {
+    let mut tx = control.store().begin().await?;
+    let wanted: Vec<(AccessKey, String)> = rows.iter().map(|s| (s.access_key.clone(), s.name.clone())).collect();
+    let mut taken: HashSet<_> = sessions::taken_names(&mut tx, &wanted).await?.into_iter().collect();
+    let answers: Vec<bool> = wanted.into_iter().map(|name| taken.insert(name)).collect();
+    let free: Vec<NewSession> =
+        rows.iter().zip(&answers).filter(|(_, free)| **free).map(|(row, _)| row.clone()).collect();
+    if !free.is_empty() {
+        match sessions::enqueue(&mut tx, &free).await {
+            Ok(()) => tx.commit().await?,
+            // Another host was faster.
+            Err(error) if free.len() == 1 && matches!(error.violation(), Some((Violation::Unique, _))) => {
+                return Ok(vec![false; rows.len()]);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(answers)
+}

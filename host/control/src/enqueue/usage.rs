@@ -1,0 +1,63 @@
+//! What an owner, a project and a domain hold and may hold, as hooks are told.
+
+use quarterdeck_model::slots::{SlotKind, SlotMap, SlotTypes, from_units};
+use quarterdeck_model::{AccessKey, DefaultForUnspecified, ProjectId};
+use quarterdeck_store::occupancy::{self, Scope, Units};
+use quarterdeck_store::{domains, keypairs, projects, resource_policies};
+use serde_json::{Value, json};
+
+use crate::Control;
+use crate::error::Result;
+
+/// `{"owner", "project", "domain": {"sessions", "slots", "limit"}}`
+///
+/// # Errors
+/// [`crate::Error::Store`].
+pub async fn usage(control: &Control, access_key: &AccessKey, project: ProjectId, domain: &str) -> Result<Value> {
+    let types = control.config_tree().slot_types();
+    let mut reader = control.store().reader();
+    let id = project.to_string();
+
+    let slots = occupancy::held(&mut reader, Scope::Keypair, access_key.as_str()).await?;
+    let (sessions, _) = occupancy::sessions_of(&mut reader, access_key).await?;
+    let policy = match keypairs::get(&mut reader, access_key.as_str()).await? {
+        Some(keypair) => resource_policies::get(&mut reader, &keypair.resource_policy).await?,
+        None => None,
+    };
+    let limit = policy.map(|p| limits(&p.total_resource_slots, p.default_for_unspecified, &types));
+    let owner = document(sessions, &slots, limit, &types);
+
+    let slots = occupancy::held(&mut reader, Scope::Project, &id).await?;
+    let sessions = occupancy::sessions_within(&mut reader, Scope::Project, &id).await?;
+    let row = projects::get(&mut reader, project).await?;
+    let most = row.map(|p| limits(&p.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
+    let project = document(sessions, &slots, most, &types);
+
+    let slots = occupancy::held(&mut reader, Scope::Domain, domain).await?;
+    let sessions = occupancy::sessions_within(&mut reader, Scope::Domain, domain).await?;
+    let row = domains::get(&mut reader, domain).await?;
+    let most = row.map(|d| limits(&d.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
+    let domain = document(sessions, &slots, most, &types);
+    Ok(json!({ "owner": owner, "project": project, "domain": domain }))
+}
+
+fn limits(stored: &Value, default: DefaultForUnspecified, types: &SlotTypes) -> Value {
+    SlotMap::from_policy(stored, default, types).map_or(Value::Null, |map| map.to_json())
+}
+
+fn document(sessions: i64, held: &Units, limit: Option<Value>, types: &SlotTypes) -> Value {
+    json!({ "sessions": sessions, "slots": shown(held, types).to_json(), "limit": limit })
+}
+
+/// Amounts of the books as they are shown: every known slot.
+pub(crate) fn shown(held: &Units, types: &SlotTypes) -> SlotMap {
+    let mut map = SlotMap::new();
+    for (name, kind) in types {
+        let amount = held.get(name).copied().unwrap_or(0);
+        map.insert(name.clone(), from_units(*kind, u64::try_from(amount).unwrap_or(0)));
+    }
+    for (name, amount) in held.iter().filter(|(name, _)| !types.contains_key(*name)) {
+        map.insert(name.clone(), from_units(SlotKind::guess(name), u64::try_from(*amount).unwrap_or(0)));
+    }
+    map
+}

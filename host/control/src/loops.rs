@@ -1,0 +1,250 @@
+//! The loops: who wakes them, and that each runs on one host only.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarterdeck_store::events;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Result;
+use crate::start::Starter;
+use crate::terminate::Terminator;
+use crate::{Control, agents, idle, liveness, retention, schedule};
+
+/// How long a wake-up waits for others of its burst: what comes together is written together.
+const COALESCE: Duration = Duration::from_millis(3);
+
+pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTracker {
+    let tracker = TaskTracker::new();
+    // Leadership outlives the loops that need it.
+    let resign = CancellationToken::new();
+    let loops = TaskTracker::new();
+    loops.spawn(led(control.clone(), "schedule", shutdown.clone(), |control, stop| async move {
+        schedule::run(control, stop).await;
+    }));
+    loops.spawn(led(control.clone(), "idle", shutdown.clone(), |control, stop| async move {
+        idle::run(control, stop).await;
+    }));
+    loops.spawn(led(control.clone(), "start", shutdown.clone(), starts));
+    loops.spawn(led(control.clone(), "terminate", shutdown.clone(), ends));
+    loops.spawn(led(control.clone(), "liveness", shutdown.clone(), |control, stop| async move {
+        let since = control.clock().now();
+        every(&control, control.settings().tick_interval, stop, "agents can't be watched", move |control| async move {
+            liveness::pass(&control, since).await.map(drop)
+        })
+        .await;
+    }));
+    loops.spawn(led(control.clone(), "retention", shutdown.clone(), |control, stop| async move {
+        every(&control, Duration::from_secs(30), stop, "old events can't be dropped", |control| async move {
+            retention::pass(&control).await.map(drop)
+        })
+        .await;
+    }));
+    loops.spawn(caches(control.clone(), shutdown.clone()));
+    loops.spawn(pump(control.clone(), shutdown.clone()));
+    loops.close();
+
+    let leader = control.clone();
+    let stop = resign.clone();
+    tracker.spawn(async move { leader.leadership().run(stop).await });
+    let control = control.clone();
+    tracker.spawn(async move {
+        shutdown.cancelled().await;
+        loops.wait().await;
+        flush(&control).await;
+        resign.cancel();
+        control.leadership().resign().await;
+    });
+    tracker.close();
+    tracker
+}
+
+/// Runs a loop while this host leads it.
+async fn led<F: Future<Output = ()>>(
+    control: Control,
+    name: &'static str,
+    shutdown: CancellationToken,
+    run: impl Fn(Control, CancellationToken) -> F,
+) {
+    while !shutdown.is_cancelled() {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = control.leadership().led(name) => {}
+        }
+        let stop = shutdown.child_token();
+        let watch = async {
+            tokio::select! {
+                () = control.leadership().lost(name) => stop.cancel(),
+                () = stop.cancelled() => {}
+            }
+        };
+        tokio::join!(
+            async {
+                run(control.clone(), stop.clone()).await;
+                stop.cancel();
+            },
+            watch
+        );
+    }
+}
+
+/// Runs a pass at each tick, until stopped.
+async fn every<F: Future<Output = Result<()>>>(
+    control: &Control,
+    period: Duration,
+    stop: CancellationToken,
+    failed: &'static str,
+    pass: impl Fn(Control) -> F,
+) {
+    let mut timer = interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = timer.tick() => {}
+        }
+        if let Err(error) = pass(control.clone()).await {
+            tracing::error!(%error, "{failed}");
+        }
+    }
+}
+
+async fn starts(control: Control, stop: CancellationToken) {
+    let starter = Starter::new(control.clone());
+    let mut timer = interval(control.settings().tick_interval);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut begun = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = control.signals().start.notified() => tokio::time::sleep(COALESCE).await,
+            _ = timer.tick() => starter.tidy(),
+        }
+        let pass = async {
+            if !begun {
+                starter.begin().await?;
+            }
+            starter.pass().await
+        };
+        match pass.await {
+            Ok(()) => begun = true,
+            Err(error) => tracing::error!(%error, "sessions can't be started"),
+        }
+    }
+}
+
+async fn ends(control: Control, stop: CancellationToken) {
+    let terminator = Terminator::new(control.clone());
+    let mut timer = interval(control.settings().tick_interval);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut begun = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = control.signals().terminate.notified() => tokio::time::sleep(COALESCE).await,
+            _ = timer.tick() => {}
+        }
+        let pass = async {
+            if !begun {
+                terminator.begin().await?;
+            }
+            terminator.pass().await
+        };
+        match pass.await {
+            Ok(()) => begun = true,
+            Err(error) => tracing::error!(%error, "sessions can't be ended"),
+        }
+    }
+}
+
+/// Every host: what others changed is read again, what this host heard is written.
+async fn caches(control: Control, stop: CancellationToken) {
+    every(&control, Duration::from_secs(1), stop, "caches can't be refreshed", |control| async move {
+        agents::flush_seen(&control).await?;
+        control.identity().refresh().await?;
+        if control.config_tree().refresh().await? {
+            control.signals().schedule.notify_one();
+        }
+        control.policies().refresh().await?;
+        control.identity().flush().await?;
+        retention::measure(&control).await
+    })
+    .await;
+}
+
+async fn flush(control: &Control) {
+    let written = async {
+        agents::flush_seen(control).await?;
+        control.identity().flush().await
+    };
+    if let Err(error) = written.await {
+        tracing::warn!(%error, "the last facts can't be written");
+    }
+}
+
+/// How far back events are read again: a transaction that took its number early may commit late.
+const LOOK_BACK: i64 = 2_000;
+const PAGE: i64 = 1_000;
+
+/// Where this host stands in the log of events.
+#[derive(Debug, Default)]
+struct Position {
+    /// Events up to this one were before anybody listened.
+    base: Option<i64>,
+    newest: i64,
+    /// What was handed out lately.
+    seen: BTreeSet<i64>,
+}
+
+/// Every host: reads the log of events and hands them to whoever listens.
+async fn pump(control: Control, stop: CancellationToken) {
+    let mut position = Position::default();
+    let mut timer = interval(Duration::from_secs(1));
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = control.signals().events.notified() => tokio::time::sleep(COALESCE).await,
+            _ = timer.tick() => {}
+        }
+        if let Err(error) = read_events(&control, &mut position).await {
+            tracing::error!(%error, "events can't be read");
+        }
+    }
+}
+
+async fn read_events(control: &Control, position: &mut Position) -> Result<()> {
+    let mut reader = control.store().reader();
+    let base = match position.base {
+        Some(base) if control.signals().sessions.receiver_count() > 0 => base,
+        _ => {
+            // Nobody listens: those who come later hear what happens then.
+            let newest = events::newest(&mut reader).await?;
+            *position = Position { base: Some(newest), newest, seen: BTreeSet::new() };
+            return Ok(());
+        }
+    };
+    // With SQLite numbers are given and committed in one order.
+    let look_back = if control.store().dialect() == quarterdeck_store::Dialect::Postgres { LOOK_BACK } else { 0 };
+    let mut from = base.max(position.newest - look_back);
+    loop {
+        let page = events::after(&mut reader, from, PAGE).await?;
+        let full = page.len() as i64 == PAGE;
+        for event in page {
+            from = event.id;
+            position.newest = position.newest.max(event.id);
+            if position.seen.insert(event.id) {
+                // No listener is fine.
+                let _ = control.signals().sessions.send(Arc::new(event));
+            }
+        }
+        if !full {
+            break;
+        }
+    }
+    position.seen = position.seen.split_off(&(position.newest - LOOK_BACK));
+    Ok(())
+}

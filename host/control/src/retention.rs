@@ -1,0 +1,38 @@
+//! What grows is bounded, and gauges are kept current.
+
+use quarterdeck_model::{AgentStatus, SessionStatus};
+use quarterdeck_store::{agents, events, sessions};
+
+use crate::Control;
+use crate::error::Result;
+use crate::metrics::ByStatus;
+
+/// Drops the oldest events beyond the ring's size.
+///
+/// # Errors
+/// [`crate::Error::Store`].
+pub async fn pass(control: &Control) -> Result<u64> {
+    let mut tx = control.store().begin().await?;
+    let dropped = events::trim(&mut tx, control.settings().event_ring).await?;
+    tx.commit().await?;
+    Ok(dropped)
+}
+
+/// Sets the gauges that show how many sessions and agents are in which status.
+///
+/// # Errors
+/// [`crate::Error::Store`].
+pub async fn measure(control: &Control) -> Result<()> {
+    let mut reader = control.store().reader();
+    let open = sessions::open_by_status(&mut reader).await?;
+    for status in SessionStatus::ALL.iter().filter(|s| !s.is_dead()) {
+        let count = open.iter().find(|(s, _)| s == status).map_or(0, |(_, n)| *n);
+        control.metrics().sessions.get_or_create(&ByStatus { status: status.to_string() }).set(count);
+    }
+    let known = agents::by_status(&mut reader).await?;
+    for status in AgentStatus::ALL {
+        let count = known.iter().find(|(s, _)| s == status).map_or(0, |(_, n)| *n);
+        control.metrics().agents.get_or_create(&ByStatus { status: status.to_string() }).set(count);
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What is told about one session.
+
+use quarterdeck_store::{kernels, sessions};
+use serde_json::{Map, Value, json};
+
+use super::find;
+use crate::Control;
+use crate::error::Result;
+use crate::idle;
+use crate::principal::Principal;
+
+/// The document of `GET /session/{s}`. Several members are texts that hold JSON: clients print them as they are.
+///
+/// # Errors
+/// [`crate::Error::NotFound`].
+pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Result<Value> {
+    let found = find(control, &caller.access_key, reference, false).await?;
+    let main = found.main()?;
+    let session = &found.session;
+    let now = control.clock().now();
+    let opts: Map<String, Value> =
+        found.kernels.iter().map(|k| (k.cluster_hostname.clone(), k.resource_opts.clone())).collect();
+    let mut occupied = quarterdeck_model::slots::SlotMap::new();
+    for kernel in &found.kernels {
+        if kernel.status.occupies_agent()
+            && let Ok(slots) = quarterdeck_model::slots::SlotMap::from_json(&kernel.occupied_slots)
+        {
+            occupied = occupied.add(&slots).unwrap_or(occupied);
+        }
+    }
+    let text = |text: Option<&str>| text.unwrap_or("None").to_owned();
+    let idle_checks = idle::report(control, &[session.id]).await?.remove(&session.id).unwrap_or_else(|| json!({}));
+    Ok(json!({
+        "domainName": session.domain_name,
+        "groupId": session.project_id,
+        "userId": session.user_id,
+        "lang": main.image,
+        "image": main.image,
+        "architecture": main.architecture,
+        "registry": main.registry,
+        "tag": session.tag,
+        "containerId": text(main.container_id.as_deref()),
+        "occupiedSlots": occupied.to_json().to_string(),
+        "occupyingSlots": "{}",
+        "requestedSlots": session.requested_slots.to_string(),
+        "occupiedShares": "{}",
+        "environ": session.environ.to_string(),
+        "resourceOpts": Value::Object(opts).to_string(),
+        "status": session.status,
+        "statusInfo": text(session.status_info.as_deref()),
+        "statusData": session.status_data,
+        "age": now.millis() - session.created_at.millis(),
+        "creationTime": session.created_at.spaced(),
+        "terminationTime": session.terminated_at.map(|at| at.spaced()),
+        "numQueriesExecuted": session.num_queries,
+        "lastStat": main.last_stat,
+        "idleChecks": idle_checks,
+        "runtimeInfo": main.runtime_info,
+    }))
+}
+
+/// When the session entered which status: lower-case status → ISO 8601 instant.
+///
+/// # Errors
+/// [`crate::Error::NotFound`].
+pub async fn status_history(control: &Control, caller: &Principal, reference: &str) -> Result<Value> {
+    let found = find(control, &caller.access_key, reference, true).await?;
+    let history = found.session.status_history.as_object().cloned().unwrap_or_default();
+    Ok(Value::Object(history.into_iter().map(|(status, at)| (status.to_lowercase(), at)).collect()))
+}
+
+/// The session's last statistics, as a destroyed session's owner is told them.
+pub(super) async fn final_stats(control: &Control, id: quarterdeck_model::SessionId) -> Result<Value> {
+    let mut reader = control.store().reader();
+    let ran =
+        sessions::get(&mut reader, id).await?.is_some_and(|s| s.status != quarterdeck_model::SessionStatus::Cancelled);
+    if !ran {
+        return Ok(json!({ "status": "terminated" }));
+    }
+    let kernels = kernels::of_sessions(&mut reader, &[id]).await?;
+    let stat = kernels
+        .iter()
+        .find(|k| k.cluster_role == "main")
+        .and_then(|k| k.last_stat.clone().or_else(|| control.live().kernel_stat(k.id)));
+    let mut stats = match stat {
+        Some(Value::Object(stats)) => stats,
+        _ => Map::new(),
+    };
+    // Clients take these two out and read the rest as metrics.
+    stats.insert("version".to_owned(), json!(2));
+    stats.insert("status".to_owned(), json!("terminated"));
+    Ok(Value::Object(stats))
+}

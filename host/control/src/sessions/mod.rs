@@ -1,0 +1,177 @@
+//! What can be done with sessions that exist: look them up, work in them, rename and end them.
+
+mod destroy;
+mod execute;
+pub(crate) mod hooks;
+mod info;
+mod restart;
+
+use quarterdeck_model::{AccessKey, KernelRole, SessionStatus};
+use quarterdeck_rpc::AgentHandle;
+use quarterdeck_store::kernels::KernelRow;
+use quarterdeck_store::sessions::SessionRow;
+use quarterdeck_store::{Violation, agents, kernels, scaling_groups, sessions};
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result, SessionMatch};
+use crate::principal::Principal;
+use crate::{AgentOperation, Control};
+
+pub use destroy::destroy;
+pub(crate) use destroy::wait_for;
+pub use execute::{complete, execute, interrupt, logs};
+pub use info::{info, status_history};
+pub use restart::restart;
+
+/// A session with its kernels, main kernel first.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The session.
+    pub session: SessionRow,
+    /// Its kernels.
+    pub kernels: Vec<KernelRow>,
+}
+
+impl Found {
+    /// The session's main kernel.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without one, [`Error::TooManyKernels`] with several.
+    pub fn main(&self) -> Result<&KernelRow> {
+        let mut mains = self.kernels.iter().filter(|k| k.cluster_role == "main");
+        match (mains.next(), mains.next()) {
+            (Some(kernel), None) => Ok(kernel),
+            (None, _) => Err(Error::not_found("main kernel")),
+            (Some(_), Some(_)) => Err(Error::TooManyKernels),
+        }
+    }
+}
+
+pub(crate) fn no_such_session(reference: &str) -> Error {
+    Error::not_found_msg("session", format!("Session (id={reference}) does not exist."))
+}
+
+/// The newest session of a key pair that a reference means.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn find(control: &Control, owner: &AccessKey, reference: &str, with_dead: bool) -> Result<Found> {
+    let mut reader = control.store().reader();
+    let mut rows = sessions::find(&mut reader, owner, reference, with_dead).await?;
+    if rows.is_empty() {
+        return Err(no_such_session(reference));
+    }
+    let session = rows.swap_remove(0);
+    let kernels = kernels::of_sessions(&mut reader, &[session.id]).await?;
+    Ok(Found { session, kernels })
+}
+
+/// As [`find`], but several matches are an error.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::TooManySessionsMatched`].
+pub async fn find_strictly(
+    control: &Control,
+    owner: &AccessKey,
+    reference: &str,
+    with_dead: bool,
+) -> Result<SessionRow> {
+    let mut rows = sessions::find(&mut control.store().reader(), owner, reference, with_dead).await?;
+    match rows.len() {
+        0 => Err(no_such_session(reference)),
+        1 => Ok(rows.swap_remove(0)),
+        _ => Err(Error::TooManySessionsMatched(rows.iter().map(matched).collect())),
+    }
+}
+
+fn matched(row: &SessionRow) -> SessionMatch {
+    SessionMatch { id: row.id, name: row.name.clone(), status: row.status, created_at: row.created_at }
+}
+
+/// The caller's sessions that a reference means, dead ones included, newest first.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn find_matches(control: &Control, caller: &Principal, reference: &str) -> Result<Vec<SessionMatch>> {
+    let rows = sessions::find(&mut control.store().reader(), &caller.access_key, reference, true).await?;
+    Ok(rows.iter().map(matched).collect())
+}
+
+/// Gives a running session another name.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::TooManySessionsMatched`]; [`Error::InvalidParams`] when it doesn't run or the name is taken.
+pub async fn rename(control: &Control, caller: &Principal, reference: &str, name: &str) -> Result<()> {
+    let session = find_strictly(control, &caller.access_key, reference, true).await?;
+    if session.status != SessionStatus::Running {
+        return Err(Error::invalid("Can't change name of not running session"));
+    }
+    let mut tx = control.store().begin().await?;
+    match sessions::rename(&mut tx, session.id, name).await {
+        Ok(_) => Ok(tx.commit().await?),
+        Err(error) if matches!(error.violation(), Some((Violation::Unique, _))) => {
+            Err(Error::invalid(format!("A session named {name} exists already.")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where a session of the system is reached directly; an empty object for others.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn direct_access_info(control: &Control, caller: &Principal, reference: &str) -> Result<Value> {
+    let found = find(control, &caller.access_key, reference, false).await?;
+    let kernel = found.main()?;
+    if kernel.kernel_role != KernelRole::System {
+        return Ok(json!({}));
+    }
+    let public_host = match &kernel.agent_id {
+        Some(id) => agents::get(&mut control.store().reader(), id).await?.and_then(|row| row.public_host),
+        None => None,
+    };
+    let ports = kernel.service_ports.as_ref().and_then(Value::as_array).cloned().unwrap_or_default();
+    let of = |name: &str| ports.iter().find(|p| p.get("name").and_then(Value::as_str) == Some(name)).cloned();
+    let sshd_ports =
+        of("sftpd").or_else(|| of("sshd")).and_then(|p| p.get("host_ports").cloned()).unwrap_or_else(|| json!([]));
+    Ok(json!({ "kernel_role": "SYSTEM", "public_host": public_host, "sshd_ports": sshd_ports }))
+}
+
+/// What the agent found about abuse in a session. No runtime of this release looks for any.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn abusing_report(control: &Control, caller: &Principal, reference: &str) -> Result<Value> {
+    find(control, &caller.access_key, reference, false).await?.main()?;
+    Ok(json!({}))
+}
+
+/// Whether the session exists.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn require_session(control: &Control, caller: &Principal, reference: &str) -> Result<()> {
+    find(control, &caller.access_key, reference, false).await?.main().map(drop)
+}
+
+/// Whether services of the session can be reached through a coordinator.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Unavailable`] when its group has none.
+pub async fn require_coordinator(control: &Control, caller: &Principal, reference: &str) -> Result<()> {
+    let found = find(control, &caller.access_key, reference, false).await?;
+    found.main()?;
+    let group = scaling_groups::get(&mut control.store().reader(), &found.session.scaling_group).await?;
+    if group.and_then(|group| group.wsproxy_addr).is_none_or(|addr| addr.is_empty()) {
+        return Err(Error::Unavailable("No coordinator configured for this resource group".to_owned()));
+    }
+    Ok(())
+}
+
+/// The agent that a kernel runs on.
+pub(crate) async fn agent_of(control: &Control, kernel: &KernelRow, operation: AgentOperation) -> Result<AgentHandle> {
+    let unplaced = || Error::invalid("expected valid agent id and agent address, got agent_id=None and addr=None");
+    let id = kernel.agent_id.as_ref().ok_or_else(unplaced)?;
+    let agent = agents::get(&mut control.store().reader(), id).await?.ok_or_else(unplaced)?;
+    crate::agents::handle(control, &agent, operation)
+}

@@ -1,0 +1,405 @@
+//! The loop that has agents create the kernels of placed sessions.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use quarterdeck_model::slots::{SlotKind, SlotTypes};
+use quarterdeck_model::{
+    AccessKey, AgentId, AgentStatus, KernelStatus, SessionId, SessionStatus, SessionType, Timestamp,
+};
+use quarterdeck_rpc::pb;
+use quarterdeck_store::agents::{self as agent_rows, AgentRow};
+use quarterdeck_store::kernels::KernelRow;
+use quarterdeck_store::sessions::SessionRow;
+use quarterdeck_store::work::Work;
+use quarterdeck_store::{kernels, sessions};
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::metrics::ByOutcome;
+use crate::{AgentOperation, Control, agents};
+
+/// Sessions looked at in one pass.
+const PASS: i64 = 1000;
+/// After agents accepted to create kernels, when they are asked again (which does no harm: they leave alone what exists).
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The loop's memory: what is under way, and which sessions the start hook let pass.
+#[derive(Debug)]
+pub(crate) struct Starter {
+    control: Control,
+    under_way: Arc<Mutex<HashSet<SessionId>>>,
+    admitted: Arc<Mutex<HashMap<SessionId, Timestamp>>>,
+}
+
+/// What is common to the sessions of one pass.
+#[derive(Debug)]
+struct Facts {
+    agents: HashMap<AgentId, Arc<AgentRow>>,
+    ssh_keypairs: HashMap<AccessKey, (String, String)>,
+    /// (canonical name, architecture) → (digest, local)
+    images: HashMap<(String, String), (String, bool)>,
+    slot_types: Arc<SlotTypes>,
+}
+
+impl Starter {
+    pub(crate) fn new(control: Control) -> Self {
+        Self { control, under_way: Arc::default(), admitted: Arc::default() }
+    }
+
+    /// This host begins to lead: it doesn't know what was sent before, so everything is due.
+    pub(crate) async fn begin(&self) -> Result<()> {
+        let statuses = [SessionStatus::Scheduled, SessionStatus::Preparing, SessionStatus::Pulling];
+        sessions::hasten_all(&mut self.control.store().reader(), &statuses).await?;
+        Ok(())
+    }
+
+    /// One pass: newly placed sessions become `PREPARING`, and agents are told of everything that is due.
+    pub(crate) async fn pass(&self) -> Result<()> {
+        while self.prepare().await? {}
+        let control = &self.control;
+        let now = control.clock().now();
+        let mut reader = control.store().reader();
+        loop {
+            let due =
+                sessions::due(&mut reader, &[SessionStatus::Preparing, SessionStatus::Pulling], now, PASS).await?;
+            let full = due.len() as i64 == PASS;
+            let due: Vec<_> = {
+                let mut under_way = self.under_way.lock();
+                due.into_iter().filter(|(id, _)| under_way.insert(*id)).collect()
+            };
+            if due.is_empty() {
+                return Ok(());
+            }
+            if let Err(error) = self.send(&due, now).await {
+                let mut under_way = self.under_way.lock();
+                for (id, _) in &due {
+                    under_way.remove(id);
+                }
+                return Err(error);
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Moves placed sessions to `PREPARING`, many at once. Returns whether there may be more.
+    async fn prepare(&self) -> Result<bool> {
+        let control = &self.control;
+        let now = control.clock().now();
+        let due = sessions::due(&mut control.store().reader(), &[SessionStatus::Scheduled], now, PASS).await?;
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let full = due.len() as i64 == PASS;
+        crate::retry(|| async {
+            let mut tx = control.store().begin().await?;
+            let mut work = Work::open(&mut tx, due.iter().map(|(id, _)| *id), now).await?;
+            for (id, _) in &due {
+                let kernels: Vec<_> = work.kernels_of(*id).iter().map(|k| k.id).collect();
+                if work.set_session(*id, SessionStatus::Preparing, Some(""), Some(json!({}))) {
+                    work.session_event("session_preparing", *id, "unknown", None);
+                    for kernel in kernels {
+                        work.set_kernel(kernel, KernelStatus::Preparing, Some(""), Some(json!({})));
+                    }
+                }
+            }
+            let changes = work.flush(&mut tx).await?;
+            tx.commit().await?;
+            control.announce(&changes);
+            Ok(())
+        })
+        .await?;
+        Ok(full)
+    }
+
+    async fn send(&self, due: &[(SessionId, SessionStatus)], now: Timestamp) -> Result<()> {
+        let control = &self.control;
+        let ids: Vec<_> = due.iter().map(|(id, _)| *id).collect();
+        let later = now.plus_micros(i64::try_from(ASK_AGAIN.as_micros()).unwrap_or(i64::MAX));
+        let leases: Vec<_> = due.iter().map(|(id, status)| (*id, *status, later)).collect();
+        let mut reader = control.store().reader();
+        sessions::postpone(&mut reader, &leases, false).await?;
+        let rows = sessions::get_many(&mut reader, &ids).await?;
+        let mut by_session: HashMap<SessionId, Vec<KernelRow>> = HashMap::new();
+        for kernel in kernels::of_sessions(&mut reader, &ids).await? {
+            by_session.entry(kernel.session_id).or_default().push(kernel);
+        }
+        let facts = Arc::new(gather(control, &rows, &by_session).await?);
+        let mut unknown: HashSet<SessionId> = ids.into_iter().collect();
+        for row in rows {
+            unknown.remove(&row.id);
+            let kernels = by_session.remove(&row.id).unwrap_or_default();
+            let (control, facts) = (control.clone(), Arc::clone(&facts));
+            let (under_way, admitted) = (Arc::clone(&self.under_way), Arc::clone(&self.admitted));
+            tokio::spawn(async move {
+                let id = row.id;
+                if let Err(error) = start(&control, &facts, &admitted, row, kernels).await {
+                    // The lease runs out and the session is looked at again.
+                    tracing::warn!(session = %id, %error, "a session can't be started now");
+                }
+                under_way.lock().remove(&id);
+            });
+        }
+        let mut under_way = self.under_way.lock();
+        for id in unknown {
+            under_way.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Forgets admissions that are of no use any more.
+    pub(crate) fn tidy(&self) {
+        let horizon = self.control.clock().now().plus_millis(-3_600_000);
+        self.admitted.lock().retain(|_, at| *at > horizon);
+    }
+}
+
+async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<SessionId, Vec<KernelRow>>) -> Result<Facts> {
+    let mut reader = control.store().reader();
+    let mut agents: Vec<AgentId> = kernels.values().flatten().filter_map(|k| k.agent_id.clone()).collect();
+    agents.sort();
+    agents.dedup();
+    let mut images: Vec<String> = kernels.values().flatten().map(|k| k.image.clone()).collect();
+    images.sort();
+    images.dedup();
+    let mut keys: Vec<AccessKey> = rows.iter().map(|s| s.access_key.clone()).collect();
+    keys.sort();
+    keys.dedup();
+    Ok(Facts {
+        slot_types: control.config_tree().slot_types(),
+        agents: agent_rows::get_many(&mut reader, &agents)
+            .await?
+            .into_iter()
+            .map(|row| (row.id.clone(), Arc::new(row)))
+            .collect(),
+        ssh_keypairs: sessions::ssh_keypairs(&mut reader, &keys)
+            .await?
+            .into_iter()
+            .map(|(key, public, private)| (key, (public, private)))
+            .collect(),
+        images: agent_rows::image_facts(&mut reader, &images)
+            .await?
+            .into_iter()
+            .map(|(name, architecture, digest, local)| ((name, architecture), (digest, local)))
+            .collect(),
+    })
+}
+
+/// Tells the session's agents; failures are counted, and end the start when there were too many.
+async fn start(
+    control: &Control,
+    facts: &Facts,
+    admitted: &Mutex<HashMap<SessionId, Timestamp>>,
+    session: SessionRow,
+    kernels: Vec<KernelRow>,
+) -> Result<()> {
+    let id = session.id;
+    if control.policies().has_hooks("PRE_START_SESSION") && !admitted.lock().contains_key(&id) {
+        match crate::sessions::hooks::before_start(control, &session, &kernels).await {
+            Ok(()) => {
+                admitted.lock().insert(id, control.clock().now());
+            }
+            Err(Error::RejectedByHook { plugin, reason }) => {
+                let repr = format!(
+                    "<RejectedByHook(400): Operation rejected by a hook plugin. ({reason})>\n -> extra_data: {{'plugins': '{plugin}'}}"
+                );
+                let data = json!({"error": {"src": "other", "name": "RejectedByHook", "repr": repr}});
+                return control.intake().start_failed(id, data).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let mut groups: BTreeMap<AgentId, Vec<&KernelRow>> = BTreeMap::new();
+    for kernel in &kernels {
+        match (&kernel.agent_id, kernel.status) {
+            (Some(agent), KernelStatus::Preparing | KernelStatus::Pulling) => {
+                groups.entry(agent.clone()).or_default().push(kernel);
+            }
+            // Runs already, or is over.
+            (Some(_), _) => {}
+            (None, _) => {
+                let data = json!({"error": {"src": "other", "name": "MissingAgentAllocation", "repr": "missing-agent-allocation"}});
+                return control.intake().start_failed(id, data).await;
+            }
+        }
+    }
+    let mut failure: Option<(AgentId, Error)> = None;
+    let mut absent: Option<AgentId> = None;
+    let calls = groups.into_iter().map(|(agent, group)| {
+        let (session, kernels) = (&session, &kernels);
+        async move {
+            let Some(row) = facts.agents.get(&agent).filter(|row| row.status == AgentStatus::Alive) else {
+                return (agent, None);
+            };
+            let request = create_request(facts, session, kernels, &group);
+            (agent, Some(call(control, row, request).await))
+        }
+    });
+    for (agent, result) in futures::future::join_all(calls).await {
+        match result {
+            None => absent = Some(agent),
+            Some(Err(error)) => failure = Some((agent, error)),
+            Some(Ok(())) => {}
+        }
+    }
+    if let Some((agent, error)) = failure {
+        return failed(control, &session, &agent, &error).await;
+    }
+    if let Some(agent) = absent {
+        return wait_for(control, &session, &agent).await;
+    }
+    Ok(())
+}
+
+async fn call(control: &Control, agent: &AgentRow, request: pb::CreateKernelsRequest) -> Result<()> {
+    let _permit = control.calls().permit(&agent.id).await;
+    let result = agents::handle(control, agent, AgentOperation::Create)?.create_kernels(request).await;
+    let outcome = if result.is_ok() { "ok" } else { "failed" };
+    control.metrics().starts.get_or_create(&ByOutcome { outcome: outcome.to_owned() }).inc();
+    result.map_err(|error| agents::call_error(AgentOperation::Create, &error))
+}
+
+/// An agent that is alive didn't take the start.
+async fn failed(control: &Control, session: &SessionRow, agent: &AgentId, error: &Error) -> Result<()> {
+    let attempts = session.attempts + 1;
+    tracing::warn!(session = %session.id, %agent, attempts, %error, "an agent doesn't take a start");
+    if attempts >= control.settings().start_attempts {
+        let data =
+            json!({"error": {"src": "agent", "agent_id": agent, "name": "AgentError", "repr": error.to_string()}});
+        return control.intake().start_failed(session.id, data).await;
+    }
+    let wait = 500 * (1_i64 << attempts.clamp(0, 6));
+    let at = control.clock().now().plus_millis(wait);
+    sessions::postpone(&mut control.store().reader(), &[(session.id, session.status, at)], true).await?;
+    Ok(())
+}
+
+/// The agent is lost: it may come back soon, or never.
+async fn wait_for(control: &Control, session: &SessionRow, agent: &AgentId) -> Result<()> {
+    let now = control.clock().now();
+    let grace = i64::try_from(control.settings().lost_start_grace.as_millis()).unwrap_or(i64::MAX);
+    let lost_at = agent_rows::get(&mut control.store().reader(), agent).await?.and_then(|row| row.lost_at);
+    // It may have been lost before the session was placed there.
+    let since = lost_at.map_or(session.status_changed, |at| at.max(session.status_changed));
+    if since.plus_millis(grace) < now {
+        let data =
+            json!({"error": {"src": "agent", "agent_id": agent, "name": "AgentLost", "repr": "the agent was lost"}});
+        return control.intake().start_failed(session.id, data).await;
+    }
+    sessions::postpone(&mut control.store().reader(), &[(session.id, session.status, now.plus_millis(2_000))], false)
+        .await?;
+    Ok(())
+}
+
+fn create_request(
+    facts: &Facts,
+    session: &SessionRow,
+    all: &[KernelRow],
+    group: &[&KernelRow],
+) -> pb::CreateKernelsRequest {
+    pb::CreateKernelsRequest {
+        session_id: session.id.to_string(),
+        session_name: session.name.clone(),
+        session_type: session.session_type.to_string(),
+        cluster_mode: session.cluster_mode.to_string(),
+        cluster_size: u32::try_from(session.cluster_size).unwrap_or(u32::MAX),
+        access_key: session.access_key.to_string(),
+        kernels: group.iter().map(|kernel| spec(facts, session, all, kernel)).collect(),
+    }
+}
+
+fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelRow) -> pb::KernelSpec {
+    let (digest, is_local) =
+        facts.images.get(&(kernel.image.clone(), kernel.architecture.clone())).cloned().unwrap_or_default();
+    let labels = kernel.image_labels.as_object().into_iter().flatten();
+    let is_main = kernel.cluster_role == "main";
+    let is_batch = session.session_type == SessionType::Batch;
+    let ssh = facts.ssh_keypairs.get(&session.access_key);
+    let internal = json!({
+        "dotfiles": [],
+        "ssh_keypair": ssh.map(|(public, private)| json!({"public_key": public, "private_key": private})),
+    });
+    pb::KernelSpec {
+        kernel_id: kernel.id.to_string(),
+        cluster_role: kernel.cluster_role.clone(),
+        cluster_idx: u32::try_from(kernel.cluster_idx).unwrap_or_default(),
+        local_rank: u32::try_from(kernel.local_rank).unwrap_or_default(),
+        cluster_hostname: kernel.cluster_hostname.clone(),
+        image: Some(pb::Image {
+            canonical: kernel.image.clone(),
+            architecture: kernel.architecture.clone(),
+            registry: kernel.registry.clone(),
+            digest,
+            labels: labels.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect(),
+            is_local,
+        }),
+        slots: slots(facts, kernel),
+        resource_opts: kernel.resource_opts.to_string(),
+        environ: environment(session, all, kernel).into_iter().collect(),
+        mounts: Vec::new(),
+        bootstrap_script: session.bootstrap_script.clone().unwrap_or_default(),
+        startup_command: session.startup_command.clone().filter(|_| is_batch && is_main).unwrap_or_default(),
+        preopen_ports: if is_main { ports(&kernel.preopen_ports) } else { Vec::new() },
+        internal_data: internal.to_string(),
+        timeout_ms: session
+            .timeout_ms
+            .and_then(|ms| u64::try_from(ms).ok())
+            .filter(|_| is_batch && is_main)
+            .unwrap_or_default(),
+    }
+}
+
+/// What the kernel asked for, in the units of the books.
+fn slots(facts: &Facts, kernel: &KernelRow) -> Vec<pb::Slot> {
+    let slot = |(name, amount): (&String, &i64)| {
+        let kind = facts.slot_types.get(name).copied().unwrap_or(SlotKind::Count);
+        Some(pb::Slot { name: name.clone(), kind: kind.to_string(), amount: u64::try_from(*amount).ok()? })
+    };
+    kernel.held.iter().filter_map(slot).collect()
+}
+
+fn ports(list: &Value) -> Vec<u32> {
+    list.as_array().into_iter().flatten().filter_map(|p| u32::try_from(p.as_u64()?).ok()).collect()
+}
+
+/// The variables of a kernel: its owner's, overridden by what the system says.
+fn environment(session: &SessionRow, all: &[KernelRow], kernel: &KernelRow) -> BTreeMap<String, String> {
+    let mut environ: BTreeMap<String, String> = session
+        .environ
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect();
+    let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
+    for k in all {
+        *replicas.entry(&k.cluster_role).or_default() += 1;
+    }
+    let replicas: Vec<_> = replicas.iter().map(|(role, n)| format!("{role}:{n}")).collect();
+    let hosts: Vec<_> = all.iter().map(|k| k.cluster_hostname.as_str()).collect();
+    let preopen: Vec<_> = ports(&kernel.preopen_ports).iter().map(ToString::to_string).collect();
+    let service_ports = kernel.image_labels.get("ai.backend.service-ports").and_then(Value::as_str).unwrap_or("None");
+    for (name, value) in [
+        ("BACKENDAI_SESSION_ID", session.id.to_string()),
+        ("BACKENDAI_SESSION_NAME", session.name.clone()),
+        ("BACKENDAI_CLUSTER_SIZE", session.cluster_size.to_string()),
+        ("BACKENDAI_CLUSTER_REPLICAS", replicas.join(",")),
+        ("BACKENDAI_CLUSTER_HOSTS", hosts.join(",")),
+        ("BACKENDAI_ACCESS_KEY", session.access_key.to_string()),
+        ("BACKENDAI_PREOPEN_PORTS", preopen.join(",")),
+        ("BACKENDAI_KERNEL_ID", kernel.id.to_string()),
+        ("BACKENDAI_KERNEL_IMAGE", kernel.image.clone()),
+        ("BACKENDAI_CLUSTER_ROLE", kernel.cluster_role.clone()),
+        ("BACKENDAI_CLUSTER_IDX", kernel.cluster_idx.to_string()),
+        ("BACKENDAI_CLUSTER_LOCAL_RANK", kernel.local_rank.to_string()),
+        ("BACKENDAI_CLUSTER_HOST", kernel.cluster_hostname.clone()),
+        ("BACKENDAI_SERVICE_PORTS", service_ports.to_owned()),
+    ] {
+        environ.insert(name.to_owned(), value);
+    }
+    environ
+}
