@@ -223,7 +223,7 @@ impl Shared {
         let path = self.cache.keep(name, |file| {
             compile(&self.options.compiler, &self.options.compile_limits, workshop.machine.metering, wasm, file)
         })?;
-        adopt(workshop, &path).map_err(|error| LoadError::Compile(format!("the compiled code doesn't fit: {error:#}")))
+        adopt(workshop, &path).map_err(|error| LoadError::Compile(format!("it doesn't fit this host: {error:#}")))
     }
 
     pub(crate) fn add_counters(&self, plugin: &str, journal: &Journal) {

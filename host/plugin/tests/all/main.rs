@@ -1,0 +1,9 @@
+//! The plugin host from outside, with real components.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod builtins;
+mod common;
+mod hostile;
+mod hostile_wat;
+mod repeatable;
+mod vectors;
