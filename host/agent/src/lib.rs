@@ -1,0 +1,20 @@
+//! The node agent: registers with a host, creates and destroys kernels for it, executes code in them, and reports what
+//! happens to them until the host acknowledged it.
+//!
+//! [`run`] is all that a program needs. A [`Runtime`](runtime::Runtime) says what a kernel is made of: `process` (a
+//! process tree of this node) or `synthetic` (an entry in a book).
+
+mod error;
+mod member;
+mod node;
+mod options;
+pub mod process;
+pub mod reporter;
+pub mod runtime;
+mod service;
+mod synthetic;
+
+pub use error::{Error, Failure};
+pub use node::run;
+pub use options::{AgentOptions, RuntimeKind, parse_slots};
+pub use synthetic::SyntheticRuntime;

@@ -1,0 +1,191 @@
+//! From a request to a running kernel: directory, files, environment, bootstrap script, interpreter.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quarterdeck_rpc::pb;
+use quarterdeck_rpc::pb::report::Event;
+use serde_json::{Value, json};
+
+use super::super::interpreters::{Dialect, Interpreter, RUNTIME_PATH, RUNTIME_TYPE};
+use super::super::log::KernelLog;
+use super::super::procfs::MARK;
+use super::super::repl::Repl;
+use super::super::spawn::{Io, Launcher};
+use super::super::workdir::place;
+use super::{Place, Task, work_of};
+
+/// A label that names variables to be set to the number of cores.
+const CORE_COUNT: &str = "ai.backend.envs.corecount";
+
+impl Task {
+    /// Brings the kernel up. `made` holds its directory as soon as there is one.
+    pub(super) async fn begin(&self, made: &mut Option<PathBuf>) -> Result<(Place, Option<Repl>), String> {
+        let label = |name: &str| {
+            let labels = self.spec.image.as_ref().map(|image| &image.labels);
+            labels.and_then(|labels| labels.get(name)).map_or("", String::as_str)
+        };
+        if let Some(mount) = self.spec.mounts.first() {
+            return Err(format!("the runtime of this node can't mount folders ({:?} was asked for)", mount.name));
+        }
+        let interpreter = self.inner.interpreters.choose(label(RUNTIME_TYPE), label(RUNTIME_PATH)).await?;
+        self.report(Event::Creating(pb::Creating {}));
+        let dir = self
+            .inner
+            .home
+            .make(&self.spec.kernel_id, &self.session.session_id)
+            .map_err(|error| format!("the kernel's directory can't be made: {error}"))?;
+        *made = Some(dir.clone());
+        let log = KernelLog::create(&dir).map_err(|error| format!("the kernel's log can't be made: {error}"))?;
+        let log = Arc::new(log);
+        *self.handle.log.lock() = Some(log.clone());
+        let work = work_of(&dir);
+        self.place_files(&work, &log);
+        let cores: Vec<&str> = label(CORE_COUNT).split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        let env = self.environment(&dir, &interpreter, &cores);
+        let launcher = Launcher::new(&dir, work, env).map_err(|error| format!("no process can be started: {error}"))?;
+        let launcher = Arc::new(launcher);
+        *self.handle.launcher.lock() = Some(launcher.clone());
+        self.bootstrap(&dir, &launcher, &log).await;
+        // A batch session may never need one: it gets it with its first execution.
+        let repl = match self.session.session_type.as_str() {
+            "BATCH" => None,
+            _ => Some(Repl::start(&launcher, &interpreter, &dir).await?),
+        };
+        {
+            let mut state = self.handle.state.lock();
+            if *state == "preparing" {
+                *state = "running";
+            }
+        }
+        let runtime_type = label(RUNTIME_TYPE);
+        self.report(Event::Started(pb::Started {
+            container_id: self.spec.kernel_id.replace('-', ""),
+            kernel_host: self.inner.kernel_host.clone(),
+            // Only what really is served: nothing yet.
+            service_ports: "[]".into(),
+            allocated: self.spec.slots.clone(),
+            runtime_info: runtime_info(runtime_type, &interpreter).to_string(),
+            attached_devices: "{}".into(),
+        }));
+        Ok((Place { dir, log, launcher, interpreter }, repl))
+    }
+
+    /// Dotfiles and the session's SSH key pair.
+    fn place_files(&self, work: &Path, log: &KernelLog) {
+        let internal: Value = serde_json::from_str(&self.spec.internal_data).unwrap_or_default();
+        let mut files = Vec::new();
+        for dotfile in internal["dotfiles"].as_array().into_iter().flatten() {
+            let (Some(path), Some(data)) = (dotfile["path"].as_str(), dotfile["data"].as_str()) else { continue };
+            let mode = dotfile["perm"].as_str().and_then(|perm| u32::from_str_radix(perm, 8).ok()).unwrap_or(0o600);
+            files.push((path, data, mode));
+        }
+        let pair = &internal["ssh_keypair"];
+        for (path, key, mode) in
+            [(".ssh/id_cluster", "private_key", 0o600), (".ssh/id_cluster.pub", "public_key", 0o644)]
+        {
+            if let Some(data) = pair[key].as_str().filter(|data| !data.is_empty()) {
+                files.push((path, data, mode));
+            }
+        }
+        for (path, data, mode) in files {
+            if let Err(message) = place(work, path, data.as_bytes(), mode) {
+                log.note(&format!("a file wasn't placed: {message}"));
+            }
+        }
+    }
+
+    fn environment(&self, dir: &Path, interpreter: &Interpreter, cores: &[&str]) -> Vec<(String, String)> {
+        let mut env = BTreeMap::new();
+        let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
+        // What the kernel starts by name is what it runs in.
+        let first = interpreter.path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
+        set("PATH", format!("{first}:{path}"));
+        set("LANG", "C.UTF-8".into());
+        set("TERM", "dumb".into());
+        let count =
+            self.spec.slots.iter().find(|slot| slot.name == "cpu").map_or(1, |slot| slot.amount.div_ceil(1000).max(1));
+        for name in cores {
+            set(name, count.to_string());
+        }
+        let given = self
+            .spec
+            .environ
+            .iter()
+            .filter(|(name, value)| !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0'));
+        for (name, value) in given {
+            set(name, value.clone());
+        }
+        let (session, spec) = (&self.session, &self.spec);
+        set("HOME", work_of(dir).display().to_string());
+        set("TMPDIR", dir.join("tmp").display().to_string());
+        set(MARK, spec.kernel_id.clone());
+        set("BACKENDAI_SESSION_ID", session.session_id.clone());
+        set("BACKENDAI_SESSION_NAME", session.session_name.clone());
+        set("BACKENDAI_ACCESS_KEY", session.access_key.clone());
+        set("BACKENDAI_CLUSTER_MODE", session.cluster_mode.clone());
+        set("BACKENDAI_CLUSTER_SIZE", session.cluster_size.to_string());
+        set("BACKENDAI_CLUSTER_ROLE", spec.cluster_role.clone());
+        set("BACKENDAI_CLUSTER_IDX", spec.cluster_idx.to_string());
+        set("BACKENDAI_CLUSTER_LOCAL_RANK", spec.local_rank.to_string());
+        set("BACKENDAI_CLUSTER_HOST", spec.cluster_hostname.clone());
+        let image = spec.image.as_ref().map(|image| image.canonical.clone()).unwrap_or_default();
+        set("BACKENDAI_KERNEL_IMAGE", image);
+        env.retain(|_, value| !value.contains('\0'));
+        env.into_iter().collect()
+    }
+
+    /// Runs the bootstrap script. Its failure is told in the log; the kernel starts all the same.
+    async fn bootstrap(&self, dir: &Path, launcher: &Launcher, log: &KernelLog) {
+        let script = &self.spec.bootstrap_script;
+        if script.trim().is_empty() {
+            return;
+        }
+        let outcome = async {
+            let path = dir.join("run").join("bootstrap");
+            std::fs::write(&path, script)?;
+            let interpreter = script.lines().next().and_then(|line| line.strip_prefix("#!")).map(str::trim);
+            let mut command: Vec<&OsStr> = match interpreter {
+                Some(line) if !line.is_empty() => line.split_whitespace().map(OsStr::new).collect(),
+                _ => vec![OsStr::new("/bin/sh")],
+            };
+            command.push(path.as_os_str());
+            let mut proc = launcher.spawn(&command, false, None)?;
+            while let Some(io) = proc.io.recv().await {
+                match io {
+                    Io::Output(_, bytes) => log.append(&bytes),
+                    Io::Event(_) => {}
+                    Io::Exited(code) => return Ok(code),
+                }
+            }
+            Ok::<i32, std::io::Error>(-1)
+        };
+        match outcome.await {
+            Ok(0) => {}
+            Ok(code) => log.note(&format!("the bootstrap script failed with exit code {code}")),
+            Err(error) => log.note(&format!("the bootstrap script couldn't run: {error}")),
+        }
+    }
+}
+
+fn runtime_info(runtime_type: &str, interpreter: &Interpreter) -> Value {
+    let language = match interpreter.dialect {
+        Dialect::Python => "python",
+        Dialect::Bash => "bash",
+        Dialect::Sh => "sh",
+    };
+    json!({
+        "runtime": "process",
+        "runtime_type": runtime_type,
+        "interpreter": interpreter.path.display().to_string(),
+        "language": language,
+        "version": interpreter.version,
+        "isolation": {
+            "isolated": ["work directory", "process tree", "environment", "memory (measured, ended when exceeded)"],
+            "shared": ["user", "file system", "network", "processor", "devices"],
+        },
+    })
+}

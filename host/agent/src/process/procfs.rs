@@ -1,0 +1,163 @@
+//! Processes as `/proc` shows them: which belong to a kernel, and how to end them all.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+/// Each process of a kernel has this in its environment, also one that left the kernel's process groups.
+pub(super) const MARK: &str = "BACKENDAI_KERNEL_ID";
+/// `/proc` counts processor time in hundredths of a second on every architecture.
+const TICK_MS: u64 = 10;
+/// Younger processes may still be on their way to their final environment.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// One process.
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) group: i32,
+    pub(super) session: i32,
+    zombie: bool,
+    /// Processor time, that of children it waited for included.
+    pub(super) cpu_ms: u64,
+    /// When it started, in ticks since boot: with the pid, its identity.
+    pub(super) start: u64,
+}
+
+impl Process {
+    pub(super) fn read(pid: i32) -> Option<Self> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The command's name stands in parentheses and may hold anything.
+        let rest = text.get(text.rfind(')')? + 2..)?;
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let number = |index: usize| fields.get(index - 3)?.parse::<u64>().ok();
+        Some(Self {
+            pid,
+            zombie: matches!(*fields.first()?, "Z" | "X"),
+            group: fields.get(2)?.parse().ok()?,
+            session: fields.get(3)?.parse().ok()?,
+            cpu_ms: (number(14)? + number(15)? + number(16)? + number(17)?) * TICK_MS,
+            start: number(22)?,
+        })
+    }
+
+    /// Resident memory in bytes.
+    pub(super) fn resident(&self) -> u64 {
+        field_kib(&format!("/proc/{}/status", self.pid), "VmRSS:")
+    }
+
+    /// Memory in bytes with shared pages divided among those who share them; slower to find out.
+    pub(super) fn proportional(&self) -> u64 {
+        field_kib(&format!("/proc/{}/smaps_rollup", self.pid), "Pss:")
+    }
+
+    fn mark(&self) -> Option<String> {
+        let environ = std::fs::read(format!("/proc/{}/environ", self.pid)).ok()?;
+        environ.split(|byte| *byte == 0).find_map(|entry| {
+            let value = entry.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
+            String::from_utf8(value.to_vec()).ok()
+        })
+    }
+}
+
+pub(super) fn field_kib(path: &str, field: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or_default() * 1024
+}
+
+/// Looks at all processes and remembers whose they are.
+#[derive(Default)]
+pub(super) struct Scanner {
+    marks: HashMap<(i32, u64), (Option<String>, Instant)>,
+}
+
+impl Scanner {
+    /// All processes that run, each with the kernel whose mark it bears.
+    pub(super) fn scan(&mut self) -> Vec<(Process, Option<String>)> {
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        let found: Vec<Process> = pids.filter_map(Process::read).filter(|process| !process.zombie).collect();
+        let mut marks = HashMap::with_capacity(found.len());
+        let mut seen = Vec::with_capacity(found.len());
+        for process in found {
+            let key = (process.pid, process.start);
+            let known = self.marks.remove(&key);
+            let (mark, since) = match known {
+                Some((Some(mark), since)) => (Some(mark), since),
+                Some((None, since)) if since.elapsed() > SETTLED => (None, since),
+                Some((None, since)) => (process.mark(), since),
+                None => (process.mark(), Instant::now()),
+            };
+            marks.insert(key, (mark.clone(), since));
+            seen.push((process, mark));
+        }
+        self.marks = marks;
+        seen
+    }
+
+    /// The processes of one kernel: by mark, by process group, by session.
+    pub(super) fn members(&mut self, kernel_id: &str, groups: &[i32]) -> Vec<Process> {
+        let all = self.scan();
+        all.into_iter()
+            .filter(|(process, mark)| belongs(process, mark.as_deref(), kernel_id, groups))
+            .map(|p| p.0)
+            .collect()
+    }
+}
+
+pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[i32]) -> bool {
+    mark == Some(kernel_id) || groups.contains(&process.group) || groups.contains(&process.session)
+}
+
+/// Ends all processes of a kernel: asks first, kills what is left after `grace`, returns when none is left.
+/// Reads `/proc` again and again: not for an async worker.
+pub(super) fn end_all(kernel_id: &str, groups: &[i32], grace: Duration) {
+    let mut scanner = Scanner::default();
+    for group in groups {
+        // Interactive shells ignore the first and heed the second.
+        for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
+            let _ = killpg(Pid::from_raw(*group), signal);
+        }
+    }
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(5);
+    while start.elapsed() < grace {
+        if scanner.members(kernel_id, groups).is_empty() {
+            return;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+    // What forks faster than it is killed has the same limit on processes as everybody.
+    for _ in 0..500 {
+        for group in groups {
+            let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
+        }
+        let left = scanner.members(kernel_id, groups);
+        if left.is_empty() {
+            return;
+        }
+        for process in left {
+            let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    tracing::error!(kernel = kernel_id, "processes of a kernel don't end");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn this_process_is_seen() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let process = Process::read(me).unwrap();
+        assert!(process.start > 0 && process.resident() > 0 && process.proportional() > 0);
+        assert!(Scanner::default().scan().iter().any(|(process, mark)| process.pid == me && mark.is_none()));
+    }
+}

@@ -1,0 +1,155 @@
+//! The persistent interpreter of a kernel: how each kind is started, given code, and understood.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use super::interpreters::{Dialect, Interpreter};
+use super::spawn::{Io, Launcher, Proc, words};
+
+const DRIVER: &str = include_str!("driver.py");
+/// A node under load takes its time to start an interpreter.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an interpreter may not read what it is sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An interpreter that runs.
+pub(super) struct Repl {
+    pub(super) proc: Proc,
+    pub(super) dialect: Dialect,
+    code: PathBuf,
+}
+
+/// What an event of an interpreter means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// The code ended, with this exit code.
+    Done(i32),
+    /// The code waits for input.
+    Input { password: bool },
+    /// Completions, and the question they answer.
+    Completions(u64, Vec<Value>),
+    /// Nothing that matters.
+    Nothing,
+}
+
+impl Repl {
+    /// Starts an interpreter and waits until it is ready. `dir` is the kernel's own directory.
+    pub(super) async fn start(launcher: &Launcher, interpreter: &Interpreter, dir: &Path) -> Result<Self, String> {
+        let fail = |error: io::Error| format!("{} can't be started: {error}", interpreter.path.display());
+        let events_path = dir.join("events");
+        let events = Launcher::events(&events_path).map_err(fail)?;
+        let driver = dir.join("driver.py");
+        let mut command = vec![interpreter.path.clone().into_os_string()];
+        match interpreter.dialect {
+            Dialect::Python => {
+                std::fs::write(&driver, DRIVER).map_err(fail)?;
+                command.extend([OsString::from("-u"), driver.into_os_string(), events_path.clone().into_os_string()]);
+            }
+            Dialect::Bash => command.extend(["--noediting", "--norc", "--noprofile", "+m", "-i"].map(OsString::from)),
+            Dialect::Sh => command.push("-i".into()),
+        }
+        let proc = launcher.spawn(&words(&command), true, Some(events)).map_err(fail)?;
+        let mut repl = Self { proc, dialect: interpreter.dialect, code: dir.join("run").join("code") };
+        // The events of a shell come from its prompt. Until that is set up, it prints a prompt and complaints of its own.
+        let tell = format!("printf '{{\"t\":\"done\",\"code\":%d}}\\n' \"$?\" >{}", quoted(&events_path));
+        let setup = match interpreter.dialect {
+            Dialect::Python => None,
+            Dialect::Bash => Some(format!(
+                "PS1= PS2=; HISTFILE=; PROMPT_COMMAND={}; readonly PROMPT_COMMAND PS1 PS2\n",
+                quote(&tell)
+            )),
+            Dialect::Sh => Some(format!("PS2=; PS1={}\n", quote(&format!("$({tell})")))),
+        };
+        if let Some(setup) = setup {
+            repl.write(setup.as_bytes()).await.map_err(fail)?;
+        }
+        match tokio::time::timeout(START_TIMEOUT, repl.ready()).await {
+            Ok(Ok(())) => Ok(repl),
+            Ok(Err(said)) => Err(format!("{} ended at once: {said}", interpreter.path.display())),
+            Err(_) => Err(format!("{} isn't ready after {START_TIMEOUT:?}", interpreter.path.display())),
+        }
+    }
+
+    async fn ready(&mut self) -> Result<(), String> {
+        let mut said = String::new();
+        loop {
+            match self.proc.io.recv().await {
+                Some(Io::Event(_)) => return Ok(()),
+                Some(Io::Output(_, bytes)) => said.push_str(&String::from_utf8_lossy(&bytes)),
+                Some(Io::Exited(code)) => return Err(format!("exit code {code} {}", said.trim_end())),
+                None => return Err(said),
+            }
+        }
+    }
+
+    /// Has code run.
+    pub(super) async fn run(&mut self, code: &str) -> io::Result<()> {
+        match self.dialect {
+            Dialect::Python => self.send(&json!({"op": "run", "code": code})).await,
+            // The code goes through a file: what it reads from its standard input is never the code itself.
+            Dialect::Bash | Dialect::Sh => {
+                std::fs::write(&self.code, code)?;
+                let line = format!("eval \"$(cat {})\" </dev/null\n", quoted(&self.code));
+                self.write(line.as_bytes()).await
+            }
+        }
+    }
+
+    /// Answers code that waits for input.
+    pub(super) async fn input(&mut self, text: &str) -> io::Result<()> {
+        match self.dialect {
+            Dialect::Python => self.send(&json!({"op": "input", "text": text.trim_end_matches(['\r', '\n'])})).await,
+            Dialect::Bash | Dialect::Sh => Ok(()),
+        }
+    }
+
+    /// Asks for completions; false when this kind has none.
+    pub(super) async fn complete(&mut self, id: u64, code: &str) -> io::Result<bool> {
+        match self.dialect {
+            Dialect::Python => self.send(&json!({"op": "complete", "id": id, "code": code})).await.map(|()| true),
+            Dialect::Bash | Dialect::Sh => Ok(false),
+        }
+    }
+
+    async fn send(&mut self, message: &Value) -> io::Result<()> {
+        let mut line = message.to_string().into_bytes();
+        line.push(b'\n');
+        self.write(&line).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let stdin = self.proc.stdin.as_mut().ok_or_else(|| io::Error::other("it has no standard input"))?;
+        let write = async {
+            stdin.write_all(bytes).await?;
+            stdin.flush().await
+        };
+        tokio::time::timeout(WRITE_TIMEOUT, write).await.map_err(io::Error::other)?
+    }
+
+    /// Understands an event.
+    pub(super) fn understand(event: &Value) -> Said {
+        match event["t"].as_str() {
+            Some("done") => Said::Done(event["code"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(-1)),
+            Some("input") => Said::Input { password: event["password"].as_bool().unwrap_or_default() },
+            Some("complete") => {
+                let matches = event["matches"].as_array().cloned().unwrap_or_default();
+                Said::Completions(event["id"].as_u64().unwrap_or_default(), matches)
+            }
+            _ => Said::Nothing,
+        }
+    }
+}
+
+fn quoted(path: &Path) -> String {
+    quote(&path.to_string_lossy())
+}
+
+/// A text as one word of a shell.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
+}

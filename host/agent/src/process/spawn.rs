@@ -1,0 +1,277 @@
+//! Starting programs of a kernel, and reading what they print.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, mkfifo};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
+
+use super::runs::Stream;
+
+const LAUNCH: &str = include_str!("launch.sh");
+/// For users other than root: the most processes and threads, those outside the kernel included.
+const MOST_PROCESSES: u32 = 16384;
+/// Kernels yield to the agent.
+const NICENESS: u32 = 5;
+const CHUNK: usize = 64 * 1024;
+
+/// Starts the programs of one kernel.
+pub(super) struct Launcher {
+    work: PathBuf,
+    env: Vec<(String, String)>,
+    lifeline: PathBuf,
+    /// While this is open, the kernel's processes live. Closed by whatever ends this process.
+    _held: std::fs::File,
+    setsid: Option<PathBuf>,
+    groups: Mutex<Vec<i32>>,
+}
+
+/// A program that runs.
+pub(super) struct Proc {
+    pub(super) pid: i32,
+    pub(super) stdin: Option<ChildStdin>,
+    pub(super) io: mpsc::Receiver<Io>,
+}
+
+/// What comes from a program.
+#[derive(Debug)]
+pub(super) enum Io {
+    Output(Stream, Vec<u8>),
+    /// A line of the event pipe. All that was printed before comes before.
+    Event(Value),
+    /// It ended; nothing comes after that.
+    Exited(i32),
+}
+
+impl Launcher {
+    /// A launcher with its files in `dir`.
+    pub(super) fn new(dir: &Path, work: PathBuf, env: Vec<(String, String)>) -> io::Result<Self> {
+        let lifeline = dir.join("lifeline");
+        fifo(&lifeline)?;
+        let held = std::fs::OpenOptions::new().read(true).write(true).open(&lifeline)?;
+        let setsid = super::interpreters::on_path("setsid");
+        Ok(Self { work, env, lifeline, _held: held, setsid, groups: Mutex::default() })
+    }
+
+    /// The process groups started so far: each began with the program's own pid.
+    pub(super) fn groups(&self) -> Vec<i32> {
+        self.groups.lock().clone()
+    }
+
+    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
+    pub(super) fn spawn(&self, command: &[&OsStr], stdin: bool, events: Option<pipe::Receiver>) -> io::Result<Proc> {
+        let limit = if Uid::effective().is_root() { 0 } else { MOST_PROCESSES };
+        // A session of its own keeps the kernel away from the terminal that the agent may have been started on.
+        let mut launch = match &self.setsid {
+            Some(setsid) => {
+                let mut launch = Command::new(setsid);
+                launch.arg("/bin/sh");
+                launch
+            }
+            None => {
+                let mut launch = Command::new("/bin/sh");
+                launch.process_group(0);
+                launch
+            }
+        };
+        launch.args(["-c", LAUNCH, "sh"]).arg(&self.lifeline).arg(limit.to_string()).arg(NICENESS.to_string());
+        launch.args(command).current_dir(&self.work).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
+        launch.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+        launch.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = launch.spawn()?;
+        let missing = || io::Error::other("the child has no pipes");
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(missing)?;
+        self.groups.lock().push(pid);
+        let stdin = child.stdin.take();
+        let out = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into_owned_fd()?)?;
+        let err = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into_owned_fd()?)?;
+        let (tx, io) = mpsc::channel(64);
+        let pump = Pump {
+            out: Source::new(out),
+            err: Source::new(err),
+            events: events.map(Source::new),
+            lines: Vec::new(),
+            tx,
+        };
+        tokio::spawn(pump.run(child));
+        Ok(Proc { pid, stdin, io })
+    }
+
+    /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.
+    pub(super) fn events(path: &Path) -> io::Result<pipe::Receiver> {
+        let _ = std::fs::remove_file(path);
+        fifo(path)?;
+        pipe::OpenOptions::new().read_write(true).open_receiver(path)
+    }
+}
+
+fn fifo(path: &Path) -> io::Result<()> {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(io::Error::from)
+}
+
+/// A command line of plain texts.
+pub(super) fn words<'a>(words: &'a [OsString]) -> Vec<&'a OsStr> {
+    words.iter().map(OsString::as_os_str).collect()
+}
+
+/// The exit code as shells tell it: 128 + signal for the killed.
+pub(super) fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
+}
+
+struct Source {
+    pipe: pipe::Receiver,
+    open: bool,
+}
+
+impl Source {
+    fn new(pipe: pipe::Receiver) -> Self {
+        Self { pipe, open: true }
+    }
+
+    async fn ready(&self) {
+        if !self.open || self.pipe.readable().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What is there, at most one chunk; nothing when there is nothing.
+    fn read(&mut self) -> Option<Vec<u8>> {
+        if !self.open {
+            return None;
+        }
+        let mut buffer = vec![0; CHUNK];
+        match self.pipe.try_read(&mut buffer) {
+            Ok(0) => self.open = false,
+            Ok(size) => {
+                buffer.truncate(size);
+                return Some(buffer);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.open = false,
+        }
+        None
+    }
+}
+
+/// Reads a program's pipes in an order that keeps what belongs together: the driver of an interpreter sends an event
+/// only after the plain output before it was read, so events that are there come before plain output that is there.
+struct Pump {
+    out: Source,
+    err: Source,
+    events: Option<Source>,
+    lines: Vec<u8>,
+    tx: mpsc::Sender<Io>,
+}
+
+impl Pump {
+    async fn run(mut self, mut child: Child) {
+        let exited = loop {
+            let exited = tokio::select! {
+                biased;
+                () = async { match &self.events { Some(source) => source.ready().await, None => std::future::pending().await } } => None,
+                () = self.out.ready() => None,
+                () = self.err.ready() => None,
+                status = child.wait() => Some(status),
+            };
+            self.pass_events().await;
+            self.pass_output().await;
+            if let Some(status) = exited {
+                break status;
+            }
+        };
+        self.pass_events().await;
+        while self.pass_output().await {}
+        let _ = self.tx.send(Io::Exited(exited.map_or(-1, exit_code))).await;
+    }
+
+    /// One chunk of each stream; whether there was any.
+    async fn pass_output(&mut self) -> bool {
+        let (out, err) = (self.out.read(), self.err.read());
+        let any = out.is_some() || err.is_some();
+        for (stream, chunk) in [(Stream::Stdout, out), (Stream::Stderr, err)] {
+            if let Some(chunk) = chunk {
+                let _ = self.tx.send(Io::Output(stream, chunk)).await;
+            }
+        }
+        any
+    }
+
+    async fn pass_events(&mut self) {
+        while let Some(chunk) = self.events.as_mut().and_then(Source::read) {
+            self.lines.extend_from_slice(&chunk);
+            while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.lines.drain(..=end).collect();
+                let Ok(event) = serde_json::from_slice::<Value>(&line) else { continue };
+                match (event["k"].as_str(), event["d"].as_str()) {
+                    (Some(kind), Some(text)) => {
+                        let stream = if kind == "stderr" { Stream::Stderr } else { Stream::Stdout };
+                        let _ = self.tx.send(Io::Output(stream, text.as_bytes().to_vec())).await;
+                    }
+                    _ => {
+                        while self.pass_output().await {}
+                        let _ = self.tx.send(Io::Event(event)).await;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Turns the bytes of a stream into text, however they are cut.
+#[derive(Default)]
+pub(super) struct Decoder {
+    rest: Vec<u8>,
+}
+
+impl Decoder {
+    pub(super) fn text(&mut self, bytes: &[u8]) -> String {
+        self.rest.extend_from_slice(bytes);
+        let mut text = String::with_capacity(self.rest.len());
+        let mut done = 0;
+        for chunk in self.rest.utf8_chunks() {
+            text.push_str(chunk.valid());
+            done += chunk.valid().len();
+            let invalid = chunk.invalid();
+            let at_end = done + invalid.len() == self.rest.len();
+            if invalid.is_empty() || (at_end && invalid.len() < 4 && begins_character(invalid)) {
+                break;
+            }
+            text.push(char::REPLACEMENT_CHARACTER);
+            done += invalid.len();
+        }
+        self.rest.drain(..done);
+        text
+    }
+}
+
+/// Whether more bytes could make this a character.
+fn begins_character(bytes: &[u8]) -> bool {
+    match std::str::from_utf8(bytes) {
+        Ok(_) => false,
+        Err(error) => error.error_len().is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn characters_may_be_cut_anywhere() {
+        let mut decoder = Decoder::default();
+        let text = "aä€😀z";
+        let seen: String = text.as_bytes().iter().map(|byte| decoder.text(&[*byte])).collect();
+        assert_eq!(seen, text);
+        assert_eq!(decoder.text(b"x\xffy\xc3"), "x\u{fffd}y");
+        assert_eq!(decoder.text(b"\xa4"), "ä");
+    }
+}

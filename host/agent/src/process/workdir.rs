@@ -1,0 +1,197 @@
+//! The directories of an agent and its kernels:
+//! `kernels/<id>/{work,tmp,…}` while a kernel lives, `ended/<id>-…` until the host knows of its end.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use quarterdeck_rpc::pb;
+use serde::{Deserialize, Serialize};
+
+use super::procfs::end_all;
+use crate::error::Error;
+
+const KERNEL: &str = "kernel.json";
+const END: &str = "end.json";
+/// Where containers have what is the work directory here.
+const IN_CONTAINER: &str = "/home/work";
+
+/// The directory of one agent.
+pub(super) struct Home {
+    root: PathBuf,
+    _lock: Flock<fs::File>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    kernel_id: String,
+    session_id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct End {
+    reason: String,
+    exit_code: i32,
+    last_stat: String,
+}
+
+/// A kernel of an earlier start of this agent, whose end the host may not know.
+pub(super) struct Leftover {
+    pub(super) kernel_id: String,
+    pub(super) session_id: String,
+    pub(super) end: pb::Terminated,
+    pub(super) remains: PathBuf,
+}
+
+impl Home {
+    /// Opens (and makes) the directory; refuses one that a living agent uses.
+    pub(super) fn open(root: PathBuf) -> Result<Self, Error> {
+        for dir in ["kernels", "ended"] {
+            let path = root.join(dir);
+            fs::create_dir_all(&path).map_err(Error::io(format!("making {}", path.display())))?;
+        }
+        private(&root).map_err(Error::io(format!("protecting {}", root.display())))?;
+        // The work directory of each kernel is given to programs as it is.
+        let root = fs::canonicalize(&root).map_err(Error::io(format!("resolving {}", root.display())))?;
+        let path = root.join("lock");
+        let file = fs::File::create(&path).map_err(Error::io(format!("making {}", path.display())))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| Error::Busy(root.clone()))?;
+        Ok(Self { root, _lock: lock })
+    }
+
+    /// Ends what an earlier start of this agent left behind, and answers it. Kills processes: not for an async worker.
+    pub(super) fn sweep(&self) -> Vec<Leftover> {
+        for dir in entries(&self.root.join("kernels")) {
+            let Some(identity) = read_json::<Identity>(&dir.join(KERNEL)) else {
+                let _ = fs::remove_dir_all(&dir);
+                continue;
+            };
+            // The lifeline has ended nearly all of them already.
+            end_all(&identity.kernel_id, &[], Duration::ZERO);
+            let end = pb::Terminated { reason: "agent-restart".into(), exit_code: 137, ..Default::default() };
+            if let Err(error) = self.retire(&dir, &end) {
+                tracing::warn!(kernel = identity.kernel_id, %error, "can't clear a kernel's directory");
+            }
+        }
+        let mut leftovers = Vec::new();
+        for remains in entries(&self.root.join("ended")) {
+            let identity = read_json::<Identity>(&remains.join(KERNEL));
+            let (Some(identity), Some(end)) = (identity, read_json::<End>(&remains.join(END))) else {
+                let _ = fs::remove_dir_all(&remains);
+                continue;
+            };
+            let End { reason, exit_code, last_stat } = end;
+            let end = pb::Terminated { reason, exit_code, log: Vec::new(), last_stat };
+            let Identity { kernel_id, session_id } = identity;
+            leftovers.push(Leftover { kernel_id, session_id, end, remains });
+        }
+        leftovers
+    }
+
+    /// Makes the directories of a kernel.
+    pub(super) fn make(&self, kernel_id: &str, session_id: &str) -> io::Result<PathBuf> {
+        let dir = self.root.join("kernels").join(kernel_id);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        for part in ["work", "tmp", "run"] {
+            fs::create_dir_all(dir.join(part))?;
+        }
+        private(&dir)?;
+        let identity = Identity { kernel_id: kernel_id.to_owned(), session_id: session_id.to_owned() };
+        fs::write(dir.join(KERNEL), serde_json::to_vec(&identity)?)?;
+        Ok(dir)
+    }
+
+    /// A kernel ended: its files go, its log stays until the host has it. Answers where.
+    pub(super) fn retire(&self, dir: &Path, end: &pb::Terminated) -> io::Result<PathBuf> {
+        for part in ["work", "tmp", "run"] {
+            let _ = fs::remove_dir_all(dir.join(part));
+        }
+        let end = End { reason: end.reason.clone(), exit_code: end.exit_code, last_stat: end.last_stat.clone() };
+        fs::write(dir.join(END), serde_json::to_vec(&end)?)?;
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let remains = self.root.join("ended").join(format!("{name}-{}", uuid::Uuid::new_v4().simple()));
+        fs::rename(dir, &remains)?;
+        Ok(remains)
+    }
+}
+
+/// Writes a file below the work directory. The path may be relative, or as a container would see it; it never leaves.
+pub(super) fn place(work: &Path, path: &str, data: &[u8], mode: u32) -> Result<(), String> {
+    let inner = path.strip_prefix(IN_CONTAINER).map_or(path, |rest| rest.trim_start_matches('/'));
+    let mut target = work.to_owned();
+    for part in Path::new(inner).components() {
+        match part {
+            Component::Normal(name) => target.push(name),
+            Component::CurDir => {}
+            _ => return Err(format!("{path:?} leads out of the work directory")),
+        }
+        if target.is_symlink() {
+            return Err(format!("{path:?} leads through a symbolic link"));
+        }
+    }
+    let write = || -> io::Result<()> {
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&target, data)?;
+        fs::set_permissions(&target, fs::Permissions::from_mode(mode & 0o777))
+    };
+    if target == work {
+        return Err(format!("{path:?} names no file"));
+    }
+    write().map_err(|error| format!("{path:?}: {error}"))
+}
+
+fn private(dir: &Path) -> io::Result<()> {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn files_stay_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        let work = dir.path().join("work");
+        fs::create_dir(&work).unwrap();
+        place(&work, ".config/a", b"1", 0o600).unwrap();
+        place(&work, "/home/work/b", b"2", 0o644).unwrap();
+        assert_eq!(fs::read(work.join(".config/a")).unwrap(), b"1");
+        assert_eq!(fs::read(work.join("b")).unwrap(), b"2");
+        std::os::unix::fs::symlink("/tmp", work.join("out")).unwrap();
+        for bad in ["../x", "/etc/x", "out/x", "a/../../x", "", "/home/work", "/home/work/../x"] {
+            assert!(place(&work, bad, b"", 0o600).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ends_survive_a_restart_and_a_home_has_one_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path().to_owned()).unwrap();
+        assert!(matches!(Home::open(dir.path().to_owned()), Err(Error::Busy(_))));
+        let ended = home.make("k1", "s").unwrap();
+        let end = pb::Terminated { reason: "user-requested".into(), exit_code: 3, ..Default::default() };
+        home.retire(&ended, &end).unwrap();
+        home.make("k2", "s").unwrap();
+        drop(home);
+        let home = Home::open(dir.path().to_owned()).unwrap();
+        let mut left: Vec<_> = home.sweep().into_iter().map(|left| (left.kernel_id, left.end.reason)).collect();
+        left.sort();
+        assert_eq!(left, [("k1".into(), "user-requested".into()), ("k2".to_owned(), "agent-restart".to_owned())]);
+    }
+}

@@ -1,0 +1,68 @@
+//! What every runtime offers: the same calls whatever a kernel is made of.
+
+use std::sync::Arc;
+
+use quarterdeck_rpc::pb;
+use serde_json::Value;
+use tonic::async_trait;
+
+use crate::error::Failure;
+
+/// What the kernels of one session share.
+#[derive(Clone, Debug, Default)]
+pub struct SessionSpec {
+    /// The session's id.
+    pub session_id: String,
+    /// Its name.
+    pub session_name: String,
+    /// `INTERACTIVE`, `BATCH` or `INFERENCE`.
+    pub session_type: String,
+    /// `single-node` or `multi-node`.
+    pub cluster_mode: String,
+    /// How many kernels the session has.
+    pub cluster_size: u32,
+    /// The access key of its owner.
+    pub access_key: String,
+}
+
+/// Live statistics.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    /// `{"node": {…}, "devices": {…}}`, or nothing.
+    pub node: Option<Value>,
+    /// Kernel id → metrics.
+    pub kernels: Vec<(String, Value)>,
+}
+
+/// One agent's kernels. What happens to them is told through the agent's [`Reporter`](crate::reporter::Reporter).
+#[async_trait]
+pub trait Runtime: Send + Sync {
+    /// `process` or `synthetic`.
+    fn name(&self) -> &'static str;
+    /// The runtime types (image label `ai.backend.runtime-type`) that it can run; `*` = any.
+    fn runtime_types(&self) -> Vec<String>;
+    /// JSON object of what provides the slots: name → `{"version"}`.
+    fn compute_plugins(&self) -> Value;
+    /// What the node offers when the operator doesn't say.
+    fn slots(&self) -> Vec<pb::Slot>;
+    /// Starts to create a kernel and returns; leaves one that exists alone.
+    fn create(&self, session: Arc<SessionSpec>, kernel: pb::KernelSpec);
+    /// Starts to destroy a kernel and returns; false = there is none.
+    fn destroy(&self, kernel_id: &str, reason: &str) -> bool;
+    /// Executes code or goes on with a run; answers the result document.
+    async fn execute(&self, request: pb::ExecuteRequest) -> Result<Value, Failure>;
+    /// Interrupts what runs.
+    async fn interrupt(&self, kernel_id: &str) -> Result<(), Failure>;
+    /// Completes code; answers the result document.
+    async fn complete(&self, request: pb::CompleteRequest) -> Result<Value, Failure>;
+    /// What the kernel printed.
+    async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure>;
+    /// The kernels there are, those whose end isn't acknowledged yet included.
+    fn kernels(&self) -> Vec<pb::KernelState>;
+    /// Live statistics.
+    fn statistics(&self) -> Statistics;
+    /// The host knows of the kernel's end: nothing of it has to be remembered.
+    fn forget(&self, kernel_id: &str);
+    /// Destroys all kernels and waits until they ended.
+    async fn shutdown(&self, reason: &str);
+}

@@ -1,0 +1,101 @@
+//! The agent service of the process: finds the agent that a call is for, checks the host's secret, hands on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quarterdeck_rpc::pb::agent_server::Agent;
+use quarterdeck_rpc::{credentials, metadata, pb};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::member::Member;
+use crate::runtime::{Runtime, SessionSpec};
+
+/// One service for all agents of the process.
+pub(crate) struct Dispatcher {
+    members: HashMap<String, Arc<Member>>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(members: &[Arc<Member>]) -> Self {
+        Self { members: members.iter().map(|member| (member.id.clone(), member.clone())).collect() }
+    }
+
+    #[allow(clippy::result_large_err, reason = "it is the error type of tonic's services")]
+    fn runtime(&self, metadata: &MetadataMap) -> Result<&Arc<dyn Runtime>, Status> {
+        let caller = metadata::caller(metadata)?;
+        let member = self.members.get(&caller.agent_id);
+        // An unknown agent and a wrong secret look alike to someone who guesses.
+        let expected = member.map_or("", |member| member.host_secret.as_str());
+        let right = credentials::same(&caller.bearer, expected);
+        match member {
+            Some(member) if right => Ok(&member.runtime),
+            _ => Err(Status::unauthenticated("unknown agent or wrong secret")),
+        }
+    }
+}
+
+#[async_trait]
+impl Agent for Dispatcher {
+    async fn create_kernels(
+        &self,
+        request: Request<pb::CreateKernelsRequest>,
+    ) -> Result<Response<pb::CreateKernelsResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?;
+        let request = request.into_inner();
+        let session = Arc::new(SessionSpec {
+            session_id: request.session_id,
+            session_name: request.session_name,
+            session_type: request.session_type,
+            cluster_mode: request.cluster_mode,
+            cluster_size: request.cluster_size,
+            access_key: request.access_key,
+        });
+        // Ids become names of directories.
+        let ids = request.kernels.iter().map(|kernel| &kernel.kernel_id).chain([&session.session_id]);
+        if let Some(bad) = ids.into_iter().find(|id| uuid::Uuid::parse_str(id).is_err()) {
+            return Err(Status::invalid_argument(format!("{bad:?} is no id")));
+        }
+        for kernel in request.kernels {
+            runtime.create(session.clone(), kernel);
+        }
+        Ok(Response::new(pb::CreateKernelsResponse {}))
+    }
+
+    async fn destroy_kernels(
+        &self,
+        request: Request<pb::DestroyKernelsRequest>,
+    ) -> Result<Response<pb::DestroyKernelsResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?;
+        let request = request.get_ref();
+        let gone = request.kernel_ids.iter().filter(|id| !runtime.destroy(id, &request.reason)).cloned().collect();
+        Ok(Response::new(pb::DestroyKernelsResponse { gone }))
+    }
+
+    async fn execute(&self, request: Request<pb::ExecuteRequest>) -> Result<Response<pb::ExecuteResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let result = runtime.execute(request.into_inner()).await?;
+        Ok(Response::new(pb::ExecuteResponse { result: result.to_string() }))
+    }
+
+    async fn interrupt(
+        &self,
+        request: Request<pb::InterruptRequest>,
+    ) -> Result<Response<pb::InterruptResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        runtime.interrupt(&request.get_ref().kernel_id).await?;
+        Ok(Response::new(pb::InterruptResponse {}))
+    }
+
+    async fn complete(&self, request: Request<pb::CompleteRequest>) -> Result<Response<pb::CompleteResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let result = runtime.complete(request.into_inner()).await?;
+        Ok(Response::new(pb::CompleteResponse { result: result.to_string() }))
+    }
+
+    async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<pb::LogsResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let log = runtime.logs(&request.get_ref().kernel_id).await?;
+        Ok(Response::new(pb::LogsResponse { log }))
+    }
+}

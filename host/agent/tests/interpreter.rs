@@ -1,0 +1,234 @@
+//! Code in real interpreters.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Rig, spec, text, until};
+use quarterdeck_agent::RuntimeKind;
+use quarterdeck_rpc::CallError;
+use quarterdeck_rpc::pb::report::Event;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn python_keeps_its_state_and_tells_streams_apart() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let info: Value = rig
+        .event(&kernel, |event| match event {
+            Event::Started(started) => Some(serde_json::from_str(&started.runtime_info).unwrap()),
+            _ => None,
+        })
+        .await;
+    assert_eq!((&info["runtime"], &info["runtime_type"]), (&json!("process"), &json!("python")));
+    assert!(
+        info["interpreter"].as_str().unwrap().contains("python") && info["version"].as_str().unwrap().starts_with("3.")
+    );
+
+    let result = rig.run_code(&kernel, "x = 41\nprint('hello')").await;
+    assert_eq!(result["status"], "finished");
+    assert_eq!(result["exitCode"], 0);
+    assert_eq!(result["console"], json!([["stdout", "hello\n"]]));
+    assert_eq!(result["runId"].as_str().unwrap().len(), 32);
+    assert_eq!(result["options"], Value::Null);
+    let result = rig.run_code(&kernel, "x + 1").await;
+    assert_eq!(result["console"], json!([["stdout", "42\n"]]));
+
+    // Order is kept between streams, and with what other processes print.
+    let code = "import sys, os\nprint('one')\nprint('two', file=sys.stderr)\nos.system('echo three; echo four >&2')\nprint('fünf')\nNone";
+    for _ in 0..10 {
+        let result = rig.run_code(&kernel, code).await;
+        let console = result["console"].as_array().unwrap();
+        assert_eq!(console[..2], [json!(["stdout", "one\n"]), json!(["stderr", "two\n"])], "{console:?}");
+        assert_eq!(text(&result, "stdout"), "one\nthree\nfünf\n");
+        assert_eq!(text(&result, "stderr"), "two\nfour\n");
+        assert_eq!(console.last().unwrap()[1].as_str().unwrap().lines().last(), Some("fünf"));
+    }
+
+    let result = rig.run_code(&kernel, "def f():\n    return 1/0\nf()").await;
+    assert_eq!(result["exitCode"], 1);
+    let trace = text(&result, "stderr");
+    assert!(
+        trace.contains("ZeroDivisionError") && trace.contains("return 1/0") && !trace.contains("driver"),
+        "{trace}"
+    );
+    let result = rig.run_code(&kernel, "this is no python").await;
+    assert!(text(&result, "stderr").contains("SyntaxError"));
+    let result = rig.run_code(&kernel, "import sys; sys.exit(3)").await;
+    assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(3)));
+    let code = "import multiprocessing as m\ndef g(n):\n    print('child', n)\np = m.Process(target=g, args=(x,))\np.start(); p.join()";
+    assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), "child 41\n");
+    let code = "import os\n(os.environ['BACKENDAI_KERNEL_ID'], os.environ['HOME'] == os.getcwd(), os.listdir('.'))";
+    assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), format!("('{kernel}', True, [])\n"));
+
+    let log = rig.log(&kernel).await;
+    assert!(log.contains("hello\n") && log.contains("four\n") && log.contains("ZeroDivisionError"), "{log}");
+    rig.stop().await;
+    assert_eq!(rig.terminated(&kernel).await.reason, "agent-termination");
+    assert_eq!(rig.host.notes.lock().left, ["i-test"]);
+}
+
+#[tokio::test]
+async fn python_asks_for_input_and_completes() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let code = "import getpass\nname = input('name? ')\nsecret = getpass.getpass()\nprint(name, secret)";
+    let result = rig.execute(&kernel, "r1", "query", code, 60_000).await;
+    assert_eq!((&result["status"], &result["options"]), (&json!("waiting-input"), &json!({"is_password": false})));
+    assert_eq!(result["console"], json!([["stdout", "name? "]]));
+    let result = rig.execute(&kernel, "r1", "input", "Ada\n", 60_000).await;
+    assert_eq!((&result["status"], &result["options"]), (&json!("waiting-input"), &json!({"is_password": true})));
+    let result = rig.execute(&kernel, "r1", "input", "pst", 60_000).await;
+    assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(0)));
+    assert_eq!(text(&result, "stdout"), "Ada pst\n");
+
+    let request = |code: &str| quarterdeck_rpc::pb::CompleteRequest {
+        kernel_id: kernel.clone(),
+        code: code.into(),
+        options: "{}".into(),
+    };
+    let answer: Value = serde_json::from_str(&rig.agent().complete(request("getpass.getp")).await.unwrap()).unwrap();
+    assert_eq!(answer["status"], "finished");
+    assert!(answer["completions"].to_string().contains("getpass.getpass"), "{answer}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn long_runs_continue_wait_their_turn_and_are_interrupted() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let code = "import time\nprint('begun')\nwhile True: time.sleep(0.01)";
+    let result = rig.execute(&kernel, "long", "query", code, 300).await;
+    assert_eq!((&result["status"], &result["runId"]), (&json!("continued"), &json!("long")));
+    assert_eq!((&result["exitCode"], &result["options"]), (&Value::Null, &Value::Null));
+    // Another run has to wait, and says that it goes on.
+    let other = rig.execute(&kernel, "other", "query", "print('second')", 100).await;
+    assert_eq!((&other["status"], &other["console"]), (&json!("continued"), &json!([])));
+    rig.agent().interrupt(&kernel).await.unwrap();
+    let result = rig.execute(&kernel, "long", "continue", "", 60_000).await;
+    assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(130)));
+    assert!(text(&result, "stderr").contains("KeyboardInterrupt"));
+    let other = rig.execute(&kernel, "other", "continue", "", 60_000).await;
+    assert_eq!((&other["status"], &other["console"]), (&json!("finished"), &json!([["stdout", "second\n"]])));
+    // A loop without a pause, and one that prints.
+    for code in ["while True: pass", "while True: print('x' * 100)"] {
+        let first = rig.execute(&kernel, "", "query", code, 200).await;
+        let id = first["runId"].as_str().unwrap().to_owned();
+        let interrupting = {
+            let (agent, kernel) = (rig.agent(), kernel.clone());
+            tokio::spawn(async move { agent.interrupt(&kernel).await })
+        };
+        let mut status = first["status"].clone();
+        while status == "continued" {
+            status = rig.execute(&kernel, &id, "continue", "", 500).await["status"].clone();
+        }
+        interrupting.await.unwrap().unwrap();
+        assert_eq!(status, "finished");
+    }
+    assert_eq!(text(&rig.run_code(&kernel, "1 + 1").await, "stdout"), "2\n");
+    let unknown = rig.execute(&kernel, "never", "continue", "", 100).await;
+    assert_eq!((&unknown["status"], &unknown["exitCode"]), (&json!("finished"), &json!(130)));
+    rig.event(&kernel, |event| matches!(event, Event::Execution(change) if !change.running).then_some(())).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn shells_keep_their_state() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let mut dash = spec("sh");
+    dash.image.as_mut().unwrap().labels.insert("ai.backend.runtime-path".into(), "/bin/sh".into());
+    let dash_id = dash.kernel_id.clone();
+    rig.create(dash, "INTERACTIVE").await;
+    rig.event(&dash_id, |event| matches!(event, Event::Started(_)).then_some(())).await;
+    let bash = rig.kernel("shell").await;
+    for kernel in [&bash, &dash_id] {
+        let result = rig.run_code(kernel, "X=5; mkdir sub; cd sub; echo 'it'\"'s\" here").await;
+        assert_eq!(result["console"], json!([["stdout", "it's here\n"]]));
+        assert_eq!(result["exitCode"], 0);
+        let result = rig.run_code(kernel, "echo $X ${PWD##*/}; cat; (exit 3)").await;
+        assert_eq!((text(&result, "stdout").as_str(), &result["exitCode"]), ("5 sub\n", &json!(3)));
+        let result = rig.run_code(kernel, "ls /nowhere").await;
+        assert!(text(&result, "stderr").contains("/nowhere") && result["exitCode"] != 0);
+        let first = rig.execute(kernel, "", "query", "while true; do sleep 0.01; done; echo no", 200).await;
+        assert_eq!(first["status"], "continued");
+        rig.agent().interrupt(kernel).await.unwrap();
+        let id = first["runId"].as_str().unwrap();
+        let result = rig.execute(kernel, id, "continue", "", 60_000).await;
+        assert_eq!((&result["exitCode"], text(&result, "stdout").as_str()), (&json!(130), ""));
+        assert_eq!(text(&rig.run_code(kernel, "echo $X").await, "stdout"), "5\n");
+        // `exit` ends the run; the next one has a fresh shell.
+        assert_eq!(rig.run_code(kernel, "exit 7").await["exitCode"], 7);
+        assert_eq!(text(&rig.run_code(kernel, "echo \"[$X]\"").await, "stdout"), "[]\n");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn batch_mode_runs_its_steps() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    rig.run_code(&kernel, "open('main.py', 'w').write('print(6 * 7)')\nNone").await;
+    let options = json!({"clean": null, "build": "echo building", "exec": "*"});
+    let steps = collect(&rig, &kernel, options).await;
+    let expected = [("clean-finished", 0, ""), ("build-finished", 0, "building\n"), ("finished", 0, "42\n")];
+    assert_eq!(steps, expected.map(|(status, code, out)| (status.to_owned(), json!(code), out.to_owned())));
+    let steps = collect(&rig, &kernel, json!({"build": "exit 2", "exec": "echo never"})).await;
+    let expected = [("clean-finished", 0), ("build-finished", 2), ("finished", 127)];
+    assert_eq!(steps, expected.map(|(status, code)| (status.to_owned(), json!(code), String::new())));
+    rig.stop().await;
+}
+
+async fn collect(rig: &Rig, kernel: &str, options: Value) -> Vec<(String, Value, String)> {
+    let mut steps = Vec::new();
+    let mut result = rig.execute_with(kernel, "", "batch", "", 60_000, options).await.unwrap();
+    loop {
+        let status = result["status"].as_str().unwrap().to_owned();
+        steps.push((status.clone(), result["exitCode"].clone(), text(&result, "stdout")));
+        if status == "finished" {
+            return steps;
+        }
+        let id = result["runId"].as_str().unwrap().to_owned();
+        result = rig.execute(kernel, &id, "continue", "", 60_000).await;
+    }
+}
+
+#[tokio::test]
+async fn a_dying_interpreter_ends_its_kernel() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let result = rig.execute(&kernel, "", "query", "import os; os._exit(9)", 60_000).await;
+    assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(9)));
+    let end = rig.terminated(&kernel).await;
+    assert_eq!((end.reason.as_str(), end.exit_code), ("self-terminated", 9));
+    until("the kernel's entry to go", || {
+        let notes = rig.host.notes.lock();
+        notes.heartbeats.last().filter(|(_, beat)| beat.kernels.is_empty()).map(|_| ())
+    })
+    .await;
+    let gone = rig.execute_with(&kernel, "", "query", "1", 100, json!({})).await;
+    assert!(matches!(gone, Err(CallError::NotFound(_))), "{gone:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_type_without_interpreter_is_refused() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    assert!(rig.host.notes.lock().registers[0].runtime_types.contains(&"python".to_owned()));
+    let kernel = spec("fortran");
+    let id = kernel.kernel_id.clone();
+    rig.create(kernel, "INTERACTIVE").await;
+    let failed = rig
+        .event(&id, |event| match event {
+            Event::StartFailed(failed) => Some(failed.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(failed.message.contains("fortran"), "{failed:?}");
+    until("the kernel's entry to go", || {
+        let notes = rig.host.notes.lock();
+        notes.heartbeats.last().filter(|(_, beat)| beat.kernels.is_empty()).map(|_| ())
+    })
+    .await;
+    tokio::time::timeout(Duration::from_secs(60), rig.stop()).await.unwrap();
+}
