@@ -1,0 +1,181 @@
+//! Reads query documents, and refuses those that cost more than any honest one before they do.
+
+use std::collections::HashMap;
+
+use async_graphql::parser::parse_query;
+use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Selection, SelectionSet};
+use async_graphql::{Name, Pos, ServerError, Value as ConstValue, Variables};
+use serde_json::{Map, Value};
+
+use super::MAX_FIELDS;
+
+/// How deep brackets may nest, of all kinds together.
+const MAX_NESTING: usize = 100;
+
+/// Parses a document.
+///
+/// # Errors
+/// What is wrong with it, with its place.
+pub(crate) fn parse(query: &str) -> Result<ExecutableDocument, ServerError> {
+    check_nesting(query)?;
+    let document = parse_query(query).map_err(|error| {
+        let mut error = ServerError::from(error);
+        let place = error.locations.first().map(|at| format!(" ({}:{})", at.line, at.column)).unwrap_or_default();
+        error.message = format!("Syntax Error GraphQL{place} {}", error.message.trim());
+        error
+    })?;
+    check_size(&document)?;
+    Ok(document)
+}
+
+/// Whether the client must say which operation it wants.
+pub(crate) fn is_ambiguous(document: &ExecutableDocument, operation: Option<&str>) -> bool {
+    matches!(&document.operations, DocumentOperations::Multiple(all) if all.len() > 1) && operation.is_none()
+}
+
+/// The parser calls itself for each bracket, so that enough of them would exhaust the stack.
+fn check_nesting(query: &str) -> Result<(), ServerError> {
+    let (mut depth, mut line, mut column) = (0usize, 1, 0);
+    let mut chars = query.chars().peekable();
+    let mut in_comment = false;
+    let mut in_string = false;
+    while let Some(c) = chars.next() {
+        column += 1;
+        match c {
+            '\n' => {
+                (line, column) = (line + 1, 0);
+                in_comment = false;
+            }
+            '\\' if in_string => {
+                chars.next();
+                column += 1;
+            }
+            // Each quote of `"""` toggles, so that block texts are left as they were entered.
+            '"' if !in_comment => in_string = !in_string,
+            '#' if !in_string => in_comment = true,
+            '{' | '[' | '(' if !in_string && !in_comment => {
+                depth += 1;
+                if depth > MAX_NESTING {
+                    let message = format!("Syntax Error GraphQL ({line}:{column}) Nested too deeply");
+                    return Err(ServerError::new(message, Some(Pos { line, column })));
+                }
+            }
+            '}' | ']' | ')' if !in_string && !in_comment => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// How many fields each operation has when its fragments are spread, each in all its places.
+fn check_size(document: &ExecutableDocument) -> Result<(), ServerError> {
+    let mut sizes = HashMap::new();
+    for (_, operation) in document.operations.iter() {
+        let size = size(document, &operation.node.selection_set.node, &mut sizes)?;
+        if size > MAX_FIELDS {
+            return Err(ServerError::new("Query is too complex.", Some(operation.pos)));
+        }
+    }
+    Ok(())
+}
+
+/// `None` in `sizes` means that the fragment is being measured.
+fn size<'d>(
+    document: &'d ExecutableDocument,
+    set: &'d SelectionSet,
+    sizes: &mut HashMap<&'d Name, Option<usize>>,
+) -> Result<usize, ServerError> {
+    let mut total = 0usize;
+    for item in &set.items {
+        let more = match &item.node {
+            Selection::Field(field) => 1 + size(document, &field.node.selection_set.node, sizes)?,
+            Selection::InlineFragment(fragment) => size(document, &fragment.node.selection_set.node, sizes)?,
+            Selection::FragmentSpread(spread) => {
+                let name = &spread.node.fragment_name.node;
+                match (sizes.get(name), document.fragments.get_key_value(name)) {
+                    (Some(Some(known)), _) => *known,
+                    (Some(None), _) => {
+                        let message = format!("Cannot spread fragment \"{name}\" within itself.");
+                        return Err(ServerError::new(message, Some(item.pos)));
+                    }
+                    // Whether it exists is for the validation to say.
+                    (None, None) => 0,
+                    (None, Some((name, fragment))) => {
+                        sizes.insert(name, None);
+                        let measured = size(document, &fragment.node.selection_set.node, sizes)?;
+                        sizes.insert(name, Some(measured));
+                        measured
+                    }
+                }
+            }
+        };
+        // Also counts spreads of empty fragments, so that their number is bounded, too.
+        total = total.saturating_add(more.max(1));
+    }
+    Ok(total)
+}
+
+/// Variables from JSON. Numbers keep the precision that they were written with.
+pub(crate) fn variables(map: Map<String, Value>) -> Variables {
+    Variables::from_value(ConstValue::Object(map.into_iter().map(|(name, v)| (Name::new(name), constant(v))).collect()))
+}
+
+fn constant(value: Value) -> ConstValue {
+    match value {
+        Value::Null => ConstValue::Null,
+        Value::Bool(flag) => ConstValue::Boolean(flag),
+        Value::Number(number) => ConstValue::Number(number),
+        Value::String(text) => ConstValue::String(text),
+        Value::Array(items) => ConstValue::List(items.into_iter().map(constant).collect()),
+        Value::Object(entries) => {
+            ConstValue::Object(entries.into_iter().map(|(name, v)| (Name::new(name), constant(v))).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn syntax_errors_tell_where() {
+        let error = parse("query { domain {").unwrap_err();
+        assert!(error.message.starts_with("Syntax Error GraphQL (1:"), "{}", error.message);
+        assert_eq!(error.locations.len(), 1);
+    }
+
+    #[test]
+    fn operations_must_be_chosen() {
+        let two = parse("query a { x } query b { y }").unwrap();
+        assert!(is_ambiguous(&two, None) && !is_ambiguous(&two, Some("a")));
+        assert!(!is_ambiguous(&parse("query a { x }").unwrap(), None));
+        assert!(!is_ambiguous(&parse("{ x }").unwrap(), None));
+    }
+
+    #[test]
+    fn nesting_ends_before_the_stack_does() {
+        for (open, close) in [("{a", "}"), ("{a(b:[", "])}")] {
+            let deep = format!("{}{}", open.repeat(100_000), close.repeat(100_000));
+            assert!(parse(&deep).unwrap_err().message.contains("Nested too deeply"));
+        }
+        let lists = format!("{{ a(b: {}1{}) }}", "[".repeat(200_000), "]".repeat(200_000));
+        assert!(parse(&lists).unwrap_err().message.contains("Nested too deeply"));
+        let harmless = format!("{{ a(b: \"{}\") # {}\n }}", "[".repeat(500), "{".repeat(500));
+        assert!(parse(&harmless).is_ok());
+    }
+
+    #[test]
+    fn fragments_do_not_multiply() {
+        let mut query = String::from("{ ...f0 }");
+        for i in 0..40 {
+            query.push_str(&format!(" fragment f{i} on Queries {{ ...f{} ...f{} }}", i + 1, i + 1));
+        }
+        query.push_str(" fragment f40 on Queries { a }");
+        assert_eq!(parse(&query).unwrap_err().message, "Query is too complex.");
+        let error = parse("{ ...f } fragment f on Queries { ...f ...f }").unwrap_err();
+        assert!(error.message.contains("within itself"));
+        let wide = format!("{{ {} }}", (0..4_001).map(|i| format!("a{i}: a ")).collect::<String>());
+        assert!(parse(&wide).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! The object graph for administrators and users: one schema, built once, behind two endpoints.
+//!
+//! One file a noun. Resolvers decide nothing: who sees which rows is in [`scope`], what may be
+//! changed is decided by `control`, and how results of changes look is in [`payload`].
+
+mod agents;
+mod containers;
+mod document;
+mod domains;
+mod fault;
+mod groups;
+mod images;
+mod input;
+mod interfaces;
+mod keypairs;
+mod legacy_sessions;
+mod loaders;
+mod pages;
+mod payload;
+mod presets;
+mod resource_policies;
+mod scalars;
+mod scaling_groups;
+mod scope;
+mod sessions;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::sync::Arc;
+
+use async_graphql::dataloader::DataLoader;
+use async_graphql::{Context, EmptySubscription, MergedObject, Request, ServerError, Value as ConstValue};
+use quarterdeck_control::{Control, Principal};
+use serde_json::{Map, Value};
+
+use loaders::Loaders;
+
+/// How deep fields may nest; the usual introspection query needs 15.
+const MAX_DEPTH: usize = 20;
+/// How many fields an operation may have, fragments spread.
+const MAX_FIELDS: usize = 4_000;
+
+/// Everything that can be asked.
+#[derive(MergedObject, Default)]
+#[graphql(name = "Queries")]
+pub(crate) struct Queries(
+    agents::AgentQueries,
+    containers::ContainerQueries,
+    domains::DomainQueries,
+    groups::GroupQueries,
+    images::ImageQueries,
+    keypairs::KeyPairQueries,
+    legacy_sessions::LegacySessionQueries,
+    presets::PresetQueries,
+    resource_policies::PolicyQueries,
+    scaling_groups::ScalingGroupQueries,
+    sessions::SessionQueries,
+    storage::StorageQueries,
+    users::UserQueries,
+);
+
+/// Everything that can be changed.
+#[derive(MergedObject, Default)]
+#[graphql(name = "Mutations")]
+pub(crate) struct Mutations(
+    agents::AgentMutations,
+    domains::DomainMutations,
+    groups::GroupMutations,
+    images::ImageMutations,
+    keypairs::KeyPairMutations,
+    presets::PresetMutations,
+    resource_policies::PolicyMutations,
+    scaling_groups::ScalingGroupMutations,
+    users::UserMutations,
+);
+
+/// The schema with all that its resolvers need. Cheap to clone.
+#[derive(Clone)]
+pub struct Schema(async_graphql::Schema<Queries, Mutations, EmptySubscription>);
+
+impl std::fmt::Debug for Schema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schema").finish_non_exhaustive()
+    }
+}
+
+/// Builds the schema; do it once.
+pub fn schema(control: Control) -> Schema {
+    let loaders = DataLoader::new(Loaders::new(control.clone()), tokio::spawn);
+    let builder = async_graphql::Schema::build(Queries::default(), Mutations::default(), EmptySubscription)
+        .data(control)
+        .data(loaders);
+    Schema(interfaces::register(builder).limit_depth(MAX_DEPTH).limit_complexity(MAX_FIELDS).finish())
+}
+
+impl Schema {
+    /// Runs one operation of a document, or says what is wrong with it.
+    pub(crate) async fn execute(
+        &self,
+        caller: Arc<Principal>,
+        query: String,
+        operation: Option<String>,
+        variables: Map<String, Value>,
+    ) -> Outcome {
+        let document = match document::parse(&query) {
+            Ok(document) => document,
+            Err(error) => return Outcome { errors: vec![error], data: None },
+        };
+        if document::is_ambiguous(&document, operation.as_deref()) {
+            let message = "Must provide operation name if query contains multiple operations.";
+            return Outcome { errors: vec![ServerError::new(message, None)], data: None };
+        }
+        let mut request = Request::new(query).variables(document::variables(variables)).data(caller);
+        request.operation_name = operation;
+        request.set_parsed_query(document);
+        let response = self.0.execute(request).await;
+        // What was refused before it ran has no data; what failed while it ran has a path.
+        let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
+        Outcome { errors: response.errors, data: ran.then_some(response.data) }
+    }
+
+    /// The schema in the schema definition language.
+    pub fn sdl(&self) -> String {
+        self.0.sdl()
+    }
+}
+
+/// What came of an operation, in the order in which it is written down.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Outcome {
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) errors: Vec<ServerError>,
+    /// The answer, unless the operation was refused as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<ConstValue>,
+}
+
+/// The use cases.
+fn control<'a>(ctx: &Context<'a>) -> &'a Control {
+    ctx.data_unchecked()
+}
+
+/// Who asks.
+fn caller<'a>(ctx: &Context<'a>) -> &'a Principal {
+    ctx.data_unchecked::<Arc<Principal>>()
+}
+
+/// What looks up many at once.
+fn loader<'a>(ctx: &Context<'a>) -> &'a DataLoader<Loaders> {
+    ctx.data_unchecked()
+}
