@@ -108,7 +108,7 @@ impl Member {
                     let interval = interval(answer.heartbeat_interval_ms);
                     return Ok(Some(Registration { credential: answer.credential, interval }));
                 }
-                Err(CallError::Unauthenticated(message) | CallError::Refused(message)) if first => {
+                Err(CallError::Unauthenticated(message)) if first => {
                     return Err(Error::Refused { server: shared.server.clone(), message });
                 }
                 Err(error) => tracing::warn!(agent = self.id, server = shared.server, %error, "can't register yet"),

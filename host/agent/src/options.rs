@@ -76,6 +76,13 @@ pub struct AgentOptions {
     pub start_delay: Duration,
 }
 
+impl Default for AgentOptions {
+    /// What a command line leaves out. A server and a token have to be given.
+    fn default() -> Self {
+        Self::new("", "", RuntimeKind::Process, PathBuf::from("agent"))
+    }
+}
+
 impl AgentOptions {
     /// Options with defaults: one agent in the group `default`, on a free local port.
     pub fn new(server: impl Into<String>, token: impl Into<String>, runtime: RuntimeKind, state_dir: PathBuf) -> Self {

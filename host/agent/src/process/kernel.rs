@@ -259,12 +259,12 @@ impl<'a> Live<'a> {
                 biased;
                 () = self.task.handle.stop.cancelled() => return self.task.told_to_end(),
                 io = next(self.repl.as_mut().map(|repl| &mut repl.proc)) => {
-                    if let Err(ended) = self.from_repl(io) {
+                    if let Err(ended) = self.heard_repl(io) {
                         return ended;
                     }
                 }
-                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => self.from_steps(io),
-                io = next(self.batch.as_mut().map(|batch| &mut batch.proc)) => self.from_batch(io),
+                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => self.heard_steps(io),
+                io = next(self.batch.as_mut().map(|batch| &mut batch.proc)) => self.heard_batch(io),
                 command = inbox.recv() => match command {
                     Some(command) => self.obey(command).await,
                     None => return self.task.told_to_end(),
@@ -351,7 +351,7 @@ impl<'a> Live<'a> {
         self.runs.text(stream, &text);
     }
 
-    fn from_repl(&mut self, io: Io) -> Result<(), Ended> {
+    fn heard_repl(&mut self, io: Io) -> Result<(), Ended> {
         match io {
             Io::Output(stream, bytes) => self.print(stream, &bytes),
             Io::Event(event) => match Repl::understand(&event) {

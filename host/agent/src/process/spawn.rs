@@ -118,7 +118,7 @@ fn fifo(path: &Path) -> io::Result<()> {
 }
 
 /// A command line of plain texts.
-pub(super) fn words<'a>(words: &'a [OsString]) -> Vec<&'a OsStr> {
+pub(super) fn words(words: &[OsString]) -> Vec<&OsStr> {
     words.iter().map(OsString::as_os_str).collect()
 }
 

@@ -112,7 +112,7 @@ impl Live<'_> {
         false
     }
 
-    pub(super) fn from_steps(&mut self, io: Io) {
+    pub(super) fn heard_steps(&mut self, io: Io) {
         match io {
             Io::Output(stream, bytes) => self.print(stream, &bytes),
             Io::Event(_) => {}
@@ -148,7 +148,7 @@ impl Live<'_> {
         self.task.report(Event::BatchFinished(pb::BatchFinished { reason: reason.into(), exit_code }));
     }
 
-    pub(super) fn from_batch(&mut self, io: Io) {
+    pub(super) fn heard_batch(&mut self, io: Io) {
         match io {
             Io::Output(_, bytes) => self.place.log.append(&bytes),
             Io::Event(_) => {}
