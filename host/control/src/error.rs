@@ -130,10 +130,19 @@ pub enum Error {
     PlainBadRequest(&'static str),
     /// The database failed.
     #[error(transparent)]
-    Store(#[from] quarterdeck_store::Error),
+    Store(quarterdeck_store::Error),
     /// A bug or a broken environment. Logged in full, shown with an id only.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<quarterdeck_store::Error> for Error {
+    fn from(error: quarterdeck_store::Error) -> Self {
+        match error {
+            quarterdeck_store::Error::NulInText => Self::BadRequest(error.to_string()),
+            error => Self::Store(error),
+        }
+    }
 }
 
 impl Error {

@@ -52,6 +52,8 @@ struct Inner {
     /// Key pair → the revision it was read under, and what was read.
     entries: moka::sync::Cache<String, (i64, Arc<Credential>)>,
     counts: Mutex<HashMap<AccessKey, i64>>,
+    /// Held while counts are on their way to the database, so that whoever flushes next finds them there.
+    flushing: tokio::sync::Mutex<()>,
 }
 
 /// The credentials in memory. Cheap to clone.
@@ -64,7 +66,15 @@ impl IdentityCache {
     /// An empty cache over `store`.
     pub fn new(store: Store) -> Self {
         let entries = moka::sync::Cache::new(CAPACITY);
-        Self { inner: Arc::new(Inner { store, revision: AtomicI64::new(0), entries, counts: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                revision: AtomicI64::new(0),
+                entries,
+                counts: Mutex::default(),
+                flushing: tokio::sync::Mutex::default(),
+            }),
+        }
     }
 
     /// The key pair with its user, if there is one; inactive ones included.
@@ -103,6 +113,7 @@ impl IdentityCache {
     /// # Errors
     /// [`Error::Store`].
     pub async fn flush(&self) -> Result<()> {
+        let _turn = self.inner.flushing.lock().await;
         let counts = std::mem::take(&mut *self.inner.counts.lock());
         if counts.is_empty() {
             return Ok(());
@@ -173,6 +184,8 @@ pub(crate) async fn commit(control: &Control, mut tx: Tx) -> Result<()> {
     if let Err(error) = control.identity().refresh().await {
         tracing::warn!(%error, "cached credentials can't be refreshed now");
     }
+    // A raised limit or another scheduler may let a waiting session through.
+    control.signals().schedule.notify_one();
     Ok(())
 }
 

@@ -18,6 +18,9 @@ pub enum Error {
     /// Rows changed in between; the same transaction may succeed when tried again.
     #[error("conflict with another transaction over {0}")]
     Conflict(&'static str),
+    /// A text has a NUL character, which no database text can hold.
+    #[error("a text must not contain a NUL character")]
+    NulInText,
     /// A stored value is not what this release writes.
     #[error("column `{column}` holds something unexpected: {reason}")]
     Corrupt {

@@ -55,7 +55,7 @@ values! {
     Text <- String => |v| v, &str => |v: &str| v.to_owned(), &String => |v: &String| v.clone(),
             serde_json::Value => |v: serde_json::Value| v.to_string(),
             &serde_json::Value => |v: &serde_json::Value| v.to_string();
-    Int <- i64 => |v| v, i32 => |v| i64::from(v), u32 => |v| i64::from(v);
+    Int <- i64 => |v| v, i32 => i64::from, u32 => i64::from;
     Real <- f64 => |v| v;
     Bool <- bool => |v| v;
     Bytes <- Vec<u8> => |v| v, &[u8] => |v: &[u8]| v.to_vec();
@@ -102,7 +102,8 @@ impl Stmt {
     /// A statement over a list of texts, bound as parameter `$1`: each `{list}` in `sql` becomes a
     /// parenthesised sub-select of the members, as in `WHERE id IN {list}`.
     pub fn among<T: std::fmt::Display>(sql: &str, members: impl IntoIterator<Item = T>) -> Self {
-        let members: Vec<String> = members.into_iter().map(|m| m.to_string()).collect();
+        // No stored text has a NUL, so a member with one matches nothing; PostgreSQL couldn't read the list.
+        let members: Vec<String> = members.into_iter().map(|m| m.to_string()).filter(|m| !m.contains('\0')).collect();
         Self::assembled_dialect(
             sql.replace("{list}", "(SELECT value FROM json_each($1))"),
             sql.replace("{list}", "(SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))"),
@@ -235,6 +236,8 @@ where
     let mut out = A::default();
     for arg in args {
         match arg {
+            // SQLite would store it, PostgreSQL can't: both refuse it, as the request's mistake.
+            Value::Text(Some(v)) if v.contains('\0') => return Err(Error::NulInText),
             Value::Text(v) => out.add(v),
             Value::Int(v) => out.add(v),
             Value::Real(v) => out.add(v),

@@ -1,5 +1,5 @@
 //! Identity, configuration and resource tables, on every database there is here.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::cloned_ref_to_slice_refs)]
 
 use indexmap::IndexMap;
 use quarterdeck_model::{
@@ -393,6 +393,16 @@ async fn the_config_tree_is_cut_at_whole_components() {
         let mut rest = config::all(&mut tx).await.unwrap();
         rest.sort();
         assert_eq!(rest, pairs(&[("a_b", "4"), ("n", "5")]));
+    }
+}
+
+#[tokio::test]
+async fn texts_with_nul_are_refused_alike() {
+    for db in databases().await {
+        let r = &mut db.store.reader();
+        let refused = keypairs::credential(r, "AKIA\0").await;
+        assert!(matches!(refused, Err(quarterdeck_store::Error::NulInText)), "{refused:?}");
+        assert_eq!(users::by_emails(r, &["a\0".into()]).await.unwrap(), []);
     }
 }
 
