@@ -7,7 +7,7 @@
 use http::Method;
 
 use crate::route::Access::{Admin, Auth, Superadmin};
-use crate::route::Gate::{Open, Reads, Writes};
+use crate::route::Gate::{Reads, Writes};
 use crate::route::{Access, Gate, Route};
 use crate::wire::{NOT_IMPLEMENTED, Problem};
 
@@ -96,7 +96,6 @@ const STREAMS: &[Row] = &[
     (GET, "/events/background-task", Auth, Reads),
     (GET, "/stream/session/{session}/apps", Auth, Reads),
     (GET, "/stream/session/{session}/pty", Auth, Reads),
-    (GET, "/stream/session/{session}/execute", Auth, Reads),
     (GET, "/stream/session/{session}/httpproxy", Auth, Reads),
     (GET, "/stream/session/{session}/tcpproxy", Auth, Reads),
 ];
@@ -148,7 +147,6 @@ const OTHERS: &[Row] = &[
     (POST, "/logs/error/{entry}/clear", Auth, Reads),
     (GET, "/image/import", Admin, Reads),
     (POST, "/image/import", Admin, Writes),
-    (POST, "/manager/scheduler/operation", Superadmin, Open),
 ];
 
 /// The rows of the table.

@@ -54,8 +54,9 @@ pub async fn run(control: Control, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = timer.tick() => {}
         }
-        if let Err(error) = tick(&control).await {
-            tracing::error!(%error, "an idle check failed");
+        match tick(&control).await {
+            Ok(_) => control.metrics().passed("idle", control.clock().now()),
+            Err(error) => tracing::error!(%error, "an idle check failed"),
         }
     }
 }

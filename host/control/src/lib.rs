@@ -27,6 +27,7 @@ pub mod idle;
 pub mod leadership;
 pub mod liveness;
 mod loops;
+pub mod maintenance;
 pub mod metrics;
 pub mod password;
 pub mod plugins;
@@ -74,6 +75,10 @@ pub struct Settings {
     pub service_addr: Option<String>,
     /// An agent that is silent for so long is `LOST`.
     pub heartbeat_timeout_ms: i64,
+    /// How often the kernels that an agent has are compared with the rows, when nothing looks wrong.
+    pub reconcile_interval: Duration,
+    /// How long a kernel may be missing on its agent before it counts as gone: its last report may be on its way.
+    pub missing_patience: Duration,
     /// How often agents are told to send heartbeats.
     pub heartbeat_interval_ms: u32,
     /// The safety net of the schedule loop: a round at least this often.
@@ -110,6 +115,8 @@ impl Default for Settings {
             region: "local".to_owned(),
             service_addr: None,
             heartbeat_timeout_ms: 40_000,
+            reconcile_interval: Duration::from_secs(10),
+            missing_patience: Duration::from_secs(6),
             heartbeat_interval_ms: 3_000,
             schedule_interval: Duration::from_secs(2),
             tick_interval: Duration::from_secs(1),

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, idle, liveness, retention, schedule};
+use crate::{Control, agents, health, idle, liveness, retention, schedule};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -32,13 +32,13 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     loops.spawn(led(control.clone(), "terminate", shutdown.clone(), ends));
     loops.spawn(led(control.clone(), "liveness", shutdown.clone(), |control, stop| async move {
         let since = control.clock().now();
-        every(&control, control.settings().tick_interval, stop, "agents can't be watched", move |control| async move {
+        every(&control, "liveness", control.settings().tick_interval, stop, move |control| async move {
             liveness::pass(&control, since).await.map(drop)
         })
         .await;
     }));
     loops.spawn(led(control.clone(), "retention", shutdown.clone(), |control, stop| async move {
-        every(&control, Duration::from_secs(30), stop, "old events can't be dropped", |control| async move {
+        every(&control, "retention", Duration::from_secs(30), stop, |control| async move {
             retention::pass(&control).await.map(drop)
         })
         .await;
@@ -94,9 +94,9 @@ async fn led<F: Future<Output = ()>>(
 /// Runs a pass at each tick, until stopped.
 async fn every<F: Future<Output = Result<()>>>(
     control: &Control,
+    name: &'static str,
     period: Duration,
     stop: CancellationToken,
-    failed: &'static str,
     pass: impl Fn(Control) -> F,
 ) {
     let mut timer = interval(period);
@@ -106,8 +106,9 @@ async fn every<F: Future<Output = Result<()>>>(
             () = stop.cancelled() => return,
             _ = timer.tick() => {}
         }
-        if let Err(error) = pass(control.clone()).await {
-            tracing::error!(%error, "{failed}");
+        match pass(control.clone()).await {
+            Ok(()) => control.metrics().passed(name, control.clock().now()),
+            Err(error) => tracing::error!(%error, name, "a loop's pass failed"),
         }
     }
 }
@@ -130,7 +131,10 @@ async fn starts(control: Control, stop: CancellationToken) {
             starter.pass().await
         };
         match pass.await {
-            Ok(()) => begun = true,
+            Ok(()) => {
+                begun = true;
+                control.metrics().passed("start", control.clock().now());
+            }
             Err(error) => tracing::error!(%error, "sessions can't be started"),
         }
     }
@@ -154,7 +158,10 @@ async fn ends(control: Control, stop: CancellationToken) {
             terminator.pass().await
         };
         match pass.await {
-            Ok(()) => begun = true,
+            Ok(()) => {
+                begun = true;
+                control.metrics().passed("terminate", control.clock().now());
+            }
             Err(error) => tracing::error!(%error, "sessions can't be ended"),
         }
     }
@@ -162,7 +169,7 @@ async fn ends(control: Control, stop: CancellationToken) {
 
 /// Every host: what others changed is read again, what this host heard is written.
 async fn caches(control: Control, stop: CancellationToken) {
-    every(&control, Duration::from_secs(1), stop, "caches can't be refreshed", |control| async move {
+    every(&control, health::CACHES, Duration::from_secs(1), stop, |control| async move {
         agents::flush_seen(&control).await?;
         control.identity().refresh().await?;
         if control.config_tree().refresh().await? {

@@ -272,6 +272,19 @@ impl Policies {
         })
     }
 
+    /// Hooks that everybody's requests depend on, but that may not serve: what they guard is refused.
+    pub fn required_but_unavailable(&self) -> Vec<String> {
+        let catalogue = self.catalogue.load();
+        let closed = catalogue.bindings.iter().filter(|b| {
+            b.kind == PluginKind::Hook
+                && b.mode == BindingMode::Live
+                && b.target.kind == TargetKind::Everywhere
+                && b.failure_policy == FailurePolicy::FailClosed
+                && !catalogue.is_ready(&b.digest)
+        });
+        closed.map(|b| b.plugin.clone()).collect()
+    }
+
     /// The hooks for an event that concerns `domain`, in the order of their calls.
     ///
     /// A hook that can't be loaded is an error unless it was bound fail-open: a closed door must

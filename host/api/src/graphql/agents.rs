@@ -128,7 +128,11 @@ impl Agent {
         Some(metric(control(ctx).live().agent_stat(&self.key).as_ref(), &["node", "mem", "current"]))
     }
 
-    async fn compute_containers(&self, ctx: &Context<'_>, status: Option<String>) -> Maybe<Vec<Option<ComputeContainer>>> {
+    async fn compute_containers(
+        &self,
+        ctx: &Context<'_>,
+        status: Option<String>,
+    ) -> Maybe<Vec<Option<ComputeContainer>>> {
         maybe(async {
             let statuses = status.map(|s| input::words(&s)).transpose()?;
             let rows = loader(ctx).load_one(KernelsOn(self.key.clone(), statuses)).await?.unwrap_or_default();

@@ -86,11 +86,7 @@ impl From<ContainerItem> for ComputeContainer {
             occupied_slots: Some(JsonString(row.occupied_slots)),
             key: row.id,
             stored_stat: row.last_stat,
-            place: Place {
-                agent: row.agent_id.map(|id| id.0),
-                addr: row.agent_addr,
-                container: row.container_id,
-            },
+            place: Place { agent: row.agent_id.map(|id| id.0), addr: row.agent_addr, container: row.container_id },
         }
     }
 }

@@ -86,7 +86,10 @@ impl From<ImageRow> for Image {
             is_local: Some(row.is_local),
             digest: Some(row.config_digest.clone()),
             labels: Some(
-                row.labels.into_iter().map(|(key, value)| Some(KVPair { key: Some(key), value: Some(value) })).collect(),
+                row.labels
+                    .into_iter()
+                    .map(|(key, value)| Some(KVPair { key: Some(key), value: Some(value) }))
+                    .collect(),
             ),
             size_bytes: BigInt::safe(row.size_bytes),
             resource_limits: Some(limits.collect()),
@@ -139,7 +142,9 @@ impl ImageQueries {
         maybe(async {
             let rows = use_cases::list(control(ctx), caller(ctx), is_operation).await?;
             let images = rows.into_iter().map(Image::from);
-            Ok(Some(images.filter(|image| is_installed.is_none_or(|on| image.installed == Some(on))).map(Some).collect()))
+            Ok(Some(
+                images.filter(|image| is_installed.is_none_or(|on| image.installed == Some(on))).map(Some).collect(),
+            ))
         })
         .await
     }

@@ -39,7 +39,9 @@ pub(crate) fn ids<T: From<uuid::Uuid>>(texts: Option<Vec<Option<String>>>) -> Re
             texts
                 .into_iter()
                 .flatten()
-                .map(|t| t.parse::<uuid::Uuid>().map(T::from).map_err(|_| Error::BadRequest(format!("`{t}` is not a UUID"))))
+                .map(|t| {
+                    t.parse::<uuid::Uuid>().map(T::from).map_err(|_| Error::BadRequest(format!("`{t}` is not a UUID")))
+                })
                 .collect()
         })
         .transpose()

@@ -1,9 +1,9 @@
 //! Key pairs.
 
 use async_graphql::{ComplexObject, Context, ID, InputObject, Object, SimpleObject};
-use quarterdeck_control::{keypairs as use_cases, scope};
 use quarterdeck_control::store::listing::Listing;
 use quarterdeck_control::store::lists::keypairs::{self, KeyPairItem, Scope};
+use quarterdeck_control::{keypairs as use_cases, scope};
 use quarterdeck_model::{AccessKey, UserId};
 
 use super::fault::{Maybe, list, maybe};
@@ -81,7 +81,8 @@ impl KeyPair {
 
     /// Requests signed with it, this one included.
     async fn num_queries(&self, ctx: &Context<'_>) -> Maybe<i32> {
-        maybe(async { Ok(loader(ctx).load_one(QueriesOf(self.key.clone())).await?.and_then(|n| int(n)).transpose()?) }).await
+        maybe(async { Ok(loader(ctx).load_one(QueriesOf(self.key.clone())).await?.and_then(|n| int(n)).transpose()?) })
+            .await
     }
 
     async fn compute_sessions(&self, ctx: &Context<'_>, status: Option<String>) -> Maybe<Vec<Option<ComputeSession>>> {
@@ -102,13 +103,17 @@ pub(crate) struct KeyPairQueries;
 
 #[Object(rename_fields = "snake_case", rename_args = "snake_case")]
 impl KeyPairQueries {
-    async fn keypair(&self, ctx: &Context<'_>, domain_name: Option<String>, access_key: Option<String>) -> Maybe<KeyPair> {
+    async fn keypair(
+        &self,
+        ctx: &Context<'_>,
+        domain_name: Option<String>,
+        access_key: Option<String>,
+    ) -> Maybe<KeyPair> {
         maybe(async {
             let caller = caller(ctx);
             let own = caller.access_key.as_str();
             let asked = scope::Scope::for_one(caller, domain_name.as_deref(), access_key.as_deref(), own)?;
-            let scope =
-                Scope { domain: asked.domain, access_key: asked.user_key.map(AccessKey), ..Scope::default() };
+            let scope = Scope { domain: asked.domain, access_key: asked.user_key.map(AccessKey), ..Scope::default() };
             let rows = keypairs::select(&mut control(ctx).store().reader(), &scope, 1).await?;
             Ok(rows.into_iter().next().map(Into::into))
         })

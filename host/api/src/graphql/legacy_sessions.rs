@@ -1,9 +1,9 @@
 //! Sessions as old clients know them: their main kernels.
 
 use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
-use quarterdeck_control::{Error, scope};
 use quarterdeck_control::store::listing::Listing;
 use quarterdeck_control::store::lists::legacy_sessions::{self, LegacySessionItem, Scope};
+use quarterdeck_control::{Error, scope};
 use quarterdeck_model::{AccessKey, KernelId};
 use serde_json::{Value as Json, json};
 
@@ -211,8 +211,7 @@ impl LegacySessionQueries {
                 live: None,
             };
             let order = order_key.map(|key| format!("{}{key}", if order_asc.unwrap_or(true) { '+' } else { '-' }));
-            let listing =
-                Listing::parse(legacy_sessions::FIELDS, None, order.as_deref(), limit.into(), offset.into())?;
+            let listing = Listing::parse(legacy_sessions::FIELDS, None, order.as_deref(), limit.into(), offset.into())?;
             Ok(Some(legacy_sessions::page(&mut control(ctx).store().reader(), &scope, &listing).await?.into()))
         })
         .await

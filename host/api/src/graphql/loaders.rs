@@ -8,9 +8,7 @@ use quarterdeck_control::store::lists::{containers, sessions};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
-use quarterdeck_model::{
-    AccessKey, AgentId, ImageId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId,
-};
+use quarterdeck_model::{AccessKey, AgentId, ImageId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId};
 
 use serde_json::Value as Json;
 
@@ -134,15 +132,13 @@ impl Loader<KernelsOn> for Loaders {
         // One statement for each set of statuses that the document names: one, as a rule.
         for statuses in keys.iter().map(|k| &k.1).collect::<HashSet<_>>() {
             let agents = keys.iter().filter(|k| &k.1 == statuses).map(|k| k.0.clone()).collect();
-            let scope = containers::Scope {
-                agents: Some(agents),
-                statuses: statuses.clone(),
-                ..containers::Scope::default()
-            };
+            let scope =
+                containers::Scope { agents: Some(agents), statuses: statuses.clone(), ..containers::Scope::default() };
             let rows = containers::select(&mut self.sql(), &scope).await?;
-            map.extend(grouped(rows.into_iter().filter_map(|row| {
-                row.agent_id.clone().map(|agent| (KernelsOn(agent, statuses.clone()), row))
-            })));
+            map.extend(grouped(
+                rows.into_iter()
+                    .filter_map(|row| row.agent_id.clone().map(|agent| (KernelsOn(agent, statuses.clone()), row))),
+            ));
         }
         Ok(map)
     }
@@ -166,7 +162,9 @@ impl Loader<SessionsOf> for Loaders {
                 ..sessions::Scope::default()
             };
             let rows = sessions::select(&mut self.sql(), &scope, i64::MAX).await?;
-            map.extend(grouped(rows.into_iter().map(|row| (SessionsOf(row.access_key.clone(), statuses.clone()), row))));
+            map.extend(grouped(
+                rows.into_iter().map(|row| (SessionsOf(row.access_key.clone(), statuses.clone()), row)),
+            ));
         }
         Ok(map)
     }

@@ -22,6 +22,8 @@ mod resource_policies;
 mod scalars;
 mod scaling_groups;
 mod scope;
+#[cfg(test)]
+mod sdl_tests;
 mod sessions;
 mod storage;
 #[cfg(test)]
@@ -31,7 +33,9 @@ mod users;
 use std::sync::Arc;
 
 use async_graphql::dataloader::DataLoader;
-use async_graphql::{Context, EmptySubscription, MergedObject, Request, ServerError, Value as ConstValue};
+use async_graphql::{
+    Context, EmptySubscription, MergedObject, Request, SchemaBuilder, ServerError, Value as ConstValue,
+};
 use quarterdeck_control::{Control, Principal};
 use serde_json::{Map, Value};
 
@@ -89,10 +93,13 @@ impl std::fmt::Debug for Schema {
 /// Builds the schema; do it once.
 pub fn schema(control: Control) -> Schema {
     let loaders = DataLoader::new(Loaders::new(control.clone()), tokio::spawn);
-    let builder = async_graphql::Schema::build(Queries::default(), Mutations::default(), EmptySubscription)
-        .data(control)
-        .data(loaders);
-    Schema(interfaces::register(builder).limit_depth(MAX_DEPTH).limit_complexity(MAX_FIELDS).finish())
+    Schema(builder().data(control).data(loaders).finish())
+}
+
+/// The shape of the schema, without what its resolvers need.
+fn builder() -> SchemaBuilder<Queries, Mutations, EmptySubscription> {
+    let builder = async_graphql::Schema::build(Queries::default(), Mutations::default(), EmptySubscription);
+    interfaces::register(builder).limit_depth(MAX_DEPTH).limit_complexity(MAX_FIELDS)
 }
 
 impl Schema {
@@ -119,11 +126,6 @@ impl Schema {
         // What was refused before it ran has no data; what failed while it ran has a path.
         let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
         Outcome { errors: response.errors, data: ran.then_some(response.data) }
-    }
-
-    /// The schema in the schema definition language.
-    pub fn sdl(&self) -> String {
-        self.0.sdl()
     }
 }
 

@@ -165,7 +165,11 @@ impl PolicyMutations {
         .await
     }
 
-    async fn delete_keypair_resource_policy(&self, ctx: &Context<'_>, name: String) -> Maybe<DeleteKeyPairResourcePolicy> {
+    async fn delete_keypair_resource_policy(
+        &self,
+        ctx: &Context<'_>,
+        name: String,
+    ) -> Maybe<DeleteKeyPairResourcePolicy> {
         change(ctx, "delete_keypair_resource_policy", Allowed::Superadmin, async {
             use_cases::delete(control(ctx), caller(ctx), &name).await?;
             Ok(DeleteKeyPairResourcePolicy::success())

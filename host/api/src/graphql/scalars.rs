@@ -26,9 +26,9 @@ impl BigInt {
     fn read(value: &Value) -> Option<i64> {
         let Value::Number(number) = value else { return None };
         // Some clients write whole numbers as floats.
-        let whole = number.as_i64().or_else(|| {
-            number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() <= SAFE as f64).map(|f| f as i64)
-        })?;
+        let whole = number
+            .as_i64()
+            .or_else(|| number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() <= SAFE as f64).map(|f| f as i64))?;
         (-SAFE..=SAFE).contains(&whole).then_some(whole)
     }
 }
@@ -48,7 +48,10 @@ impl ScalarType for BigInt {
 
 /// A 32-bit integer for output.
 pub(crate) fn int(number: i64) -> Maybe<i32> {
-    Some(i32::try_from(number).map_err(|_| Fault(format!("Int cannot represent non 32-bit signed integer value: {number}"))))
+    Some(
+        i32::try_from(number)
+            .map_err(|_| Fault(format!("Int cannot represent non 32-bit signed integer value: {number}"))),
+    )
 }
 
 /// JSON in a text, both ways.

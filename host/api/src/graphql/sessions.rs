@@ -1,10 +1,10 @@
 //! Sessions.
 
 use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
-use quarterdeck_control::{Error, scope};
 use quarterdeck_control::store::listing::Listing;
 use quarterdeck_control::store::lists::containers::ContainerItem;
 use quarterdeck_control::store::lists::sessions::{self, Scope, SessionItem};
+use quarterdeck_control::{Error, scope};
 use quarterdeck_model::slots::SlotMap;
 use quarterdeck_model::{AccessKey, SessionId};
 use serde_json::{Map, Value as Json, json};

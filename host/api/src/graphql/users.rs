@@ -1,10 +1,10 @@
 //! Users.
 
 use async_graphql::{ComplexObject, Context, ID, InputObject, Object, SimpleObject};
-use quarterdeck_control::{Principal, scope, users as use_cases};
 use quarterdeck_control::store::listing::Listing;
 use quarterdeck_control::store::lists::users::{self, Scope, UserItem};
 use quarterdeck_control::store::users::UserRow;
+use quarterdeck_control::{Principal, scope, users as use_cases};
 use quarterdeck_model::{ProjectId, UserId, UserStatus};
 
 use super::fault::{Answer, Maybe, list, maybe};
@@ -207,9 +207,7 @@ fn many(
     let statuses = match (status, is_active) {
         (Some(status), _) => Some(vec![input::word(&status)?]),
         (None, Some(true)) => Some(vec![UserStatus::Active]),
-        (None, Some(false)) => {
-            Some(vec![UserStatus::Inactive, UserStatus::Deleted, UserStatus::BeforeVerification])
-        }
+        (None, Some(false)) => Some(vec![UserStatus::Inactive, UserStatus::Deleted, UserStatus::BeforeVerification]),
         (None, None) => None,
     };
     Ok(Scope { domain, project: group.map(|g| ProjectId(g.0)), statuses, ..Scope::default() })

@@ -212,7 +212,8 @@ mod tests {
 
     #[test]
     fn yaml_scalars_are_texts() {
-        let mut params = Params::from_body(b"a: 1\nb: 0x10\nc: 1.50\nd: yes\ne: ~\nf: [true, null]\ng: {x: 010}\n", true).unwrap();
+        let mut params =
+            Params::from_body(b"a: 1\nb: 0x10\nc: 1.50\nd: yes\ne: ~\nf: [true, null]\ng: {x: 010}\n", true).unwrap();
         for (name, expected) in [("a", "1"), ("b", "0x10"), ("c", "1.50"), ("d", "yes"), ("e", "~")] {
             assert_eq!(params.required(&[name], text), expected);
         }

@@ -10,7 +10,6 @@ use crate::params::kinds::{any_text, nullable, one_of, text, uuid};
 use crate::route::Access::{Anonymous, Auth};
 use crate::route::Gate::Open;
 use crate::route::{Route, get, patch, post};
-use crate::wire::{INVALID_API_PARAMS, Problem};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -43,35 +42,32 @@ async fn role(mut call: Call) -> Answer {
     let group = params.optional(&["group"], None, nullable(uuid));
     params.finish()?;
     let caller = call.caller()?;
-    let role = auth::role(call.control(), &caller, group.map(ProjectId)).await?;
+    let roles = auth::roles(call.control(), &caller, group.map(ProjectId)).await?;
     ok(&json!({
-        "global_role": role.global,
-        "domain_role": role.domain,
-        "group_role": role.group,
+        "global_role": roles.global_role,
+        "domain_role": roles.domain_role,
+        "group_role": roles.group_role,
     }))
 }
 
 async fn authorize(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     params.allow_extra();
-    let kind = params.required(&["type"], one_of(&["keypair", "jwt"], "AuthTokenTypes"));
     let request = Authorize {
+        kind: params.required(&["type"], one_of(&["keypair", "jwt"], "AuthTokenTypes")).to_owned(),
         domain: params.required(&["domain"], text),
         username: params.required(&["username"], text),
         password: params.required(&["password"], text),
     };
     params.finish()?;
-    if kind != "keypair" {
-        return Err(Problem::new(INVALID_API_PARAMS).msg("Unsupported authorization type"));
-    }
     let client = call.client_address()?;
     let login = auth::authorize(call.control(), request, client).await?;
     ok(&json!({
         "data": {
             "access_key": login.access_key,
             "secret_key": login.secret_key,
-            "role": login.role,
-            "status": login.status,
+            "role": login.role.as_str(),
+            "status": login.status.as_str(),
         }
     }))
 }
@@ -84,21 +80,13 @@ async fn signup(mut call: Call) -> Answer {
         email: params.required(&["email"], text),
         password: params.required(&["password"], text),
         username: params.optional(&["username"], None, |v| text(v).map(Some)),
-        full_name: params.optional(&["full_name"], String::new(), any_text),
-        description: params.optional(&["description"], String::new(), any_text),
-        language: preferred_language(call.header("accept-language")),
+        full_name: params.optional(&["full_name"], None, |v| any_text(v).map(Some)),
+        description: params.optional(&["description"], None, |v| any_text(v).map(Some)),
     };
     params.finish()?;
-    let keypair = auth::signup(call.control(), request).await?;
+    let language = Some(call.header("accept-language"));
+    let keypair = auth::signup(call.control(), request, language).await?;
     created(&json!({ "access_key": keypair.access_key, "secret_key": keypair.secret_key }))
-}
-
-/// The first of the languages that a browser names.
-fn preferred_language(header: &str) -> String {
-    match header.split(',').next().map(str::trim) {
-        None | Some("") => "en-us".to_owned(),
-        Some(first) => first.to_lowercase(),
-    }
 }
 
 async fn signout(mut call: Call) -> Answer {
@@ -129,7 +117,7 @@ async fn update_expired_password(mut call: Call) -> Answer {
     let current = params.required(&["current_password"], text);
     let new = params.required(&["new_password"], text);
     params.finish()?;
-    let changed_at = auth::update_password_no_auth(call.control(), &domain, &email, &current, &new).await?;
+    let changed_at = auth::update_expired_password(call.control(), &domain, &email, &current, &new).await?;
     created(&json!({ "password_changed_at": changed_at.iso() }))
 }
 
@@ -164,16 +152,4 @@ async fn put_ssh_keypair(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let pair = keypairs::set_ssh_keypair(call.control(), &caller, &public, &private).await?;
     ok(&json!({ "ssh_public_key": pair.public, "ssh_private_key": pair.private }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::preferred_language;
-
-    #[test]
-    fn the_first_language_counts() {
-        assert_eq!(preferred_language(""), "en-us");
-        assert_eq!(preferred_language("ko-KR,en;q=0.8"), "ko-kr");
-        assert_eq!(preferred_language("de-DE;q=0.9, en"), "de-de;q=0.9");
-    }
 }

@@ -1,10 +1,12 @@
 //! `/manager`: maintenance and announcements.
 
+use quarterdeck_control::maintenance;
 use quarterdeck_control::manager::{self, ManagerStatus};
-use serde_json::json;
+use quarterdeck_model::AgentId;
+use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, no_content, ok};
-use crate::params::kinds::{boolish, member, nullable, text};
+use crate::params::kinds::{any_text, boolish, list, member, nullable, one_of, text};
 use crate::route::Access::{Anonymous, Superadmin};
 use crate::route::Gate::Open;
 use crate::route::{Route, get, post, put};
@@ -16,6 +18,7 @@ pub(crate) fn routes() -> Vec<Route> {
         put("/manager/status", Superadmin, Open, set_status),
         get("/manager/announcement", Anonymous, Open, announcement),
         post("/manager/announcement", Superadmin, Open, announce),
+        post("/manager/scheduler/operation", Superadmin, Open, scheduler_operation),
     ]
 }
 
@@ -35,7 +38,26 @@ async fn set_status(mut call: Call) -> Answer {
     let force_kill = params.optional(&["force_kill"], false, boolish);
     params.finish()?;
     let status = status.ok_or_else(|| Problem::new(INVALID_API_PARAMS))?;
+    if force_kill && let Err(error) = maintenance::end_placed_sessions(call.control()).await {
+        // The status matters more: it was asked for because something is wrong.
+        tracing::warn!(%error, "sessions were not ended by force");
+    }
     manager::set_status(call.control(), status).await?;
+    no_content()
+}
+
+async fn scheduler_operation(mut call: Call) -> Answer {
+    const OPERATIONS: &[&str] = &["include-agents", "exclude-agents"];
+    let mut params = call.params().await?;
+    let operation = params.required(&["op"], one_of(OPERATIONS, "SchedulerOps"));
+    let args = params.required(&["args"], Ok::<Value, _>);
+    params.finish()?;
+    let agents = list(any_text)(args).map_err(|fault| {
+        let msg = format!("Input validation failed for args with {operation}");
+        Problem::new(INVALID_API_PARAMS).msg(msg).data(fault)
+    })?;
+    let agents: Vec<_> = agents.into_iter().map(AgentId).collect();
+    maintenance::set_schedulable(call.control(), &agents, operation == "include-agents").await?;
     no_content()
 }
 

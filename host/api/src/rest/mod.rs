@@ -11,6 +11,7 @@ mod root;
 mod scaling_groups;
 mod session;
 mod session_create;
+mod stream;
 
 use crate::route::Route;
 use crate::{inventory, ops};
@@ -29,6 +30,7 @@ pub(crate) fn routes() -> Vec<Route> {
         acl::routes(),
         admin::routes(),
         plugins::routes(),
+        stream::routes(),
         inventory::routes(),
     ];
     families.into_iter().flatten().collect()

@@ -1,6 +1,6 @@
 //! `/resource`: presets, and what they would cost.
 
-use quarterdeck_control::presets;
+use quarterdeck_control::{presets, usage};
 use serde_json::json;
 
 use crate::call::{Answer, Call, ok};
@@ -18,20 +18,19 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn list(call: Call) -> Answer {
-    let presets = presets::list(call.control()).await?;
-    ok(&json!({ "presets": presets }))
+    ok(&presets::list(call.control()).await?)
 }
 
 async fn check(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     let scaling_group = params.optional(&["scaling_group"], None, nullable(text));
-    let group = params.optional(&["group"], "default".to_owned(), text);
+    let project = params.optional(&["group"], "default".to_owned(), text);
     params.finish()?;
     let caller = call.caller()?;
-    ok(&presets::check(call.control(), &caller, &group, scaling_group.as_deref()).await?)
+    ok(&presets::check(call.control(), &caller, scaling_group.as_deref(), &project).await?)
 }
 
 async fn recalculate(call: Call) -> Answer {
-    presets::recalculate_usage(call.control()).await?;
+    usage::recalculate(call.control()).await?;
     ok(&json!({}))
 }

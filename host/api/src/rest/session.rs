@@ -1,13 +1,13 @@
 //! `/session`: look sessions up, work in them, end them.
 
-use http::{Method, StatusCode};
-use quarterdeck_control::{Error, enqueue, sessions};
+use http::Method;
+use quarterdeck_control::{Error, sessions};
 use serde_json::{Value, json};
 
 use super::session_create::{self, session_name};
-use crate::call::{Answer, Call, json, no_content, ok};
-use crate::params::kinds::{any_text, boolish, int, nullable, text, uuid};
-use crate::params::{malformed, read_body};
+use crate::call::{Answer, Call, no_content, ok};
+use crate::params::kinds::{any_text, boolish, int, nullable, object, text, uuid};
+use crate::params::{Fault, malformed};
 use crate::route::Access::Auth;
 use crate::route::Gate::{Reads, Writes};
 use crate::route::{Route, delete, get, patch, post};
@@ -25,6 +25,7 @@ pub(crate) fn routes() -> Vec<Route> {
         delete("/session/{session}", Auth, Reads, destroy),
         post("/session/{session}", Auth, Reads, execute),
         get("/session/{session}/logs", Auth, Reads, logs),
+        get("/session/{session}/status-history", Auth, Reads, status_history),
         get("/session/{session}/direct-access-info", Auth, Reads, direct_access_info),
         post("/session/{session}/rename", Auth, Writes, rename),
         post("/session/{session}/interrupt", Auth, Reads, interrupt),
@@ -97,6 +98,13 @@ async fn logs(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let logs = sessions::logs(call.control(), &caller, call.arg(0), owner.as_deref()).await?;
     ok(&json!({ "result": { "logs": logs } }))
+}
+
+/// The official client asks for this, though the reference never answered.
+async fn status_history(call: Call) -> Answer {
+    let caller = call.caller()?;
+    let history = sessions::status_history(call.control(), &caller, call.arg(0)).await?;
+    ok(&json!({ "result": history }))
 }
 
 async fn direct_access_info(call: Call) -> Answer {

@@ -1,20 +1,15 @@
 //! `POST /session`: the parameters of a new session, as each API version writes them.
 
-use indexmap::IndexMap;
 use quarterdeck_control::enqueue::{self, CreateSession, Created, SessionConfig};
+use quarterdeck_model::session::RESERVED_NAME;
 use quarterdeck_model::{ClusterMode, SessionType};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, created};
-use crate::params::kinds::{
-    any_text, boolish, coerced_int, int, list, map, member, nullable, number, object, one_of, text, url,
-};
+use crate::params::kinds::{boolish, coerced_int, int, list, map, member, nullable, number, object, text, url};
 use crate::params::{Fault, Params};
 use crate::version::Version;
 use crate::wire::{INVALID_API_PARAMS, Problem};
-
-/// The name that `/session/_/create-from-template` was once reached by.
-const RESERVED_NAME: &str = "from-template";
 
 /// `POST /session` and `POST /session/_/create`
 pub(super) async fn create(mut call: Call) -> Answer {
@@ -77,7 +72,7 @@ fn read(params: &mut Params, version: Version) -> CreateSession {
 }
 
 /// The names that `quarterdeck_model` allows.
-fn session_name(value: Value) -> Result<String, Fault> {
+pub(super) fn session_name(value: Value) -> Result<String, Fault> {
     let name = text(value)?;
     if quarterdeck_model::session::is_valid_name(&name) {
         Ok(name)
@@ -88,11 +83,8 @@ fn session_name(value: Value) -> Result<String, Fault> {
 
 /// As requests write it: lower-case.
 fn session_type(value: Value) -> Result<SessionType, Fault> {
-    Ok(match one_of(&["interactive", "batch", "inference"], "SessionTypes")(value)? {
-        "batch" => SessionType::Batch,
-        "inference" => SessionType::Inference,
-        _ => SessionType::Interactive,
-    })
+    let found = value.as_str().and_then(SessionType::from_lower);
+    found.ok_or_else(|| "value is not a valid member of SessionTypes".into())
 }
 
 fn cluster_size(value: Value) -> Result<u32, Fault> {

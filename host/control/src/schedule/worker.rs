@@ -62,6 +62,7 @@ pub async fn run(control: Control, shutdown: CancellationToken) {
             });
             worker.wake.notify_one();
         }
+        control.metrics().passed("schedule", control.clock().now());
     }
     tracker.close();
     tracker.wait().await;

@@ -1,0 +1,162 @@
+//! `/plugins`: administration of policies on the running server. Our own API, for superadmins.
+
+use http::StatusCode;
+use quarterdeck_control::plugins::{self, BindRequest, RevisionView, Switched};
+use quarterdeck_model::policy::{FailurePolicy, PluginKind, Target, TargetKind};
+use quarterdeck_store::plugins::{BindingRow, HistoryRow, RevisionRow};
+use serde_json::{Value, json};
+
+use crate::call::{Answer, Call, json, ok};
+use crate::params::Params;
+use crate::params::kinds::{int, member, nullable, object, text};
+use crate::route::Access::Superadmin;
+use crate::route::Gate::Open;
+use crate::route::{Route, delete, get, post};
+
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        get("/plugins", Superadmin, Open, list),
+        post("/plugins", Superadmin, Open, push),
+        post("/plugins/bindings", Superadmin, Open, bind),
+        delete("/plugins/bindings", Superadmin, Open, unbind),
+        post("/plugins/rollback", Superadmin, Open, rollback),
+        get("/plugins/{plugin}", Superadmin, Open, inspect),
+    ]
+}
+
+/// The body is the component itself.
+async fn push(mut call: Call) -> Answer {
+    let caller = call.caller()?;
+    let component = call.bytes_below(plugins::MAX_COMPONENT_BYTES).await?;
+    let (revision, created) = plugins::push(call.control(), &caller, &component).await?;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    json(status, &json!({"revision": revision_document(&revision), "created": created}))
+}
+
+async fn list(call: Call) -> Answer {
+    let caller = call.caller()?;
+    let views = plugins::list(call.control(), &caller).await?;
+    ok(&json!({"plugins": views.iter().map(view_document).collect::<Vec<_>>()}))
+}
+
+async fn inspect(call: Call) -> Answer {
+    let caller = call.caller()?;
+    let found = plugins::inspect(call.control(), &caller, call.arg(0)).await?;
+    ok(&json!({
+        "revisions": found.revisions.iter().map(view_document).collect::<Vec<_>>(),
+        "history": found.history.iter().map(history_document).collect::<Vec<_>>(),
+    }))
+}
+
+async fn bind(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let plugin = params.required(&["plugin"], text);
+    let target = target(&mut params);
+    let config = params.optional(&["config"], None, nullable(object));
+    let position = params.optional(&["order"], None, nullable(int(i64::from(i32::MIN)..=i64::from(i32::MAX))));
+    let failure_policy = params.optional(&["failure_policy"], FailurePolicy::FailClosed, member("FailurePolicy"));
+    params.finish()?;
+    let caller = call.caller()?;
+    let request = BindRequest { plugin, target, config: config.map(Value::Object), position, failure_policy };
+    ok(&switched_document(&plugins::bind(call.control(), &caller, request).await?))
+}
+
+async fn unbind(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let plugin = params.required(&["plugin"], text);
+    let target = target(&mut params);
+    params.finish()?;
+    let caller = call.caller()?;
+    ok(&switched_document(&plugins::unbind(call.control(), &caller, &plugin, &target).await?))
+}
+
+async fn rollback(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let target = target(&mut params);
+    let kind = params.optional(&["kind"], None, nullable(member::<PluginKind>("PluginKind")));
+    params.finish()?;
+    let caller = call.caller()?;
+    ok(&switched_document(&plugins::rollback(call.control(), &caller, kind, &target).await?))
+}
+
+/// `{"kind": "scaling-group" | "domain" | "everywhere", "name": …}`
+fn target(params: &mut Params) -> Target {
+    params.nested(&["target"], |inner| {
+        let kind = inner.required(&["kind"], |v| member::<TargetKind>("TargetKind")(v).map(Some));
+        let name = inner.optional(&["name"], None, nullable(text));
+        match (kind, name) {
+            (None | Some(TargetKind::Everywhere), None) => Target::everywhere(),
+            (None | Some(TargetKind::Everywhere), Some(_)) => {
+                inner.fault("name", "everywhere has no name");
+                Target::everywhere()
+            }
+            (Some(_), None) => {
+                inner.fault("name", "is required");
+                Target::everywhere()
+            }
+            (Some(kind), Some(name)) => Target { kind, name },
+        }
+    })
+}
+
+fn target_document(target: &Target) -> Value {
+    json!({"kind": target.kind, "name": target.name})
+}
+
+fn revision_document(r: &RevisionRow) -> Value {
+    json!({
+        "digest": r.digest,
+        "name": r.name,
+        "version": r.version,
+        "kind": r.kind,
+        "summary": r.summary,
+        "info": r.info,
+        "size_bytes": r.size_bytes,
+        "builtin": r.builtin,
+        "status": r.status,
+        "status_reason": r.status_reason,
+        "uploaded_by": r.uploaded_by,
+        "uploaded_at": r.uploaded_at.iso(),
+    })
+}
+
+fn binding_document(b: &BindingRow) -> Value {
+    json!({
+        "id": b.id,
+        "target": target_document(&b.target),
+        "config": b.config,
+        "order": b.position,
+        "mode": b.mode,
+        "failure_policy": b.failure_policy,
+        "bound_by": b.bound_by,
+        "bound_at": b.bound_at.iso(),
+    })
+}
+
+fn view_document(view: &RevisionView) -> Value {
+    let mut document = revision_document(&view.revision);
+    document["bindings"] = view.bindings.iter().map(binding_document).collect();
+    document["failures"] = view.failures.into();
+    document
+}
+
+fn history_document(h: &HistoryRow) -> Value {
+    json!({
+        "at": h.at.iso(),
+        "actor": h.actor,
+        "action": h.action,
+        "kind": h.kind,
+        "plugin": h.plugin,
+        "target": target_document(&h.target),
+        "digest": h.digest,
+        "config": h.config,
+        "previous_plugin": h.previous_plugin,
+        "previous": h.previous,
+        "previous_config": h.previous_config,
+        "reason": h.reason,
+    })
+}
+
+fn switched_document(s: &Switched) -> Value {
+    json!({"now": s.now.as_ref().map(revision_document), "before": s.before})
+}
