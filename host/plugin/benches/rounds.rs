@@ -14,6 +14,12 @@ use quarterdeck_plugin::scheduling::{
 use quarterdeck_plugin::types::{SessionKind, Slot, SlotKind};
 use quarterdeck_plugin::{Call, Judge, Limits, Meter, Runtime, RuntimeOptions, builtin};
 
+#[path = "../../../plugins/fifo/src/walk.rs"]
+#[allow(dead_code)]
+mod walk;
+
+use walk::Walk;
+
 const SLOTS: usize = 4;
 
 fn snapshot(pending: u32, agents: u32) -> Snapshot {
@@ -122,45 +128,17 @@ impl Judge for Books<'_> {
     }
 }
 
-/// `fifo` without a boundary: the same walk over the same columns.
+/// `fifo` without a boundary: the same code on the same columns.
 fn native(snapshot: &Snapshot) -> u32 {
     let mut books = Books::of(snapshot);
     // The policy keeps its own books beside the host's, as it does in the sandbox.
     let mut occupied = snapshot.agents.occupied.clone();
+    let agents = &snapshot.agents;
+    let mut walk = Walk::new(SLOTS, &agents.architecture, &agents.schedulable, &agents.capacity);
     for session in 0..snapshot.pending.count as usize {
         let requested = &snapshot.pending.requested[session * SLOTS..][..SLOTS];
-        let mut best: Option<(usize, usize)> = None;
-        for agent in 0..snapshot.agents.count as usize {
-            if !snapshot.agents.schedulable[agent] || snapshot.agents.architecture[agent] != 0 {
-                continue;
-            }
-            let capacity = &snapshot.agents.capacity[agent * SLOTS..][..SLOTS];
-            let taken = &occupied[agent * SLOTS..][..SLOTS];
-            let fits = capacity
-                .iter()
-                .zip(taken)
-                .zip(requested)
-                .all(|((c, o), r)| c.checked_sub(*o).is_some_and(|free| free >= *r));
-            if !fits {
-                continue;
-            }
-            let extras = capacity.iter().zip(requested).filter(|(c, r)| **c > 0 && **r == 0).count();
-            let better = match best {
-                None => true,
-                Some((other, fewest)) => {
-                    let theirs = &snapshot.agents.capacity[other * SLOTS..][..SLOTS];
-                    extras < fewest
-                        || (extras == fewest
-                            && capacity.iter().zip(theirs).all(|(mine, other)| mine >= other)
-                            && capacity != theirs)
-                }
-            };
-            if better {
-                best = Some((agent, extras));
-            }
-        }
-        match best {
-            Some((agent, _)) if books.place(session, agent) => {
+        match walk.choose(&occupied, 0, requested, true) {
+            Ok(agent) if books.place(session, agent) => {
                 occupied[agent * SLOTS..][..SLOTS].iter_mut().zip(requested).for_each(|(o, r)| *o += r);
             }
             _ => break,

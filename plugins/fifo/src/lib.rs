@@ -4,12 +4,15 @@
 //! has waited `hold_after_s`; from there on it holds the line, so that a stream of small sessions can't starve it. A
 //! session that no agent could take even if it were empty never holds the line: nothing would ever free it.
 
+mod walk;
+
 use quarterdeck_sdk::scheduler::{
     Agent, Candidate, ClusterMode, Explanation, Lack, Outcome, Placement, Proposal, Round, Scheduler, Session,
 };
 use quarterdeck_sdk::{ConfigProblem, Policy, config_problem, host};
 use serde::Deserialize;
 use serde_json::Value;
+use walk::{Nothing, Walk, extras};
 
 /// Options.
 #[derive(Debug, Clone, Deserialize)]
@@ -45,6 +48,7 @@ impl Config {
 
 struct Fifo {
     round: Round,
+    walk: Walk,
     /// Rows in the order in which they are tried.
     order: std::vec::IntoIter<usize>,
     /// What was proposed last.
@@ -104,7 +108,10 @@ impl Scheduler for Fifo {
         let failed = |row: &usize| retries > 0 && u64::from(round.pending_session(*row).retries()) >= retries;
         let (tried, fresh): (Vec<usize>, Vec<usize>) = (0..round.pending().len()).partition(failed);
         let order: Vec<usize> = fresh.into_iter().chain(tried).collect();
+        let agents = &round.snapshot.agents;
+        let walk = Walk::new(round.slots(), &agents.architecture, &agents.schedulable, &agents.capacity);
         Ok(Fifo {
+            walk,
             order: order.into_iter(),
             last: None,
             skip_blocked: config.skip_blocked,
@@ -119,7 +126,7 @@ impl Scheduler for Fifo {
             return Vec::new();
         }
         let Some(row) = self.order.next() else { return Vec::new() };
-        let proposal = match place(&mut self.round, row) {
+        let proposal = match self.place(row) {
             Ok(placement) => Proposal::Place(placement),
             Err(lack) => self.round.pending_session(row).defer(lack, ""),
         };
@@ -158,7 +165,7 @@ impl Scheduler for Fifo {
                 Candidate {
                     agent: agent.index as u32,
                     feasible: why.is_none(),
-                    score: -(extras(agent, requested) as f64),
+                    score: -(extras(agent.capacity(), requested) as f64),
                     why: why.unwrap_or_default(),
                 }
             })
@@ -179,79 +186,70 @@ impl Scheduler for Fifo {
     }
 }
 
-/// Where a session goes, or what is lacking. Leaves the books as they were.
-fn place(round: &mut Round, row: usize) -> Result<Placement, Lack> {
-    let session = round.pending_session(row);
-    match session.mode() {
-        ClusterMode::SingleNode => {
-            let mut kernels = session.kernels();
-            let Some(main) = kernels.next() else { return Ok(session.across(Vec::new())) };
-            if kernels.any(|kernel| kernel.architecture() != main.architecture()) {
-                return Err(Lack::NoCompatibleAgent);
+impl Fifo {
+    /// Where a session goes, or what is lacking. Leaves the books as they were.
+    fn place(&mut self, row: usize) -> Result<Placement, Lack> {
+        let session = self.round.pending_session(row);
+        match session.mode() {
+            ClusterMode::SingleNode => {
+                let mut kernels = session.kernels();
+                let Some(main) = kernels.next() else { return Ok(session.across(Vec::new())) };
+                if kernels.any(|kernel| kernel.architecture() != main.architecture()) {
+                    return Err(Lack::NoCompatibleAgent);
+                }
+                let (architecture, pinned) = (main.architecture(), main.agent());
+                let agent = choose(&self.round, &mut self.walk, architecture, session.requested(), pinned, true)?;
+                Ok(session.on(agent))
             }
-            let agent = choose(round, main.architecture(), session.requested(), main.agent())?;
-            Ok(session.on(agent))
-        }
-        ClusterMode::MultiNode => {
-            let rows = session.kernel_rows();
-            let mut agents = Vec::with_capacity(rows.len());
-            let mut lack = None;
-            for kernel in rows.clone() {
-                let view = round.kernel(kernel);
-                match choose(round, view.architecture(), view.requested(), view.agent()) {
-                    Ok(agent) => {
-                        round.occupy_kernel(kernel, agent);
-                        agents.push(agent);
-                    }
-                    Err(found) => {
-                        lack = Some(found);
-                        break;
+            ClusterMode::MultiNode => {
+                // The kernels share what is left, so each is booked before the next one is placed; all of it is undone
+                // afterwards, because only the host's verdict makes it true.
+                let rows = session.kernel_rows();
+                let mut agents = Vec::with_capacity(rows.len());
+                let mut lack = None;
+                for row in rows.clone() {
+                    let kernel = self.round.kernel(row);
+                    let (architecture, pinned) = (kernel.architecture(), kernel.agent());
+                    match choose(&self.round, &mut self.walk, architecture, kernel.requested(), pinned, false) {
+                        Ok(agent) => {
+                            self.round.occupy_kernel(row, agent);
+                            agents.push(agent);
+                        }
+                        Err(found) => {
+                            lack = Some(found);
+                            break;
+                        }
                     }
                 }
-            }
-            for (kernel, agent) in rows.zip(&agents) {
-                round.release_kernel(kernel, *agent);
-            }
-            match lack {
-                Some(lack) => Err(lack),
-                None => Ok(round.pending_session(row).across(agents)),
+                for (row, agent) in rows.zip(&agents) {
+                    self.round.release_kernel(row, *agent);
+                }
+                match lack {
+                    Some(lack) => Err(lack),
+                    None => Ok(self.round.pending_session(row).across(agents)),
+                }
             }
         }
     }
 }
 
 /// The agent for one request.
-fn choose(round: &Round, architecture: u32, requested: &[u64], pinned: Option<usize>) -> Result<usize, Lack> {
-    let mut compatible = round.agents().filter(|agent| agent.is_compatible(architecture)).peekable();
-    if compatible.peek().is_none() {
-        return Err(Lack::NoCompatibleAgent);
+fn choose(
+    round: &Round,
+    walk: &mut Walk,
+    architecture: u32,
+    requested: &[u64],
+    pinned: Option<usize>,
+    lasting: bool,
+) -> Result<usize, Lack> {
+    let chosen = walk.choose(&round.snapshot.agents.occupied, architecture, requested, lasting);
+    match (chosen, pinned) {
+        (Err(Nothing::Compatible), _) => Err(Lack::NoCompatibleAgent),
+        (_, Some(pinned)) if round.agent(pinned).fits(requested) => Ok(pinned),
+        (_, Some(_)) => Err(Lack::ExceedsCapacity),
+        (Err(Nothing::Room), None) => Err(Lack::NoRoom),
+        (Ok(agent), None) => Ok(agent),
     }
-    if let Some(pinned) = pinned {
-        return if round.agent(pinned).fits(requested) { Ok(pinned) } else { Err(Lack::ExceedsCapacity) };
-    }
-    let mut best: Option<(Agent<'_>, usize)> = None;
-    for agent in compatible.filter(|agent| agent.fits(requested)) {
-        let extras = extras(agent, requested);
-        let better = match best {
-            None => true,
-            Some((best, fewest)) => extras < fewest || (extras == fewest && is_larger(agent, best)),
-        };
-        if better {
-            best = Some((agent, extras));
-        }
-    }
-    best.map(|(agent, _)| agent.index).ok_or(Lack::NoRoom)
-}
-
-/// Slots that an agent has and the request doesn't need.
-fn extras(agent: Agent<'_>, requested: &[u64]) -> usize {
-    agent.capacity().iter().zip(requested).filter(|(capacity, requested)| **capacity > 0 && **requested == 0).count()
-}
-
-/// Whether an agent has at least as much of every slot in total as another, and more of some.
-fn is_larger(agent: Agent<'_>, other: Agent<'_>) -> bool {
-    let (mine, others) = (agent.capacity(), other.capacity());
-    mine.iter().zip(others).all(|(mine, other)| mine >= other) && mine != others
 }
 
 /// Whether an empty cluster would have room for it.

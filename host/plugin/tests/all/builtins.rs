@@ -180,3 +180,69 @@ fn admission_is_limited_by_image_size_and_slots() {
     assert_eq!(rule(ask(&config, &session(fine, 1, "8.001", "default"))), "max_per_session");
     assert_eq!(ask(&json!({}), &session(fine, 9, "999", "default")), Verdict::Allow);
 }
+
+/// The rule for choosing an agent, word for word.
+fn chosen(builder: &Builder, occupied: &[u64], requested: &[u64]) -> Option<usize> {
+    let slots = builder.slots.len();
+    let mut best: Option<(usize, usize)> = None;
+    let capacity = |agent: usize| {
+        builder.slots.iter().map(|slot| builder.agents[agent].0.get(slot).copied().unwrap_or(0)).collect::<Vec<u64>>()
+    };
+    for agent in 0..builder.agents.len() {
+        let (mine, taken) = (capacity(agent), &occupied[agent * slots..][..slots]);
+        if !(0..slots).all(|slot| mine[slot] >= taken[slot] && mine[slot] - taken[slot] >= requested[slot]) {
+            continue;
+        }
+        let extras = (0..slots).filter(|slot| mine[*slot] > 0 && requested[*slot] == 0).count();
+        let better = best.is_none_or(|(other, fewest)| {
+            let theirs = capacity(other);
+            extras < fewest || (extras == fewest && (0..slots).all(|slot| mine[slot] >= theirs[slot]) && mine != theirs)
+        });
+        if better {
+            best = Some((agent, extras));
+        }
+    }
+    best.map(|(agent, _)| agent)
+}
+
+#[test]
+fn the_short_cuts_of_fifo_change_no_answer() {
+    let mut state = 7_u64;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for _ in 0..40 {
+        let mut builder = Builder::new(&["cpu", "mem", "cuda.device"]);
+        for _ in 0..random(12) {
+            let capacity = [("cpu", 2000 * random(4)), ("mem", 4 * random(4)), ("cuda.device", 1000 * random(3))];
+            builder = builder.agent(&capacity, &[("cpu", 500 * random(3))]);
+        }
+        for _ in 0..random(30) {
+            let requested = [("cpu", 500 * random(4)), ("mem", random(4)), ("cuda.device", 1000 * random(2))];
+            builder = builder.session(&requested, 0);
+        }
+        let snapshot = builder.build();
+        let mut books = Books::of(&snapshot);
+        let mut expected = Vec::new();
+        for session in 0..snapshot.pending.count as usize {
+            let requested = &snapshot.pending.requested[session * 3..][..3];
+            let agent = chosen(&builder, &books.occupied, requested);
+            if let Some(agent) = agent {
+                (0..3).for_each(|slot| books.occupied[agent * 3 + slot] += requested[slot]);
+            }
+            expected.push(agent.map(|agent| agent as u32));
+        }
+        let call = Call::new(r#"{"skip_blocked": true, "hold_after_s": 1000}"#);
+        let trace = builtin("fifo").schedule(&call, &snapshot, &mut Books::of(&snapshot)).unwrap();
+        let got: Vec<Option<u32>> = trace
+            .proposals
+            .iter()
+            .map(|(proposal, _)| match proposal {
+                Proposal::Place(placement) => Some(placement.agents[0]),
+                Proposal::Defer(_) => None,
+            })
+            .collect();
+        assert_eq!(got, expected);
+    }
+}

@@ -1,0 +1,150 @@
+//! The choice of an agent, on bare columns.
+//!
+//! The rule: walk over the fitting agents in listing order and keep a best one, which the next one replaces when it has
+//! fewer needless slots, or as many and is larger in total. Done literally that is sessions × agents steps. Two
+//! observations save nearly all of them without changing a single answer:
+//!
+//! - Being better is a strict partial order on what agents have in total. So of the agents that have the same, only the
+//!   first fitting one can matter: whatever keeps it from being the best keeps its likes as well.
+//! - Within a round agents only fill up. So the first fitting agent for a request is never before the first fitting one
+//!   for an equal request earlier in the round.
+
+use std::collections::BTreeMap;
+
+/// The agents of a round, by what they have.
+pub struct Walk {
+    slots: usize,
+    classes: Vec<Class>,
+    /// Per architecture the numbers of requests seen.
+    shapes: Vec<BTreeMap<Vec<u64>, usize>>,
+    /// For each shape and class, how many agents at the front of the class have no room for the shape any more.
+    cursors: Vec<u32>,
+}
+
+/// Agents of one architecture with the same capacity, in listing order.
+struct Class {
+    architecture: u32,
+    capacity: Vec<u64>,
+    agents: Vec<u32>,
+}
+
+/// Why there is no choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nothing {
+    /// No agent of that architecture takes sessions.
+    Compatible,
+    /// None of them has room.
+    Room,
+}
+
+/// Beyond so many cursors requests start from the front: memory is limited.
+const MAX_CURSORS: usize = 1 << 20;
+
+impl Walk {
+    /// Sorts the agents that take sessions. `capacity` is row-major with `slots` cells per agent.
+    pub fn new(slots: usize, architecture: &[u32], schedulable: &[bool], capacity: &[u64]) -> Self {
+        let mut classes: Vec<Class> = Vec::new();
+        let mut known: BTreeMap<(u32, &[u64]), usize> = BTreeMap::new();
+        for (agent, (architecture, schedulable)) in architecture.iter().zip(schedulable).enumerate() {
+            if !schedulable {
+                continue;
+            }
+            let capacity = &capacity[agent * slots..][..slots];
+            let class = *known.entry((*architecture, capacity)).or_insert_with(|| {
+                classes.push(Class { architecture: *architecture, capacity: capacity.to_vec(), agents: Vec::new() });
+                classes.len() - 1
+            });
+            classes[class].agents.push(agent as u32);
+        }
+        Walk { slots, classes, shapes: Vec::new(), cursors: Vec::new() }
+    }
+
+    /// The agent for a request, given what is occupied now. `lasting` says that `occupied` will only grow from here on;
+    /// for a plan that may be taken back it is false.
+    pub fn choose(
+        &mut self,
+        occupied: &[u64],
+        architecture: u32,
+        requested: &[u64],
+        lasting: bool,
+    ) -> Result<usize, Nothing> {
+        let shape = self.shape(architecture, requested);
+        // The first fitting agent of each class, with the class.
+        let mut first: Vec<(u32, usize)> = Vec::with_capacity(self.classes.len());
+        let mut compatible = false;
+        for (index, class) in self.classes.iter().enumerate() {
+            if class.architecture != architecture {
+                continue;
+            }
+            compatible = true;
+            let cursor = shape.map(|shape| shape * self.classes.len() + index);
+            let start = cursor.map_or(0, |cursor| self.cursors[cursor] as usize);
+            let found = class.agents[start..].iter().position(|agent| {
+                let occupied = &occupied[*agent as usize * self.slots..][..self.slots];
+                fits(&class.capacity, occupied, requested)
+            });
+            let position = found.map_or(class.agents.len(), |found| start + found);
+            if let Some(agent) = class.agents.get(position) {
+                first.push((*agent, index));
+            }
+            if let Some(cursor) = cursor
+                && lasting
+            {
+                self.cursors[cursor] = position as u32;
+            }
+        }
+        if !compatible {
+            return Err(Nothing::Compatible);
+        }
+        first.sort_unstable();
+        let mut best: Option<(u32, &[u64], usize)> = None;
+        for (agent, class) in first {
+            let capacity = self.classes[class].capacity.as_slice();
+            let extras = extras(capacity, requested);
+            let better = match best {
+                None => true,
+                Some((_, other, fewest)) => extras < fewest || (extras == fewest && is_larger(capacity, other)),
+            };
+            if better {
+                best = Some((agent, capacity, extras));
+            }
+        }
+        best.map(|(agent, ..)| agent as usize).ok_or(Nothing::Room)
+    }
+
+    fn shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
+        if self.shapes.len() <= architecture as usize {
+            self.shapes.resize(architecture as usize + 1, BTreeMap::new());
+        }
+        let next = self.cursors.len().checked_div(self.classes.len())?;
+        let shapes = &mut self.shapes[architecture as usize];
+        if let Some(shape) = shapes.get(requested) {
+            return Some(*shape);
+        }
+        if self.cursors.len() + self.classes.len() > MAX_CURSORS {
+            return None;
+        }
+        shapes.insert(requested.to_vec(), next);
+        self.cursors.resize(self.cursors.len() + self.classes.len(), 0);
+        Some(next)
+    }
+}
+
+/// Whether a request fits into what is left. An over-occupied slot has no room even for nothing.
+fn fits(capacity: &[u64], occupied: &[u64], requested: &[u64]) -> bool {
+    capacity
+        .iter()
+        .zip(occupied)
+        .zip(requested)
+        .all(|((capacity, occupied), requested)| capacity.checked_sub(*occupied).is_some_and(|free| free >= *requested))
+}
+
+/// Slots that an agent has and the request doesn't need.
+pub fn extras(capacity: &[u64], requested: &[u64]) -> usize {
+    capacity.iter().zip(requested).filter(|(capacity, requested)| **capacity > 0 && **requested == 0).count()
+}
+
+/// Whether one has at least as much of every slot as another, and more of some.
+fn is_larger(capacity: &[u64], other: &[u64]) -> bool {
+    capacity.iter().zip(other).all(|(mine, other)| mine >= other) && capacity != other
+}
