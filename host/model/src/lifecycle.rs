@@ -86,8 +86,8 @@ pub fn session_can(from: SessionStatus, to: SessionStatus) -> bool {
         _ if to == S::Pending => false,
         S::Pending => to != S::Terminated,
         // A start that fails cancels the session; a forced end terminates it.
-        S::Scheduled | S::Pulling | S::Preparing => !(to == S::Scheduled && from != S::Pending),
-        S::Running => matches!(to, S::Restarting | S::RunningDegraded | S::Terminating | S::Terminated | S::Error),
+        S::Scheduled | S::Pulling | S::Preparing => to != S::Scheduled,
+        S::Running => matches!(to, S::Restarting | S::Terminating | S::Terminated | S::Error),
         S::Restarting | S::RunningDegraded => !matches!(to, S::Scheduled | S::Cancelled),
         S::Terminating => matches!(to, S::Terminated | S::Error),
         // Only destroying helps.
@@ -103,8 +103,11 @@ pub fn kernel_can(from: KernelStatus, to: KernelStatus) -> bool {
         _ if from == to => false,
         _ if to == K::Pending => false,
         K::Pending => to != K::Terminated,
-        K::Scheduled | K::Preparing | K::Building | K::Pulling => to != K::Scheduled,
-        K::Restarting | K::Resizing | K::Suspended => !matches!(to, K::Scheduled | K::Cancelled),
+        // A forced end terminates what never ran.
+        K::Scheduled | K::Preparing | K::Building | K::Pulling | K::Restarting | K::Resizing | K::Suspended => {
+            to != K::Scheduled
+        }
+        // What has run is terminated, not cancelled, also when its siblings fail to start: it used resources.
         K::Running => matches!(to, K::Restarting | K::Resizing | K::Terminating | K::Terminated | K::Error),
         K::Terminating => matches!(to, K::Terminated | K::Error),
         // A start that failed on its agent is cancelled with its session.
@@ -159,6 +162,8 @@ fn mapped(kernel: KernelStatus) -> SessionStatus {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -171,6 +176,68 @@ mod tests {
         for to in KernelStatus::ALL {
             assert!(!kernel_can(KernelStatus::Terminated, *to) && !kernel_can(KernelStatus::Cancelled, *to));
             assert!(!kernel_can(*to, KernelStatus::Pending));
+        }
+    }
+
+    /// The reference's maps (`spec/lifecycle.md` §2.1, §2.2), written as what they exclude or name.
+    fn session_map(from: SessionStatus) -> Vec<SessionStatus> {
+        use SessionStatus as S;
+        let except = |not: &[S]| S::ALL.iter().copied().filter(|s| !not.contains(s)).collect();
+        match from {
+            S::Pending => except(&[S::Pending, S::Terminated]),
+            S::Scheduled => except(&[S::Scheduled, S::Pending, S::Terminated, S::Cancelled]),
+            S::Pulling => except(&[S::Pulling, S::Pending, S::Scheduled, S::Terminating, S::Terminated, S::Cancelled]),
+            S::Preparing => except(&[S::Preparing, S::Pending, S::Scheduled, S::Terminated, S::Cancelled]),
+            S::Running => vec![S::Restarting, S::Terminating, S::Terminated, S::Error],
+            S::Restarting => except(&[S::Restarting, S::Pending, S::Scheduled, S::Terminated, S::Cancelled]),
+            S::RunningDegraded => except(&[S::RunningDegraded, S::Pending, S::Scheduled, S::Terminated, S::Cancelled]),
+            S::Terminating => vec![S::Terminated, S::Error],
+            S::Terminated | S::Error | S::Cancelled => vec![],
+        }
+    }
+
+    fn kernel_map(from: KernelStatus) -> Vec<KernelStatus> {
+        use KernelStatus as K;
+        match from {
+            K::Pending => K::ALL.iter().copied().filter(|s| !matches!(s, K::Pending | K::Terminated)).collect(),
+            K::Running => vec![K::Restarting, K::Resizing, K::Terminating, K::Terminated, K::Error],
+            K::Terminating => vec![K::Terminated, K::Error],
+            K::Terminated | K::Error | K::Cancelled => vec![],
+            from => {
+                let not = [from, K::Pending, K::Scheduled, K::Terminated];
+                K::ALL.iter().copied().filter(|s| !not.contains(s)).collect()
+            }
+        }
+    }
+
+    /// The maps and the unchecked paths (§2.3, §6) together, and nothing else.
+    #[test]
+    fn the_tables_are_the_maps_and_the_paths_beside_them() {
+        use {KernelStatus as K, SessionStatus as S};
+        let starting = [S::Scheduled, S::Pulling, S::Preparing];
+        let beside = |from: S, to: S| match to {
+            S::Cancelled => starting.contains(&from),
+            S::Terminated => starting.contains(&from) || matches!(from, S::Restarting | S::RunningDegraded | S::Error),
+            S::Terminating => matches!(from, S::Pulling | S::Error),
+            _ => false,
+        };
+        for from in S::ALL {
+            for to in S::ALL {
+                let expected = session_map(*from).contains(to) || beside(*from, *to);
+                assert_eq!(session_can(*from, *to), expected, "{from} -> {to}");
+            }
+        }
+        let beside = |from: K, to: K| match to {
+            K::Cancelled => from == K::Error,
+            K::Terminated => !matches!(from, K::Pending | K::Cancelled | K::Terminated),
+            K::Terminating => from == K::Error,
+            _ => false,
+        };
+        for from in K::ALL {
+            for to in K::ALL {
+                let expected = kernel_map(*from).contains(to) || beside(*from, *to);
+                assert_eq!(kernel_can(*from, *to), expected, "{from} -> {to}");
+            }
         }
     }
 
@@ -206,5 +273,60 @@ mod tests {
         assert_eq!(derive(&[("main", K::Running), ("sub", K::Error)]), Some(SessionStatus::RunningDegraded));
         assert_eq!(derive(&[("main", K::Terminated), ("sub", K::Terminating)]), Some(SessionStatus::Terminating));
         assert_eq!(derive(&[("main", K::Terminated), ("sub", K::Running)]), Some(SessionStatus::Terminated));
+    }
+
+    fn kernels() -> impl Strategy<Value = Vec<(&'static str, KernelStatus)>> {
+        let status = || prop::sample::select(KernelStatus::ALL);
+        (status(), prop::collection::vec(status(), 0..6), any::<prop::sample::Index>()).prop_map(|(main, subs, at)| {
+            let mut all: Vec<_> = subs.into_iter().map(|s| ("sub", s)).collect();
+            all.insert(at.index(all.len() + 1), ("main", main));
+            all
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn derived_statuses_are_consistent(kernels in kernels()) {
+            let derived = derive(&kernels).expect("there is a main kernel");
+            let main = kernels.iter().find(|k| k.0 == "main").expect("there is one").1;
+            // Whoever runs alone runs; a session without siblings is what its main kernel is.
+            if !matches!(main, KernelStatus::Running | KernelStatus::Resizing | KernelStatus::Terminated) {
+                prop_assert_eq!(Some(derived), derive(&[("main", main)]));
+            }
+            // It is over only when its main kernel is, and runs only when its main kernel does.
+            if derived.is_dead() {
+                prop_assert!(main.is_dead());
+            }
+            if matches!(derived, SessionStatus::Running | SessionStatus::RunningDegraded) {
+                prop_assert!(matches!(main, KernelStatus::Running | KernelStatus::Resizing));
+            }
+            // The order of the siblings doesn't matter when none of them is on its way up.
+            let settled = |s: &KernelStatus| !matches!(s, KernelStatus::Pulling | KernelStatus::Preparing | KernelStatus::Scheduled);
+            if kernels.iter().all(|(_, s)| settled(s)) {
+                let mut turned = kernels.clone();
+                turned.reverse();
+                prop_assert_eq!(derive(&turned), Some(derived));
+            }
+            // Alike kernels make a session of the same name, where there is one.
+            if kernels.iter().all(|(_, s)| *s == main)
+                && let Ok(same) = main.as_str().parse::<SessionStatus>()
+            {
+                prop_assert_eq!(derived, same);
+            }
+        }
+
+        #[test]
+        fn walks_end_in_dead_statuses_for_good(steps in prop::collection::vec(prop::sample::select(KernelStatus::ALL), 1..30)) {
+            let (mut at, mut died) = (KernelStatus::Pending, None);
+            for to in steps {
+                if kernel_can(at, to) {
+                    prop_assert_eq!(died, None, "left {}", at);
+                    // What holds an agent's resources never goes back to holding none without ending.
+                    prop_assert!(!at.occupies_agent() || to.occupies_agent() || to.is_dead());
+                    at = to;
+                    died = at.is_dead().then_some(at);
+                }
+            }
+        }
     }
 }

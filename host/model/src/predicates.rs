@@ -146,3 +146,62 @@ pub fn note_error(data: Option<&Json>, name: &str, repr: &str) -> Json {
     data.insert("error".to_owned(), json!({"src": "other", "name": name, "repr": repr}));
     Json::Object(data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_are_merged_level_by_level() {
+        let before = json!({"other": 1, "scheduler": {"kept": true, "msg": "old"}});
+        let failed = note_failed(Some(&before), "T1", &[(CONCURRENCY, &too_many_sessions(3))], &[RESERVED_TIME]);
+        assert_eq!(
+            failed,
+            json!({"other": 1, "scheduler": {
+                "kept": true, "msg": "old", "retries": 1, "last_try": "T1",
+                "failed_predicates": [{"name": "concurrency", "msg": "You cannot run more than 3 concurrent sessions"}],
+                "passed_predicates": [{"name": "reserved_time"}],
+            }})
+        );
+        let passed = note_passed(Some(&failed), "T2", &[RESERVED_TIME, CONCURRENCY]);
+        assert_eq!(
+            passed["scheduler"],
+            json!({
+                "kept": true, "msg": "old", "retries": 1, "last_try": "T2", "failed_predicates": [],
+                "passed_predicates": [{"name": "reserved_time"}, {"name": "concurrency"}],
+            })
+        );
+        let full = note_no_instance(Some(&passed), "T3", "no room");
+        assert_eq!(full["scheduler"]["retries"], 2);
+        assert_eq!(full["scheduler"]["msg"], "no room");
+        assert_eq!(full["scheduler"]["last_try"], "T3");
+        assert_eq!(full["scheduler"]["passed_predicates"], passed["scheduler"]["passed_predicates"]);
+        let broken = note_error(Some(&full), "KeyError", "KeyError('x')");
+        assert_eq!(broken["scheduler"], full["scheduler"]);
+        assert_eq!(broken["error"], json!({"src": "other", "name": "KeyError", "repr": "KeyError('x')"}));
+    }
+
+    #[test]
+    fn nothing_and_nonsense_count_as_empty() {
+        for before in [None, Some(json!(null)), Some(json!([1])), Some(json!({"scheduler": null}))] {
+            let data = note_no_instance(before.as_ref(), "T", "m");
+            assert_eq!(data, json!({"scheduler": {"retries": 1, "last_try": "T", "msg": "m"}}));
+        }
+    }
+
+    #[test]
+    fn sentences_are_the_wire_s() {
+        let waiting = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())];
+        assert_eq!(waiting_dependencies(&waiting), "Waiting dependency sessions to finish as success. (a (1), b (2))");
+        assert_eq!(keypair_quota_exceeded("cpu=4 mem=1g"), "Your keypair resource quota is exceeded. (cpu=4 mem=1g)");
+        assert_eq!(
+            no_room_for_session("s", "g"),
+            "Could not find a contiguous resource region in any agent big enough to host the session (id: s, resource \
+             group: g)"
+        );
+        assert_eq!(
+            designated_agent_too_small("i-1", "cpu", "8", "4"),
+            "The designated agent (i-1) does not have the enough remaining capacity (cpu, requested: 8, available: 4)."
+        );
+    }
+}

@@ -10,6 +10,11 @@ use bigdecimal::{BigDecimal, RoundingMode, Signed as _, ToPrimitive as _, Zero a
 /// Digits that sums and differences keep (the reference's decimal context).
 const PRECISION: u64 = 28;
 
+/// Longest literal that is read.
+const MAX_TEXT: usize = 1_000;
+/// Largest exponent that is read, either way.
+const MAX_EXPONENT: u32 = 400;
+
 /// An amount: a decimal of any size that keeps its digits (`1.50` stays `1.50`), or a limit's infinity.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Quantity {
@@ -74,10 +79,15 @@ impl Quantity {
         let digits: String = lower.chars().filter(|c| *c != '_').collect();
         let plain = digits.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | 'e'))
             && digits.chars().any(|c| c.is_ascii_digit());
-        // An exponent beyond this would only serve to fill memory.
-        let exponent_fits =
-            digits.split_once('e').is_none_or(|(_, e)| e.parse::<i64>().is_ok_and(|e| e.unsigned_abs() <= 10_000));
-        if !plain || !exponent_fits || digits.len() > 1_000 {
+        // Whatever is read must be readable again once it is written without an exponent.
+        let short = match digits.split_once('e') {
+            Some((mantissa, exponent)) => {
+                mantissa.len() <= MAX_TEXT / 2
+                    && exponent.parse::<i32>().is_ok_and(|e| e.unsigned_abs() <= MAX_EXPONENT)
+            }
+            None => digits.len() <= MAX_TEXT,
+        };
+        if !plain || !short {
             return Err(QuantityError::NotDecimal(text.to_owned()));
         }
         BigDecimal::from_str(&digits).map(Self::Finite).map_err(|_| QuantityError::NotDecimal(text.to_owned()))
@@ -196,6 +206,7 @@ impl PartialOrd for Quantity {
 impl std::fmt::Display for Quantity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Finite(d) if d.is_zero() && d.fractional_digit_count() < 0 => f.write_str("0"),
             Self::Finite(d) => f.write_str(&d.to_plain_string()),
             Self::Infinity => f.write_str("Infinity"),
             Self::NegInfinity => f.write_str("-Infinity"),

@@ -169,3 +169,65 @@ fn implicit(legacy: &LegacyRequest, known: &SlotTypes, least: &SlotMap) -> Resul
     requested.insert("mem", mem);
     Ok(requested)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::slots::intrinsic;
+
+    fn ask(resources: Option<Json>, legacy: &LegacyRequest, image: &Json, shmem: &str) -> Result<String, String> {
+        let mut known = intrinsic();
+        known.insert("cuda.shares".to_owned(), SlotKind::Count);
+        kernel_request(resources.as_ref(), legacy, image, &known, shmem)
+            .map(|r| r.requested.humanized(&known))
+            .map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn requests_are_completed_and_checked() {
+        let none = LegacyRequest::default();
+        let image = json!({"cpu": {"min": "1", "max": "4"}, "mem": {"min": "256m"}});
+        let new = |resources: Json| ask(Some(resources), &none, &image, "64m");
+        assert_eq!(new(json!({})).unwrap(), "cpu=1 mem=320m cuda.shares=0");
+        assert_eq!(new(json!({"cuda.shares": 0.25, "mem": "1g"})).unwrap(), "cuda.shares=0.25 mem=1g cpu=1");
+        // Whole numbers of bytes may be written with a point; fractions may not.
+        assert_eq!(new(json!({"mem": 1073741824.0})).unwrap(), "mem=1g cpu=1 cuda.shares=0");
+        for (bad, part) in [
+            (json!({"mem": 1073741824.5}), "mem: Fractional"),
+            (json!({"cpu": "nan"}), "cpu: NaN"),
+            (json!({"cpu": "inf"}), "cpu is invalid: Infinity"),
+            (json!({"cuda.shares": -1}), "cuda.shares is invalid: -1"),
+            (json!({"cpu": [1]}), "cpu: value"),
+            (json!({"gold": null}), "Unknown requested resource slot: gold"),
+            (json!({"cpu": 5, "mem": "1g"}), "larger than the maximum allowed by the image. (cpu=4 mem=Infinity"),
+            (json!({"cpu": 1, "mem": "300m"}), "smaller than the minimum required by the image. (cpu=1 mem=320m"),
+            (json!([]), "not a dict"),
+        ] {
+            let error = new(bad.clone()).unwrap_err();
+            assert!(error.contains(part), "{bad}: {error}");
+        }
+        for shmem in ["x", "-1", "inf", "", "1.5"] {
+            assert!(ask(Some(json!({})), &none, &image, shmem).unwrap_err().contains("shared memory"), "{shmem}");
+        }
+        assert!(matches!(
+            kernel_request(Some(&json!({})), &none, &json!({"cpu": {"min": "x"}}), &intrinsic(), "0"),
+            Err(RequestError::Image(_))
+        ));
+    }
+
+    #[test]
+    fn the_old_way_to_ask_still_works() {
+        let image = json!({"cpu": {"min": "1"}, "mem": {"min": "64m"}});
+        let old = |legacy: LegacyRequest| ask(None, &legacy, &image, "64m");
+        assert_eq!(old(LegacyRequest::default()).unwrap(), "cpu=1 mem=128m cuda.shares=0");
+        let asked = LegacyRequest { cores: Some(json!(2)), memory: Some(json!(3)), ..LegacyRequest::default() };
+        assert_eq!(old(asked).unwrap(), "cpu=2 mem=3g cuda.shares=0");
+        let asked = LegacyRequest { gpus: Some(json!(1)), ..LegacyRequest::default() };
+        assert_eq!(old(asked).unwrap_err(), "Client upgrade required to use GPUs (v19.03+).");
+        let asked = LegacyRequest { tpus: Some(json!(1)), gpus: Some(json!(null)), ..LegacyRequest::default() };
+        assert_eq!(old(asked).unwrap_err(), "Client upgrade required to use TPUs (v19.03+).");
+    }
+}

@@ -64,6 +64,11 @@ pub fn parse_starts_at(text: &str, now: Timestamp) -> Option<Timestamp> {
             return midnight(date);
         }
     }
+    if text.len() == 7
+        && let Ok(date) = NaiveDate::parse_from_str(&format!("{text}-01"), "%Y-%m-%d")
+    {
+        return midnight(date);
+    }
     if text.len() == 4
         && let Ok(year) = text.parse::<i32>()
         && year >= 1900
@@ -209,7 +214,9 @@ mod tests {
             "2026-11-23T15:00:00.000000+00:00"
         );
         assert_eq!(parse_starts_at("2026-11-24", now).unwrap().iso(), "2026-11-24T00:00:00.000000+00:00");
-        for bad in ["", "soon", "1h1d", "5 weeks", "1x"] {
+        assert_eq!(parse_starts_at("2026-11", now).unwrap().iso(), "2026-11-01T00:00:00.000000+00:00");
+        assert_eq!(parse_starts_at("2027", now).unwrap().iso(), "2027-01-01T00:00:00.000000+00:00");
+        for bad in ["", "soon", "-", "1h 2", "1.2.3h", "9999999999999d", "1h1d", "5 weeks", "1x"] {
             assert_eq!(parse_starts_at(bad, now), None, "{bad}");
         }
     }

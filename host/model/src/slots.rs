@@ -87,7 +87,7 @@ impl SlotKind {
         }
     }
 
-    /// Reads one value of this kind. JSON floats of `bytes` are refused; decimals are exact.
+    /// Reads one value of this kind: decimals are exact, fractions of a byte and `nan` refused.
     ///
     /// # Errors
     /// [`ValueError`].
@@ -95,14 +95,11 @@ impl SlotKind {
         match (self, value) {
             (_, Json::Bool(b)) => Ok(Quantity::int(u8::from(*b))),
             (Self::Bytes, Json::String(text)) => Ok(size::parse(text)?),
-            (Self::Bytes, Json::Number(number)) => {
-                let text = number.to_string();
-                // Whole or not: a number of bytes has no fraction.
-                if text.contains(['.', 'e', 'E']) {
-                    return Err(ValueError::Size(SizeError::Fractional));
-                }
-                Ok(Quantity::parse(&text)?)
-            }
+            (Self::Bytes, Json::Number(number)) => match Quantity::parse(&number.to_string())? {
+                Quantity::Finite(d) if d.is_integer() => Ok(Quantity::Finite(d.with_scale(0))),
+                // A number of bytes has no fraction.
+                _ => Err(ValueError::Size(SizeError::Fractional)),
+            },
             (Self::Count | Self::Unique, Json::String(text)) => counted(text),
             (Self::Count | Self::Unique, Json::Number(number)) => counted(&number.to_string()),
             _ => Err(ValueError::Type),
@@ -123,6 +120,10 @@ impl SlotKind {
 
 fn counted(text: &str) -> Result<Quantity, ValueError> {
     let quantity = Quantity::parse(text)?;
+    if matches!(quantity, Quantity::NaN) {
+        // It would compare with nothing: no limit would hold it.
+        return Err(QuantityError::NaN.into());
+    }
     // The reference's decimals give up beyond 25 integer digits at three decimals.
     if let Quantity::Finite(d) = &quantity
         && d.with_scale_round(0, bigdecimal::RoundingMode::Down).digits() > 25
