@@ -2,7 +2,6 @@
 
 use std::str::FromStr;
 
-use quarterdeck_control::Error;
 use quarterdeck_model::{ProjectId, UnknownWord, UserId};
 
 use super::fault::{Answer, Fault};
@@ -30,21 +29,6 @@ pub(crate) fn project(text: Option<String>) -> Answer<Option<ProjectId>> {
 /// A user's id that the contract declares as a text.
 pub(crate) fn user(text: &str) -> Answer<UserId> {
     uuid(text).map(UserId)
-}
-
-/// The ids in a list of texts; `null` elements don't count.
-pub(crate) fn ids<T: From<uuid::Uuid>>(texts: Option<Vec<Option<String>>>) -> Result<Option<Vec<T>>, Error> {
-    texts
-        .map(|texts| {
-            texts
-                .into_iter()
-                .flatten()
-                .map(|t| {
-                    t.parse::<uuid::Uuid>().map(T::from).map_err(|_| Error::BadRequest(format!("`{t}` is not a UUID")))
-                })
-                .collect()
-        })
-        .transpose()
 }
 
 /// A list without its `null` elements.
