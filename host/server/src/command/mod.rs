@@ -1,0 +1,7 @@
+//! One module a subcommand.
+
+pub(crate) mod agent;
+pub(crate) mod config;
+pub(crate) mod db;
+pub(crate) mod plugin;
+pub(crate) mod serve;

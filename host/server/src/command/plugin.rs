@@ -1,0 +1,277 @@
+//! `quarterdeck plugin …`: policies on a running server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use hyper::Method;
+use hyper::body::Bytes;
+use serde_json::{Value as Json, json};
+
+use crate::client::{ApiClient, EndpointArgs};
+use crate::table;
+
+#[derive(Debug, Args)]
+pub(crate) struct PluginArgs {
+    #[command(flatten)]
+    endpoint: EndpointArgs,
+    /// Print JSON instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PluginCommand {
+    /// Upload a component; nobody is served by it until it is bound
+    Push {
+        /// The component (`.wasm`)
+        file: PathBuf,
+    },
+    /// List plugins, their revisions and whom they serve
+    List,
+    /// Let a plugin serve somebody, from the next call on
+    Bind {
+        /// NAME, NAME@VERSION, or the beginning of a digest
+        plugin: String,
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Configuration of this binding: a JSON file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Place in the order of calls (hooks and idle checkers); by name without it
+        #[arg(long, value_name = "N")]
+        order: Option<i64>,
+        /// Hooks: let the operation go on when the hook fails, instead of refusing it
+        #[arg(long)]
+        fail_open: bool,
+    },
+    /// End a binding; a scaling group goes back to the built-in fifo
+    Unbind {
+        /// The plugin's name
+        plugin: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Undo the last change at a target: what served before serves again
+    Rollback {
+        #[command(flatten)]
+        target: TargetArgs,
+        /// Which kind, where several are bound (idle-checker, hook)
+        #[arg(long)]
+        kind: Option<String>,
+    },
+    /// Show everything about a plugin
+    Inspect {
+        /// NAME, NAME@VERSION, or the beginning of a digest
+        plugin: String,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+struct TargetArgs {
+    /// A scaling group (schedulers)
+    #[arg(long, value_name = "GROUP")]
+    scaling_group: Option<String>,
+    /// A domain (hooks and idle checkers)
+    #[arg(long, value_name = "DOMAIN")]
+    domain: Option<String>,
+    /// Everybody (hooks and idle checkers)
+    #[arg(long)]
+    everywhere: bool,
+}
+
+impl TargetArgs {
+    fn document(&self) -> Json {
+        match (&self.scaling_group, &self.domain) {
+            (Some(group), _) => json!({"kind": "scaling-group", "name": group}),
+            (None, Some(domain)) => json!({"kind": "domain", "name": domain}),
+            (None, None) => json!({"kind": "everywhere"}),
+        }
+    }
+
+    fn words(&self) -> String {
+        match (&self.scaling_group, &self.domain) {
+            (Some(group), _) => format!("scaling group {group}"),
+            (None, Some(domain)) => format!("domain {domain}"),
+            (None, None) => "everybody".to_owned(),
+        }
+    }
+}
+
+pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
+    let client = ApiClient::new(&args.endpoint)?;
+    match args.command {
+        PluginCommand::Push { file } => {
+            let component = std::fs::read(&file).with_context(|| file.display().to_string())?;
+            let answer = client.send(Method::POST, "/plugins", "application/wasm", Bytes::from(component)).await?;
+            if args.json {
+                table::json(&answer)?;
+            } else {
+                let revision = &answer["revision"];
+                let known = if answer["created"] == json!(true) { "" } else { " (already there)" };
+                eprintln!(
+                    "pushed {}@{} ({}), digest {}{known}",
+                    text(revision, "name"),
+                    text(revision, "version"),
+                    text(revision, "kind"),
+                    short(&text(revision, "digest"))
+                );
+            }
+        }
+        PluginCommand::List => {
+            let answer = client.call(Method::GET, "/plugins", None).await?;
+            if args.json {
+                table::json(&answer)?;
+            } else {
+                print_list(&answer)?;
+            }
+        }
+        PluginCommand::Bind { plugin, target, config, order, fail_open } => {
+            let mut body = json!({
+                "plugin": plugin,
+                "target": target.document(),
+                "failure_policy": if fail_open { "fail-open" } else { "fail-closed" },
+            });
+            if let Some(path) = config {
+                let file = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+                body["config"] = serde_json::from_str(&file).with_context(|| path.display().to_string())?;
+            }
+            if let Some(order) = order {
+                body["order"] = json!(order);
+            }
+            let answer = client.call(Method::POST, "/plugins/bindings", Some(&body)).await?;
+            print_switch(args.json, &answer, &target)?;
+        }
+        PluginCommand::Unbind { plugin, target } => {
+            let body = json!({"plugin": plugin, "target": target.document()});
+            let answer = client.call(Method::DELETE, "/plugins/bindings", Some(&body)).await?;
+            print_switch(args.json, &answer, &target)?;
+        }
+        PluginCommand::Rollback { target, kind } => {
+            let mut body = json!({"target": target.document()});
+            if let Some(kind) = kind {
+                body["kind"] = json!(kind);
+            }
+            let answer = client.call(Method::POST, "/plugins/rollback", Some(&body)).await?;
+            print_switch(args.json, &answer, &target)?;
+        }
+        PluginCommand::Inspect { plugin } => {
+            if plugin.is_empty() || plugin.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'/' | b'?' | b'#' | b'%')) {
+                bail!("{plugin:?} is no plugin name");
+            }
+            let answer = client.call(Method::GET, &format!("/plugins/{plugin}"), None).await?;
+            if args.json {
+                table::json(&answer)?;
+            } else {
+                print_inspection(&answer)?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(value: &Json, key: &str) -> String {
+    match &value[key] {
+        Json::Null => String::new(),
+        Json::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
+fn targets(revision: &Json) -> String {
+    let bindings = revision["bindings"].as_array().cloned().unwrap_or_default();
+    let names: Vec<String> = bindings
+        .iter()
+        .map(|b| match b["target"]["kind"].as_str() {
+            Some("everywhere") => "everywhere".to_owned(),
+            Some(kind) => format!("{kind}:{}", text(&b["target"], "name")),
+            None => String::new(),
+        })
+        .collect();
+    names.join(",")
+}
+
+fn print_list(answer: &Json) -> std::io::Result<()> {
+    let rows = answer["plugins"].as_array().cloned().unwrap_or_default();
+    table::print(
+        &["KIND", "NAME", "VERSION", "DIGEST", "STATUS", "ORIGIN", "SERVES"],
+        rows.iter().map(|r| {
+            let origin = if r["builtin"] == json!(true) { "built-in".to_owned() } else { text(r, "uploaded_by") };
+            vec![
+                text(r, "kind"),
+                text(r, "name"),
+                text(r, "version"),
+                short(&text(r, "digest")),
+                text(r, "status"),
+                origin,
+                targets(r),
+            ]
+        }),
+    )
+}
+
+fn print_switch(as_json: bool, answer: &Json, target: &TargetArgs) -> std::io::Result<()> {
+    if as_json {
+        return table::json(answer);
+    }
+    let before = answer["before"].as_str().unwrap_or("nothing");
+    match answer.get("now").filter(|n| !n.is_null()) {
+        Some(now) => eprintln!(
+            "{}@{} ({}) now serves {}, where {before} did",
+            text(now, "name"),
+            text(now, "version"),
+            short(&text(now, "digest")),
+            target.words()
+        ),
+        None => eprintln!("{before} no longer serves {}", target.words()),
+    }
+    Ok(())
+}
+
+fn print_inspection(answer: &Json) -> std::io::Result<()> {
+    for r in answer["revisions"].as_array().into_iter().flatten() {
+        let rows = [
+            ("plugin", format!("{}@{}", text(r, "name"), text(r, "version"))),
+            ("kind", text(r, "kind")),
+            ("summary", text(r, "summary")),
+            ("digest", text(r, "digest")),
+            ("size", format!("{} bytes", text(r, "size_bytes"))),
+            ("status", text(r, "status")),
+            ("reason", text(r, "status_reason")),
+            ("failures in a row", text(r, "failures")),
+            ("uploaded", format!("{} by {}", text(r, "uploaded_at"), text(r, "uploaded_by"))),
+            ("serves", targets(r)),
+            ("columns", r["info"]["columns"].to_string()),
+            ("events", r["info"]["events"].to_string()),
+            ("configuration schema", r["info"]["config_schema"].to_string()),
+        ];
+        let shown = rows.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| vec![k.to_owned(), v]);
+        table::print(&["", ""], shown)?;
+    }
+    let history = answer["history"].as_array().cloned().unwrap_or_default();
+    if !history.is_empty() {
+        table::print(
+            &["AT", "ACTION", "BY", "PLUGIN", "TARGET", "BEFORE", "REASON"],
+            history.iter().map(|h| {
+                vec![
+                    text(h, "at"),
+                    text(h, "action"),
+                    text(h, "actor"),
+                    text(h, "plugin"),
+                    format!("{} {}", text(&h["target"], "kind"), text(&h["target"], "name")),
+                    text(h, "previous_plugin"),
+                    text(h, "reason"),
+                ]
+            }),
+        )?;
+    }
+    Ok(())
+}

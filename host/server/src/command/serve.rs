@@ -1,0 +1,182 @@
+//! `quarterdeck serve`: puts the layers together and runs until told to stop.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use clap::Args;
+use quarterdeck_control::agents::HostService;
+use quarterdeck_control::{Control, Settings};
+use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
+use quarterdeck_store::{Options, Store};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::{self, DEFAULT_LISTEN, DEFAULT_RPC_LISTEN, FileSettings, LogFormat};
+
+/// How long calls in flight may take to finish once the server is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where the API listens (default 127.0.0.1:8081); port 0 picks a free one
+    #[arg(long, env = "QUARTERDECK_LISTEN", value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Where agents reach the server (default 127.0.0.1:6021)
+    #[arg(long, env = "QUARTERDECK_RPC_LISTEN", value_name = "ADDR")]
+    rpc_listen: Option<SocketAddr>,
+    /// `sqlite://PATH` or `postgres://…`; default: a SQLite file in the data directory
+    #[arg(long, env = "QUARTERDECK_DATABASE", value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
+    /// Database file and compiled plugins
+    #[arg(long, env = "QUARTERDECK_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Configuration file (TOML); see `quarterdeck config example`
+    #[arg(long, env = "QUARTERDECK_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How log lines look
+    #[arg(long, env = "QUARTERDECK_LOG_FORMAT", value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let file = FileSettings::read(args.config.as_deref())?;
+    settings::init_logging(args.log_format.or(file.log_format).unwrap_or_default());
+    let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    tokio.block_on(serve(args, file))?;
+    // Workers that still run a policy are not waited for: their deadline ends them.
+    tokio.shutdown_timeout(Duration::from_secs(1));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
+    let data_dir = settings::data_dir_made(args.data_dir.or_else(|| file.data_dir.clone()))?;
+    let url = settings::database_url(args.database.or_else(|| file.database.clone()), Some(data_dir.clone()))?;
+
+    // Listen first: a taken port is told at once, and before anything is changed.
+    let listen = args.listen.or(file.listen).unwrap_or(DEFAULT_LISTEN);
+    let api = TcpListener::bind(listen).await.with_context(|| format!("--listen {listen}"))?;
+    let rpc_listen = args.rpc_listen.or(file.rpc_listen).unwrap_or(DEFAULT_RPC_LISTEN);
+    let rpc = TcpListener::bind(rpc_listen).await.with_context(|| format!("--rpc-listen {rpc_listen}"))?;
+    let (api_addr, rpc_addr) = (api.local_addr()?, rpc.local_addr()?);
+
+    let store = Store::open(&url, &Options { sync_full: file.sync_full.unwrap_or(false), ..Options::default() }).await?;
+    store.migrate().await?;
+    quarterdeck_control::seed::ensure_defaults(&store).await?;
+
+    let runtime = Runtime::new(RuntimeOptions {
+        cache_dir: Some(data_dir.join("compiled")),
+        compiler: Compiler::Child {
+            program: std::env::current_exe().context("the path of this program")?,
+            args: vec![quarterdeck_plugin::COMPILE_CHILD_ARG.into()],
+        },
+        ..RuntimeOptions::default()
+    })?;
+    let control = Control::new(store, runtime, control_settings(&file, api_addr)?).await?;
+
+    let shutdown = CancellationToken::new();
+    tokio::spawn(shutdown_signal(shutdown.clone()));
+    let loops = control.spawn_loops(shutdown.clone());
+
+    let router = quarterdeck_api::router(control.clone(), quarterdeck_api::ApiSettings::default());
+    let http = tokio::spawn(serve_api(api, router, shutdown.clone()));
+    let agents = tokio::spawn(serve_agents(control.clone(), rpc, shutdown.clone()));
+
+    writeln!(std::io::stdout(), "listening on http://{api_addr} rpc http://{rpc_addr}")?;
+    std::io::stdout().flush()?;
+
+    shutdown.cancelled().await;
+    tracing::info!("stopping: finishing calls in flight");
+    let drained = tokio::time::timeout(DRAIN, async {
+        let outcomes = [http.await, agents.await];
+        loops.close();
+        loops.wait().await;
+        outcomes
+    });
+    match drained.await {
+        Ok(outcomes) => {
+            for outcome in outcomes {
+                outcome??;
+            }
+        }
+        Err(_) => tracing::warn!("some calls didn't finish in time"),
+    }
+    control.identity().flush().await?;
+    Ok(())
+}
+
+/// Answers clients until told to stop.
+async fn serve_api(listener: TcpListener, router: Router, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // Answers are small: waiting for more to send would only delay them.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY");
+        }
+    });
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(shutdown.cancelled_owned())
+        .await
+        .context("the API")
+}
+
+/// Answers agents until told to stop.
+async fn serve_agents(control: Control, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(Some(1024))
+        .tcp_nodelay(true)
+        .add_service(quarterdeck_rpc::host_service(HostService::new(control)))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
+        .await
+        .context("the agents' service")
+}
+
+fn control_settings(file: &FileSettings, service_addr: SocketAddr) -> anyhow::Result<Settings> {
+    let mut settings = Settings { service_addr: Some(service_addr.to_string()), ..Settings::default() };
+    if let Some(seconds) = file.heartbeat_timeout_seconds {
+        anyhow::ensure!((1.0..=86_400.0).contains(&seconds), "heartbeat_timeout_seconds: {seconds} is not within 1…86400");
+        settings.heartbeat_timeout_ms = (seconds * 1000.0) as i64;
+    }
+    if let Some(proxies) = &file.trusted_proxies {
+        settings.trusted_proxies = proxies
+            .iter()
+            .map(|p| p.parse().with_context(|| format!("trusted_proxies: {p} is no network")))
+            .collect::<anyhow::Result<_>>()?;
+    }
+    if let Some(hide) = file.hide_agents {
+        settings.hide_agents = hide;
+    }
+    if let Some(rounds) = file.recorded_rounds {
+        settings.record_rounds = rounds > 0;
+        settings.round_ring = rounds as usize;
+    }
+    Ok(settings)
+}
+
+/// Cancels the token at SIGINT or SIGTERM.
+pub(crate) async fn shutdown_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminate = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(error) => {
+                tracing::error!(%error, "SIGTERM can't be listened for");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+    shutdown.cancel();
+}

@@ -1,0 +1,154 @@
+//! Configuration of the server: flags over environment over file over defaults.
+//!
+//! Flags and environment are read by clap (each flag names its variable); this module reads the
+//! file and knows the defaults. Live site settings are not here but in the configuration tree.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use serde::Deserialize;
+
+/// Where the API listens unless told otherwise.
+pub(crate) const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8081);
+/// Where agents call unless told otherwise.
+pub(crate) const DEFAULT_RPC_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6021);
+
+/// What `config example` prints; a test reads it back.
+pub(crate) const EXAMPLE: &str = r#"# Quarterdeck server configuration. Every key is optional; the values shown are the defaults.
+# Precedence: command line flag > environment variable > this file > default.
+
+# Where the REST and GraphQL API listens.              (--listen, QUARTERDECK_LISTEN)
+listen = "127.0.0.1:8081"
+
+# Where agents reach the server.                       (--rpc-listen, QUARTERDECK_RPC_LISTEN)
+rpc_listen = "127.0.0.1:6021"
+
+# sqlite://PATH or postgres://…                        (--database, QUARTERDECK_DATABASE)
+# Without it: a SQLite file in the data directory.
+# database = "postgres://quarterdeck@db.example.org/quarterdeck"
+
+# Database file, compiled plugins.                     (--data-dir, QUARTERDECK_DATA_DIR)
+# data_dir = "/var/lib/quarterdeck"
+
+# SQLite: flush to disk at each commit, to survive power cuts and not only crashes.
+sync_full = false
+
+# `text` or `json`.                                    (--log-format, QUARTERDECK_LOG_FORMAT)
+log_format = "text"
+
+# An agent that was silent for this long is lost.
+heartbeat_timeout_seconds = 40.0
+
+# Proxies whose X-Forwarded-For header counts.
+trusted_proxies = ["127.0.0.0/8", "::1/128"]
+
+# Hide agents and container ids from everybody but superadmins.
+hide_agents = false
+
+# Keep the newest scheduling rounds (snapshot, proposals, verdicts) for replay; 0 = none.
+recorded_rounds = 200
+"#;
+
+/// The file's keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileSettings {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) rpc_listen: Option<SocketAddr>,
+    pub(crate) database: Option<String>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) sync_full: Option<bool>,
+    pub(crate) log_format: Option<LogFormat>,
+    pub(crate) heartbeat_timeout_seconds: Option<f64>,
+    pub(crate) trusted_proxies: Option<Vec<String>>,
+    pub(crate) hide_agents: Option<bool>,
+    pub(crate) recorded_rounds: Option<u32>,
+}
+
+impl FileSettings {
+    /// Reads a file; an empty configuration without one.
+    pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("configuration file {}", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
+    }
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+/// Sends log lines to standard error. `RUST_LOG` chooses what is logged (default `info`).
+pub(crate) fn init_logging(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,tower=warn,h2=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second initialisation can only happen in tests and changes nothing.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+/// The directory for the database file and compiled plugins.
+pub(crate) fn data_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = given {
+        return Ok(dir);
+    }
+    if let Some(dir) = std::env::var_os("XDG_DATA_HOME").filter(|d| !d.is_empty()) {
+        return Ok(PathBuf::from(dir).join("quarterdeck"));
+    }
+    match std::env::var_os("HOME").filter(|d| !d.is_empty()) {
+        Some(home) => Ok(PathBuf::from(home).join(".local/share/quarterdeck")),
+        None => bail!("no data directory: give --data-dir, or set HOME"),
+    }
+}
+
+/// The database's URL: the one given, or a file in the data directory (which is made if missing).
+pub(crate) fn database_url(given: Option<String>, data_dir: Option<PathBuf>) -> anyhow::Result<String> {
+    if let Some(url) = given {
+        return Ok(url);
+    }
+    let dir = data_dir_made(data_dir)?;
+    Ok(format!("sqlite://{}", dir.join("quarterdeck.sqlite").display()))
+}
+
+/// The data directory, made with access for its owner alone when missing.
+pub(crate) fn data_dir_made(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let dir = data_dir(given)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("data directory {}", dir.display()))?;
+    Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_example_is_valid_and_shows_the_defaults() {
+        let example: FileSettings = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(example.listen, Some(DEFAULT_LISTEN));
+        assert_eq!(example.rpc_listen, Some(DEFAULT_RPC_LISTEN));
+        assert_eq!(example.log_format, Some(LogFormat::default()));
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        let error = toml::from_str::<FileSettings>("lisen = \"127.0.0.1:1\"").unwrap_err();
+        assert!(error.to_string().contains("lisen"), "{error}");
+    }
+}
