@@ -19,6 +19,9 @@ const OBJECT: &str = "environment image";
 /// The label that lists what an image can do.
 const FEATURES: &str = "ai.backend.features";
 
+/// A slot, and how much of it an image needs at least and can use at most.
+pub type ResourceLimit = (String, Option<String>, Option<String>);
+
 /// Changes to an image; `None` leaves as it is.
 #[derive(Clone, Debug, Default)]
 pub struct ModifyImageInput {
@@ -45,7 +48,7 @@ pub struct ModifyImageInput {
     /// All accelerators.
     pub supported_accelerators: Option<Vec<String>>,
     /// All resource limits: slot, least and most.
-    pub resource_limits: Option<Vec<(String, Option<String>, Option<String>)>>,
+    pub resource_limits: Option<Vec<ResourceLimit>>,
 }
 
 /// `amd64` and `arm64` are what other systems call two architectures.
@@ -233,7 +236,7 @@ pub async fn modify(
     Ok(())
 }
 
-fn resource_limits(limits: Vec<(String, Option<String>, Option<String>)>) -> Json {
+fn resource_limits(limits: Vec<ResourceLimit>) -> Json {
     let object = limits.into_iter().map(|(slot, least, most)| {
         let mut entry = Map::new();
         for (name, value) in [("min", least), ("max", most)] {
