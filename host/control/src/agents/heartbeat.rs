@@ -1,7 +1,6 @@
 //! An agent says that it lives, and what it holds.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use quarterdeck_model::{AgentId, AgentStatus, KernelId, KernelStatus, SessionId};
 use quarterdeck_rpc::pb;
@@ -10,11 +9,6 @@ use quarterdeck_store::{agents as rows, kernels, sessions};
 use super::{amounts, in_background, register};
 use crate::error::Result;
 use crate::{Control, hooks, terminate};
-
-/// How often an agent's kernels are compared with the rows, when nothing looks wrong.
-const RECONCILE_EVERY: Duration = Duration::from_secs(10);
-/// How long a running kernel may be missing before it counts as gone: its last report may be on its way.
-const PATIENCE: Duration = Duration::from_secs(6);
 
 /// Takes in a heartbeat of the current boot.
 pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::HeartbeatRequest) -> Result<()> {
@@ -33,7 +27,7 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
         }
         control.signals().schedule.notify_one();
     }
-    if control.live().claim_reconciliation(id, RECONCILE_EVERY) {
+    if control.live().claim_reconciliation(id, control.settings().reconcile_interval) {
         reconcile(control, id, &beat.kernels).await?;
     }
     if control.policies().has_hooks("POST_AGENT_HEARTBEAT") {
@@ -72,7 +66,8 @@ async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> 
 
     let mut restart: HashSet<SessionId> = HashSet::new();
     let mut vanished = Vec::new();
-    let settled = control.clock().now().plus_millis(-10_000);
+    let patience = control.settings().missing_patience;
+    let settled = control.clock().now().plus_micros(-i64::try_from(patience.as_micros()).unwrap_or(i64::MAX));
     for row in rows.iter().filter(|row| !present.contains(&row.id)) {
         match row.status {
             KernelStatus::Preparing | KernelStatus::Pulling if row.status_changed < settled => {
@@ -89,7 +84,7 @@ async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> 
             control.signals().start.notify_one();
         }
     }
-    let lost = control.live().missing(id, &vanished, PATIENCE);
+    let lost = control.live().missing(id, &vanished, patience);
     if !lost.is_empty() {
         tracing::warn!(agent = %id, count = lost.len(), "kernels vanished from their agent");
         control.intake().vanished(lost).await?;

@@ -1,0 +1,453 @@
+//! Sessions from the request to their end, with the real loops and agents that keep books only.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod lab;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use lab::{ADMIN, FakeAgent, Lab, Manner, USER, eventually, request};
+use quarterdeck_control::enqueue::{self, CreateSession};
+use quarterdeck_control::{Error, sessions};
+use quarterdeck_model::{AgentStatus, SessionId, SessionResult, SessionStatus, SessionType};
+use quarterdeck_rpc::pb;
+use quarterdeck_rpc::pb::host_server::Host;
+use quarterdeck_rpc::pb::report::Event;
+use quarterdeck_store::testing::databases;
+use quarterdeck_store::{agents, events, history, kernels, sessions as rows};
+use serde_json::json;
+
+async fn kernel_of(lab: &Lab, id: SessionId) -> kernels::KernelRow {
+    kernels::of_sessions(&mut lab.control.store().reader(), &[id]).await.unwrap().remove(0)
+}
+
+async fn session(lab: &Lab, id: SessionId) -> rows::SessionRow {
+    rows::get(&mut lab.control.store().reader(), id).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_runs_works_and_ends() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 4).await;
+        let user = lab.who(USER).await;
+        let mut wanted = request("first-one");
+        wanted.config.environ.insert("FOO".into(), "bar".into());
+        wanted.config.environ.insert("QUARTERDECK_PRIORITY".into(), "7".into());
+        let made = lab.create(wanted).await;
+        assert_eq!((made.status.as_str(), made.created), ("RUNNING", true));
+        assert_eq!(made.service_ports, json!([{"name": "sshd", "protocol": "tcp", "ports": [2200]}]));
+        assert_eq!(session(&lab, made.session_id).await.priority, 7);
+        let kernel = kernel_of(&lab, made.session_id).await;
+        let environ = agent.environ(&kernel.id.to_string());
+        assert_eq!((environ["FOO"].as_str(), environ["BACKENDAI_CLUSTER_HOST"].as_str()), ("bar", "main1"));
+        assert!(!environ.contains_key("QUARTERDECK_PRIORITY"));
+        assert_eq!(lab.books().await.len(), 2 + 6 + 1, "{:?}", lab.books().await);
+        lab.check_books().await;
+
+        let info = sessions::info(&lab.control, &user, "first-one").await.unwrap();
+        assert_eq!(info["status"], "RUNNING");
+        assert_eq!(info["runtimeInfo"]["runtime"], "synthetic");
+        assert_eq!(info["idleChecks"]["session_lifetime"]["remaining_time_type"], "expire_after");
+        let run = json!({"mode": "query", "runId": null, "code": "print(1)"});
+        let result = sessions::execute(&lab.control, &user, "first-one", 6, run).await.unwrap();
+        assert_eq!((result["status"].as_str(), &result["files"]), (Some("finished"), &json!([])));
+        assert_eq!(result["console"], json!([["stdout", "print(1)"]]));
+        assert_eq!(session(&lab, made.session_id).await.num_queries, 1);
+        assert_eq!(sessions::logs(&lab.control, &user, "first-one", None).await.unwrap(), "so far");
+        sessions::interrupt(&lab.control, &user, "first-one").await.unwrap();
+        sessions::rename(&lab.control, &user, "first-one", "other-name").await.unwrap();
+        assert!(matches!(sessions::info(&lab.control, &user, "first-one").await, Err(Error::NotFound { .. })));
+
+        let again = lab.create(CreateSession { name: "other-name".into(), ..request("x") }).await;
+        assert_eq!((again.session_id, again.created), (made.session_id, false));
+        let answer = sessions::destroy(&lab.control, &user, "other-name", None, false, false).await.unwrap();
+        let stats = json!({"mem": {"current": "1", "unit_hint": "bytes"}, "version": 2, "status": "terminated"});
+        assert_eq!(answer, json!({ "stats": stats }));
+        let row = session(&lab, made.session_id).await;
+        assert_eq!((row.status, row.status_info.as_deref()), (SessionStatus::Terminated, Some("user-requested")));
+        assert_eq!(
+            row.status_history.as_object().unwrap().keys().map(String::as_str).collect::<HashSet<_>>(),
+            HashSet::from(["PENDING", "SCHEDULED", "PREPARING", "RUNNING", "TERMINATING", "TERMINATED"])
+        );
+        let id = made.session_id.to_string();
+        assert_eq!(sessions::logs(&lab.control, &user, &id, None).await.unwrap(), "hello\u{fffd}\n");
+        assert_eq!(kernel_of(&lab, made.session_id).await.exit_code, Some(137));
+        assert!(lab.books().await.is_empty(), "{:?}", lab.books().await);
+
+        let entries = history::of_session(&mut lab.control.store().reader(), made.session_id).await.unwrap();
+        let own: Vec<_> = entries.iter().filter(|e| e.kernel.is_none()).map(|e| e.status.as_str()).collect();
+        assert_eq!(own, ["PENDING", "SCHEDULED", "PREPARING", "RUNNING", "TERMINATING", "TERMINATED"]);
+        let log = events::after(&mut lab.control.store().reader(), 0, 100).await.unwrap();
+        let names: Vec<_> = log.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "session_enqueued",
+                "session_scheduled",
+                "session_preparing",
+                "kernel_preparing",
+                "kernel_started",
+                "session_started",
+                "session_terminating",
+                "kernel_terminating",
+                "kernel_terminated",
+                "session_terminated"
+            ]
+        );
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_fails_cancels_the_session() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 4).await;
+        agent.behaves(Manner::Fails);
+        let made = lab.create(request("fails")).await;
+        assert_eq!(made.status, "CANCELLED");
+        let row = session(&lab, made.session_id).await;
+        assert_eq!((row.status, row.status_info.as_deref()), (SessionStatus::Cancelled, Some("failed-to-start")));
+        assert_eq!(row.status_data.unwrap()["error"]["name"], "NoInterpreter");
+
+        agent.behaves(Manner::Refuses);
+        let made = lab.create(request("refused")).await;
+        assert_eq!(made.status, "CANCELLED");
+        assert!(lab.books().await.is_empty());
+        let user = lab.who(USER).await;
+        let gone = sessions::destroy(&lab.control, &user, "refused", None, false, false).await;
+        assert!(matches!(gone, Err(Error::NotFound { .. })));
+        // The name is free again.
+        agent.behaves(Manner::Works);
+        assert_eq!(lab.create(request("refused")).await.status, "RUNNING");
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_under_way_goes_on_after_a_restart_of_the_host() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        agent.behaves(Manner::Forgets);
+        let starting = lab.create(CreateSession { enqueue_only: true, ..request("starting") }).await.session_id;
+        eventually("the agent to be asked", async || !agent.created().is_empty()).await;
+        agent.behaves(Manner::Works);
+        let ending = lab.create(request("ending")).await.session_id;
+        agent.ends(false);
+        let user = lab.who(USER).await;
+        let control = lab.control.clone();
+        let call = tokio::spawn(async move {
+            let _ = sessions::destroy(&control, &user, "ending", None, false, false).await;
+        });
+        lab.reaches(ending, SessionStatus::Terminating).await;
+        let waiting = lab.create(CreateSession { enqueue_only: true, ..request("waiting") }).await.session_id;
+        lab.stop().await;
+        call.abort();
+
+        let lab = Lab::on(&db.store, lab::settings()).await;
+        agent.moves_to(&lab);
+        agent.ends(true);
+        lab.reaches(starting, SessionStatus::Running).await;
+        lab.reaches(ending, SessionStatus::Terminated).await;
+        lab.reaches(waiting, SessionStatus::Running).await;
+        assert_eq!(agent.kernels().len(), 2);
+        lab.check_books().await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_count_once_and_only_from_the_right_agent() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 4).await;
+        let id = lab.create(request("once")).await.session_id;
+        let kernel = kernel_of(&lab, id).await.id.to_string();
+        let session_id = id.to_string();
+        let before = events::newest(&mut lab.control.store().reader()).await.unwrap();
+
+        let creating = agent.next_report(&session_id, &kernel, Event::Creating(pb::Creating {}));
+        let first = agent.send(vec![creating.clone()]).await;
+        let second = agent.send(vec![creating.clone()]).await;
+        assert_eq!((first.acknowledged, second.acknowledged), (creating.seq, creating.seq));
+        let after = events::newest(&mut lab.control.store().reader()).await.unwrap();
+        assert_eq!(after, before + 1);
+
+        let other = lab.agent("i-2", 4).await;
+        let ended = Event::Terminated(pb::Terminated::default());
+        assert!(other.send_as("not this boot", vec![]).await.unwrap().register_again);
+        other.report(&session_id, &kernel, ended.clone()).await;
+        assert_eq!(lab.status(id).await, SessionStatus::Running);
+
+        // Rubbish harms nobody, and is acknowledged: it would come again for ever.
+        let rubbish = agent.next_report("x", "not an id", ended.clone());
+        assert_eq!(agent.send(vec![rubbish.clone()]).await.acknowledged, rubbish.seq);
+        agent.report(&session_id, &kernel, ended).await;
+        lab.reaches(id, SessionStatus::Terminated).await;
+        assert!(lab.books().await.is_empty());
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_join_with_a_token_and_an_existing_group_only() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 4).await;
+        let request = |message: pb::RegisterRequest| quarterdeck_rpc::metadata::request(message, "i-1", "").unwrap();
+        let group = agent.host().register(request(agent.registration("nowhere"))).await.unwrap_err();
+        assert_eq!(group.code(), tonic::Code::FailedPrecondition);
+        let token = pb::RegisterRequest { join_token: "wrong".into(), ..agent.registration("default") };
+        let refused = agent.host().register(request(token)).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        let beat = quarterdeck_rpc::metadata::request(pb::HeartbeatRequest::default(), "i-1", "wrong").unwrap();
+        assert_eq!(agent.host().heartbeat(beat).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+        let beat = quarterdeck_rpc::metadata::request(pb::HeartbeatRequest::default(), "i-unknown", "x").unwrap();
+        assert!(agent.host().heartbeat(beat).await.unwrap().into_inner().register_again);
+        assert!(!agent.heartbeat().await.register_again);
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_bring_both_sides_together() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let lives = lab.create(request("lives")).await.session_id;
+        let vanishes = lab.create(request("vanishes")).await.session_id;
+        let kernel = kernel_of(&lab, vanishes).await.id.to_string();
+        // The agent loses one kernel, and has one that nobody asked for.
+        agent.forgets_all();
+        let (kept, session_id) = (kernel_of(&lab, lives).await.id.to_string(), lives.to_string());
+        let stray = uuid::Uuid::new_v4().to_string();
+        agent.adopt(&kept, &session_id);
+        agent.adopt(&stray, &uuid::Uuid::new_v4().to_string());
+        eventually("both sides to agree", async || {
+            agent.heartbeat().await;
+            lab.status(vanishes).await == SessionStatus::Terminated && agent.kernels() == [kept.clone()]
+        })
+        .await;
+        let row = session(&lab, vanishes).await;
+        assert_eq!(row.status_info.as_deref(), Some("self-terminated"));
+        assert!(!agent.kernels().contains(&kernel));
+        assert_eq!(lab.status(lives).await, SessionStatus::Running);
+        lab.check_books().await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batch_sessions_end_with_their_command() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        for (exit_code, reason, result) in
+            [(0, "task-done", SessionResult::Success), (3, "task-failed", SessionResult::Failure)]
+        {
+            let id = lab
+                .create(CreateSession {
+                    kind: SessionType::Batch,
+                    startup_command: Some("true".into()),
+                    ..request(&format!("batch-{exit_code}"))
+                })
+                .await
+                .session_id;
+            let kernel = kernel_of(&lab, id).await.id.to_string();
+            let event = Event::BatchFinished(pb::BatchFinished { reason: reason.into(), exit_code });
+            agent.report(&id.to_string(), &kernel, event).await;
+            lab.reaches(id, SessionStatus::Terminated).await;
+            let row = session(&lab, id).await;
+            assert_eq!((row.result, row.exit_code), (result, Some(i64::from(exit_code))));
+            assert_eq!(row.status_info.as_deref(), Some("task-finished"));
+        }
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_lost_agent_end_by_force_and_it_may_come_back() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let user = lab.who(USER).await;
+        let id = lab.create(request("on-lost")).await.session_id;
+        let now = lab.control.clock().now();
+        agents::set_status(&mut lab.control.store().reader(), &["i-1".into()], AgentStatus::Lost, now).await.unwrap();
+        sessions::destroy(&lab.control, &user, "on-lost", None, true, false).await.unwrap();
+        assert_eq!(lab.status(id).await, SessionStatus::Terminated);
+        assert!(lab.books().await.is_empty());
+        eventually("the agent to be alive, and without the kernel", async || {
+            agent.heartbeat().await;
+            let row = agents::get(&mut lab.control.store().reader(), &"i-1".into()).await.unwrap().unwrap();
+            row.status == AgentStatus::Alive && agent.kernels().is_empty()
+        })
+        .await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_session_runs_again() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let user = lab.who(USER).await;
+        let made = lab.create(CreateSession { cluster_size: 2, ..request("again") }).await;
+        assert_eq!(made.status, "RUNNING");
+        sessions::restart(&lab.control, &user, "again").await.unwrap();
+        assert_eq!(lab.status(made.session_id).await, SessionStatus::Running);
+        assert_eq!((agent.kernels().len(), agent.created().len()), (2, 4));
+        lab.check_books().await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_taken_once_however_many_ask() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let user = lab.who(USER).await;
+        let ask = |i: usize| {
+            let (control, user) = (lab.control.clone(), user.clone());
+            async move {
+                let name = if i % 2 == 0 { "the-same".to_owned() } else { format!("another-{i}") };
+                let request = CreateSession { enqueue_only: true, ..request(&name) };
+                enqueue::create(&control, &user, request).await.unwrap()
+            }
+        };
+        let all = futures::future::join_all((0..40).map(ask)).await;
+        assert_eq!(all.iter().filter(|c| c.created).count(), 21);
+        let same: HashSet<_> = all.iter().filter(|c| c.name == "the-same").map(|c| c.session_id).collect();
+        assert_eq!(same.len(), 1);
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_make_no_sense_are_refused() {
+    let db = quarterdeck_store::testing::sqlite().await;
+    let lab = Lab::new(&db).await;
+    let (user, admin) = (lab.who(USER).await, lab.who(ADMIN).await);
+    let refusal = async |caller: &_, request: CreateSession| match enqueue::create(&lab.control, caller, request).await
+    {
+        Err(error @ Error::NotFound { .. }) => format!("{error:?}"),
+        Err(error) => error.to_string(),
+        Ok(created) => panic!("{created:?}"),
+    };
+    let base = || CreateSession { enqueue_only: true, ..request("nonsense") };
+    let with = |change: &dyn Fn(&mut CreateSession)| {
+        let mut request = base();
+        change(&mut request);
+        request
+    };
+    for (request, part) in [
+        (with(&|r| r.kind = SessionType::Batch), "Batch sessions must have a non-empty startup command."),
+        (with(&|r| r.starts_at = Some("1h".into())), "starts_at should be used only for batch"),
+        (with(&|r| r.config.agent_list = Some(vec![])), "manually assign agents"),
+        (with(&|r| r.config.resources = Some(json!({"warp.core": 1}))), "warp.core"),
+        (with(&|r| r.config.resources = Some(json!({"cpu": 1, "mem": "1m"}))), "smaller than the minimum"),
+        (with(&|r| r.cluster_size = 5), "more than 4 containers"),
+        (with(&|r| r.config.mounts = vec!["data".into()]), "no accessible vfolders"),
+        (with(&|r| r.config.scaling_group = Some("nowhere".into())), "does not exist"),
+        (with(&|r| r.dependencies = vec!["unknown-one".into()]), "dependency list"),
+        (with(&|r| r.domain = "elsewhere".into()), "domain"),
+        (with(&|r| r.project = "nobodys".into()), "Invalid group"),
+        (with(&|r| r.image = "cr.example.com/none/nope:1".into()), "environment image"),
+        (with(&|r| r.startup_command = Some("a\0b".into())), "NUL"),
+        (with(&|r| drop(r.config.environ.insert("QUARTERDECK_PRIORITY".into(), "x".into()))), "QUARTERDECK_PRIORITY"),
+    ] {
+        let text = refusal(&user, request).await;
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let unknown = with(&|r| r.config.agent_list = Some(vec!["i-x".into()]));
+    assert!(refusal(&admin, unknown).await.contains("No such agent: i-x"));
+    assert!(lab.books().await.is_empty());
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pending_sessions_end_at_once_and_dependents_with_them() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let user = lab.who(USER).await;
+        let first = lab.create(CreateSession { enqueue_only: true, ..request("first") }).await;
+        let after = |name: &str, on: &str| CreateSession {
+            enqueue_only: true,
+            dependencies: vec![on.to_owned()],
+            ..request(name)
+        };
+        let second = lab.create(after("second", "first")).await;
+        let third = lab.create(after("third", &second.session_id.to_string())).await;
+        let timeout = lab.create(CreateSession { max_wait_s: 1, ..request("slow") }).await;
+        assert_eq!(timeout.status, "TIMEOUT");
+        let all = sessions::destroy(&lab.control, &user, "first", None, false, true).await.unwrap();
+        assert_eq!(all, json!([{"status": "terminated"}, {"status": "terminated"}, {"status": "terminated"}]));
+        for id in [first.session_id, second.session_id, third.session_id] {
+            assert_eq!(lab.status(id).await, SessionStatus::Cancelled);
+        }
+        let foreign = sessions::destroy(&lab.control, &user, "slow", Some(ADMIN), false, false).await;
+        assert!(matches!(foreign, Err(Error::Forbidden(_))));
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listeners_hear_every_event_once() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let _agent: FakeAgent = lab.agent("i-1", 64).await;
+        let mut events = lab.control.signals().sessions.subscribe();
+        // The reader notices that somebody listens at its next look.
+        tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let name = format!("ping-{}", uuid::Uuid::new_v4().simple());
+                lab.create(CreateSession { enqueue_only: true, ..request(&name) }).await;
+                if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), events.recv()).await {
+                    break;
+                }
+            }
+        })
+        .await
+        .unwrap();
+        let id = lab.create(request("heard")).await.session_id;
+        let user = lab.who(USER).await;
+        sessions::destroy(&lab.control, &user, "heard", None, false, false).await.unwrap();
+        let mut names = Vec::new();
+        while names.last().map(String::as_str) != Some("session_terminated") {
+            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
+            if event.session == id {
+                assert_eq!((event.session_name.as_str(), event.access_key.as_str()), ("heard", USER));
+                names.push(event.name.clone());
+            }
+        }
+        assert_eq!(names.len(), names.iter().collect::<HashSet<_>>().len(), "{names:?}");
+        assert!(names.contains(&"session_started".to_owned()));
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_host_leads_and_another_takes_over() {
+    for db in databases().await {
+        if db.dialect() == quarterdeck_store::Dialect::Sqlite {
+            continue;
+        }
+        let first = Lab::new(&db).await;
+        eventually("the first host to lead", async || first.control.leadership().leads("start")).await;
+        let second = Lab::on(&db.store, lab::settings()).await;
+        let agent = first.agent("i-1", 8).await;
+        assert!(!second.control.leadership().leads("start"));
+        // Either host answers; the leader works.
+        let made = second.create(request("via-second")).await;
+        assert_eq!(made.status, "RUNNING");
+        first.stop().await;
+        agent.moves_to(&second);
+        eventually("the second host to lead", async || second.control.leadership().leads("start")).await;
+        assert_eq!(second.create(request("after-that")).await.status, "RUNNING");
+        second.check_books().await;
+        second.stop().await;
+    }
+}
