@@ -85,7 +85,8 @@ pub fn signed_headers(
 impl Client {
     /// A client of `endpoint` (`http://HOST:PORT`) with a key pair.
     pub fn new(endpoint: &str, keys: KeyPair) -> Self {
-        let http = Http::builder(TokioExecutor::new()).build_http();
+        // Servers under test are killed and restarted: a kept connection would outlive them.
+        let http = Http::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
         Self { endpoint: endpoint.trim_end_matches('/').to_owned(), keys, http }
     }
 
