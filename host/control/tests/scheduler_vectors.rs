@@ -9,7 +9,7 @@ use quarterdeck_control::schedule;
 use serde_json::Value as Json;
 
 fn vectors() -> Vec<Json> {
-    let all: Json = serde_json::from_str(include_str!("vectors/scheduler-vectors.json")).unwrap();
+    let all: Json = serde_json::from_str(include_str!("../../../tests/vectors/scheduler-vectors.json")).unwrap();
     all["vectors"].as_array().unwrap().clone()
 }
 
@@ -137,6 +137,24 @@ async fn a_session_pinned_to_an_agent_that_takes_no_others_runs_there() {
             assert_eq!(session["status_info"], "no-available-instances", "{agent}: {got}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_reaches_an_agent_even_where_no_other_takes_sessions() {
+    let input = serde_json::json!({
+        "agents": [
+            {"id": "i-1", "available": {"cpu": "8", "mem": "16"}, "schedulable": false},
+            {"id": "i-2", "available": {"cpu": "8", "mem": "16"}, "schedulable": false},
+        ],
+        "sessions": [
+            {"id": "s1", "requested_slots": {"cpu": "1", "mem": "1"}, "agent": "i-2"},
+            {"id": "s2", "requested_slots": {"cpu": "1", "mem": "1"}},
+        ],
+    });
+    let mut scenario = Scenario::build(quarterdeck_store::testing::sqlite().await, &input).await;
+    let got = scenario.tick().await;
+    assert_eq!(got["sessions"]["s1"]["status"], "SCHEDULED", "{got}");
+    assert_eq!(got["sessions"]["s2"]["status_info"], "no-available-instances", "{got}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -242,13 +242,14 @@ fn choose(
     pinned: Option<usize>,
     lasting: bool,
 ) -> Result<usize, Lack> {
-    let chosen = walk.choose(&round.snapshot.agents.occupied, architecture, requested, lasting);
-    match (chosen, pinned) {
-        (Err(Nothing::Compatible), _) => Err(Lack::NoCompatibleAgent),
-        (_, Some(pinned)) if round.agent(pinned).fits(requested) => Ok(pinned),
-        (_, Some(_)) => Err(Lack::ExceedsCapacity),
-        (Err(Nothing::Room), None) => Err(Lack::NoRoom),
-        (Ok(agent), None) => Ok(agent),
+    // A pin comes first: it may point to an agent that takes no other sessions.
+    if let Some(pinned) = pinned {
+        return if round.agent(pinned).fits(requested) { Ok(pinned) } else { Err(Lack::ExceedsCapacity) };
+    }
+    match walk.choose(&round.snapshot.agents.occupied, architecture, requested, lasting) {
+        Ok(agent) => Ok(agent),
+        Err(Nothing::Compatible) => Err(Lack::NoCompatibleAgent),
+        Err(Nothing::Room) => Err(Lack::NoRoom),
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 use super::*;
 
 fn vectors(kind: &str) -> Vec<Json> {
-    let all: Json = serde_json::from_str(include_str!("../../tests/vectors/idle-vectors.json")).unwrap();
+    let all: Json = serde_json::from_str(include_str!("../../../../tests/vectors/idle-vectors.json")).unwrap();
     all["vectors"].as_array().unwrap().iter().filter(|v| v["kind"] == kind).cloned().collect()
 }
 

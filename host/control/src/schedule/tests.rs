@@ -44,7 +44,7 @@ fn fifo() -> Arc<Plugin> {
 }
 
 fn vectors(kind: &str) -> Vec<Json> {
-    let all: Json = serde_json::from_str(include_str!("../../tests/vectors/scheduler-vectors.json")).unwrap();
+    let all: Json = serde_json::from_str(include_str!("../../../../tests/vectors/scheduler-vectors.json")).unwrap();
     let vectors = all["vectors"].as_array().unwrap().iter();
     vectors.filter(|v| v["kind"] == kind && v["scheduler"] == "fifo").cloned().collect()
 }

@@ -1,4 +1,5 @@
 //! Databases from `dispatch` vectors, and what becomes of them.
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod overrides;
 
