@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -13,6 +13,8 @@ use futures::FutureExt as _;
 use http::header::{HeaderName, ORIGIN, SERVER};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
 use quarterdeck_control::manager;
 use uuid::Uuid;
@@ -32,6 +34,12 @@ const WINDOW: HeaderName = HeaderName::from_static("x-ratelimit-window");
 const WINDOW_VALUE: HeaderValue = HeaderValue::from_static("900");
 /// What anonymous routes say, whoever calls them how often.
 const ANONYMOUS_LIMIT: HeaderValue = HeaderValue::from_static("1000");
+
+/// Bodies up to this many bytes are read before anything else, so that an answer that doesn't need them leaves the
+/// connection fit for the next request.
+const EAGER: u64 = 64 << 10;
+/// A client that doesn't send the body that it announced isn't waited for longer.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The service behind every path.
 #[derive(Clone)]
@@ -82,6 +90,7 @@ impl RequestIds {
 async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     let begun = Instant::now();
     let (parts, body) = request.into_parts();
+    let body = settled(body).await;
     let request_id = app.ids.of(&parts);
     let origin = parts.headers.get(ORIGIN).cloned();
     let is_preflight = parts.method == Method::OPTIONS;
@@ -112,6 +121,18 @@ async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
         cors::expose(headers, origin);
     }
     response
+}
+
+/// Takes in a body of known, small size. One that breaks off is left to fail where it is read.
+async fn settled(body: Body) -> Body {
+    let size = body.size_hint().exact();
+    if !size.is_some_and(|size| (1..=EAGER).contains(&size)) {
+        return body;
+    }
+    match tokio::time::timeout(BODY_PATIENCE, body.collect()).await {
+        Ok(Ok(whole)) => Body::from(whole.to_bytes()),
+        _ => Body::from_stream(futures::stream::once(async { Err::<bytes::Bytes, _>(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)) })),
+    }
 }
 
 /// The value of `Allow`.

@@ -193,7 +193,12 @@ pub async fn revisions<S: Sql>(sql: &mut S) -> Result<Vec<RevisionRow>> {
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
-pub async fn set_status<S: Sql>(sql: &mut S, digest: &str, status: RevisionStatus, reason: Option<&str>) -> Result<bool> {
+pub async fn set_status<S: Sql>(
+    sql: &mut S,
+    digest: &str,
+    status: RevisionStatus,
+    reason: Option<&str>,
+) -> Result<bool> {
     let changed = sql
         .execute(
             Stmt::new("UPDATE plugin_revisions SET status = $2, status_reason = $3 WHERE digest = $1 AND status <> $2")
@@ -210,8 +215,12 @@ pub async fn set_status<S: Sql>(sql: &mut S, digest: &str, status: RevisionStatu
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn bindings<S: Sql>(sql: &mut S) -> Result<Vec<BindingRow>> {
-    let mut rows: Vec<BindingRow> =
-        sql.fetch_all(Stmt::new("SELECT * FROM plugin_bindings")).await?.iter().map(binding_row).collect::<Result<_>>()?;
+    let mut rows: Vec<BindingRow> = sql
+        .fetch_all(Stmt::new("SELECT * FROM plugin_bindings"))
+        .await?
+        .iter()
+        .map(binding_row)
+        .collect::<Result<_>>()?;
     // Sorted here, since collations differ between databases and the order is part of the contract.
     rows.sort_by(|a, b| {
         let key = |r: &BindingRow| (r.position.is_none(), r.position, r.plugin.clone(), r.id.clone());

@@ -1,5 +1,7 @@
 //! Working in a session: running code, completing it, interrupting it, reading what was printed.
 
+use std::time::Duration;
+
 use quarterdeck_model::SessionId;
 use quarterdeck_rpc::pb;
 use quarterdeck_store::{kernels, sessions};
@@ -13,7 +15,7 @@ use crate::principal::Principal;
 use crate::{AgentOperation, Control, scope};
 
 /// How long an agent gathers output before it answers `continued`.
-const FLUSH_MS: u32 = 2_000;
+const FLUSH: Duration = Duration::from_millis(2_000);
 /// The result of a run that the kernel has nothing to say about.
 const KILLED: i64 = 130;
 
@@ -60,6 +62,21 @@ pub async fn execute(
     api_major: u32,
     request: Value,
 ) -> Result<Value> {
+    execute_within(control, caller, reference, api_major, request, FLUSH).await
+}
+
+/// As [`execute`], answering `continued` once output was gathered for `flush`.
+///
+/// # Errors
+/// As [`execute`].
+pub async fn execute_within(
+    control: &Control,
+    caller: &Principal,
+    reference: &str,
+    api_major: u32,
+    request: Value,
+    flush: Duration,
+) -> Result<Value> {
     let found = find(control, &caller.access_key, reference, false).await?;
     let kernel = found.main()?;
     let run = check(api_major, &request)?;
@@ -81,7 +98,7 @@ pub async fn execute(
         mode: run.mode.clone(),
         code: run.code,
         options: run.options.to_string(),
-        flush_ms: FLUSH_MS,
+        flush_ms: u32::try_from(flush.as_millis()).unwrap_or(u32::MAX),
     };
     let answer = agent.execute(asked).await;
     let document = match &answer {

@@ -19,7 +19,7 @@ use crate::{AgentOperation, Control};
 
 pub use destroy::destroy;
 pub(crate) use destroy::wait_for;
-pub use execute::{complete, execute, interrupt, logs};
+pub use execute::{complete, execute, execute_within, interrupt, logs};
 pub use info::{info, status_history};
 pub use restart::restart;
 
