@@ -273,7 +273,7 @@ CREATE TABLE sessions (
 CREATE UNIQUE INDEX uq_sessions_live_name ON sessions (access_key, name) WHERE status NOT IN ('TERMINATED', 'CANCELLED');
 CREATE INDEX ix_sessions_pending ON sessions (scaling_group, created_at, id) WHERE status = 'PENDING';
 CREATE INDEX ix_sessions_open ON sessions (status, scaling_group) WHERE status NOT IN ('TERMINATED', 'CANCELLED');
-CREATE INDEX ix_sessions_retry ON sessions (retry_at) WHERE retry_at IS NOT NULL AND status NOT IN ('TERMINATED', 'CANCELLED');
+CREATE INDEX ix_sessions_due ON sessions (status, retry_at) WHERE status NOT IN ('TERMINATED', 'CANCELLED');
 CREATE INDEX ix_sessions_owner ON sessions (access_key, created_at);
 CREATE INDEX ix_sessions_created ON sessions (created_at);
 

@@ -269,6 +269,11 @@ impl Work {
         session.kernels.iter().filter_map(|id| self.kernels.get(id)).collect()
     }
 
+    /// Whether the session has been `RUNNING`.
+    pub fn has_run(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.history.contains_key(SessionStatus::Running.as_str()))
+    }
+
     /// The session's main kernel.
     pub fn main_kernel(&self, session: SessionId) -> Option<&KernelState> {
         self.kernels_of(session).into_iter().find(|k| k.role == "main")

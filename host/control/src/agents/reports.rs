@@ -162,10 +162,14 @@ fn start(
         },
     );
     work.kernel_event("kernel_started", kernel, "", None);
+    let has_run = work.has_run(session);
     if work.derive(session, Some("")) == Some(SessionStatus::Running) {
         work.session_event("session_started", session, "unknown", None);
         after.access.entry(session).or_insert(false);
-        after.started.push(session);
+        // A restart is no start that hooks are told of.
+        if !has_run {
+            after.started.push(session);
+        }
     }
 }
 
