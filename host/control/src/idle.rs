@@ -172,7 +172,13 @@ fn held(candidate: &Candidate) -> BTreeMap<String, i64> {
 }
 
 /// Asks one checker about the sessions that it is bound for.
-async fn ask(control: &Control, checker: &Checker, candidates: &[Candidate], facts: &Facts, now: Timestamp) -> Result<Findings> {
+async fn ask(
+    control: &Control,
+    checker: &Checker,
+    candidates: &[Candidate],
+    facts: &Facts,
+    now: Timestamp,
+) -> Result<Findings> {
     let mut findings: Findings = vec![None; candidates.len()];
     let target = &checker.bound.target;
     let concerned: Vec<usize> = (0..candidates.len())
@@ -298,11 +304,8 @@ fn verdicts<'r>(reasons: &[&'r str], found: &[Findings]) -> Vec<(usize, &'r str)
 pub async fn report(control: &Control, sessions: &[SessionId]) -> Result<HashMap<SessionId, Json>> {
     let since = control.clock().now().plus_millis(-REPORT_LIFETIME_MS);
     let reports = rows::reports(&mut control.store().reader(), sessions, since).await?;
-    let checkers: Vec<(String, RemainingType)> = checkers(control)
-        .await?
-        .into_iter()
-        .map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining))
-        .collect();
+    let checkers: Vec<(String, RemainingType)> =
+        checkers(control).await?.into_iter().map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining)).collect();
     let mut by_session: HashMap<SessionId, Vec<Report>> = HashMap::new();
     for report in reports {
         by_session.entry(report.session_id).or_default().push(report);

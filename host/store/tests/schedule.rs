@@ -246,7 +246,7 @@ async fn hosts_that_schedule_the_same_sessions_at_once_never_oversubscribe() {
         let plans: Vec<Commit> = futures::future::join_all((0..6).map(|host| {
             let (store, sessions) = (db.store.clone(), sessions.clone());
             async move {
-                let agent = |i: usize| if (i + host) % 2 == 0 { "i-1" } else { "i-2" };
+                let agent = |i: usize| if (i + host).is_multiple_of(2) { "i-1" } else { "i-2" };
                 let plan: Vec<_> = sessions.iter().enumerate().map(|(i, s)| (*s, agent(i))).collect();
                 round(&store, &plan, 7000, i64::MAX).await
             }

@@ -55,6 +55,9 @@ pub(crate) struct Checks {
     pub failed: Vec<(&'static str, String, Refusal)>,
 }
 
+/// A chunk of proposals and what was answered.
+pub(crate) type Exchange = (Vec<Proposal>, Vec<Outcome>);
+
 /// The books of one round.
 #[derive(Debug)]
 pub(crate) struct Books<'f> {
@@ -68,7 +71,7 @@ pub(crate) struct Books<'f> {
     concurrent: Vec<(u64, u64)>,
     decided: Vec<bool>,
     decisions: Vec<Decision>,
-    steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
+    steps: Vec<Exchange>,
 }
 
 impl<'f> Books<'f> {
@@ -89,7 +92,7 @@ impl<'f> Books<'f> {
     }
 
     /// What was decided, in order, and what was said to the policy.
-    pub(crate) fn close(self) -> (Vec<Decision>, Vec<(Vec<Proposal>, Vec<Outcome>)>) {
+    pub(crate) fn close(self) -> (Vec<Decision>, Vec<Exchange>) {
         (self.decisions, self.steps)
     }
 
@@ -101,6 +104,7 @@ impl<'f> Books<'f> {
 
     /// What owners, projects and domains hold, and the owners' sessions. For tests.
     #[cfg(test)]
+    #[allow(clippy::type_complexity, reason = "for one test")]
     pub(crate) fn accounts(&self) -> ([&[Vec<u64>]; 3], &[(u64, u64)]) {
         ([&self.owners, &self.projects, &self.domains], &self.concurrent)
     }

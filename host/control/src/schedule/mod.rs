@@ -23,8 +23,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::{SessionId, SessionStatus, Timestamp};
+use quarterdeck_plugin::scheduling::Snapshot;
 use quarterdeck_plugin::{Call, Failure};
-use quarterdeck_plugin::scheduling::{Outcome, Proposal, Snapshot};
 use quarterdeck_store::rounds::{self, NewRound};
 use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
 use quarterdeck_store::schedule as rows;
@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::metrics::{ByGroup, PluginCall};
 use crate::policies::Bound;
 
-use books::{Books, Decision, Verdict};
+use books::{Books, Decision, Exchange, Verdict};
 use frame::Frame;
 
 pub use record::{FORMAT as RECORDING_FORMAT, RecordedPlugin, Recording, Step};
@@ -259,9 +259,8 @@ fn split_expired(mut queue: rows::Queue, now: Timestamp, timeout: f64) -> (rows:
     if timeout <= 0.0 {
         return (queue, Vec::new());
     }
-    let expired = |s: &rows::SessionRow| {
-        s.status == SessionStatus::Pending && now.seconds() - s.created_at.seconds() >= timeout
-    };
+    let expired =
+        |s: &rows::SessionRow| s.status == SessionStatus::Pending && now.seconds() - s.created_at.seconds() >= timeout;
     let (out, rest) = std::mem::take(&mut queue.sessions).into_iter().partition(expired);
     queue.sessions = rest;
     (queue, out)
@@ -278,7 +277,7 @@ struct Round {
 /// One run of a policy over a frame.
 struct Run {
     decisions: Vec<Decision>,
-    steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
+    steps: Vec<Exchange>,
     snapshot: Snapshot,
     failure: Option<Failure>,
 }
@@ -318,7 +317,7 @@ fn recording(
     frame: &Frame,
     bound: &Bound,
     snapshot: Snapshot,
-    steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
+    steps: Vec<Exchange>,
     outcome: &str,
 ) -> Result<Option<Vec<u8>>> {
     if !control.settings().record_rounds {

@@ -4,6 +4,7 @@ use quarterdeck_model::Timestamp;
 use quarterdeck_plugin::scheduling::{Outcome, Proposal, Snapshot};
 use serde::{Deserialize, Serialize};
 
+use super::books::Exchange;
 use super::frame::Frame;
 use crate::error::{Error, Result};
 use crate::policies::Bound;
@@ -57,13 +58,7 @@ pub struct Step {
 }
 
 impl Recording {
-    pub(crate) fn new(
-        frame: &Frame,
-        bound: &Bound,
-        snapshot: Snapshot,
-        steps: Vec<(Vec<Proposal>, Vec<Outcome>)>,
-        outcome: &str,
-    ) -> Self {
+    pub(crate) fn new(frame: &Frame, bound: &Bound, snapshot: Snapshot, steps: Vec<Exchange>, outcome: &str) -> Self {
         Self {
             format: FORMAT,
             scaling_group: frame.group.clone(),

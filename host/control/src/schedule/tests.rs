@@ -184,7 +184,8 @@ fn pick_vectors() {
         assert!(frame.broken.is_empty(), "{:?}", frame.broken);
         let mut first = None;
         let mut judge = |proposals: &[Proposal]| {
-            first.get_or_insert(quarterdeck_plugin::subject(&proposals[0]) as usize);
+            let subject = quarterdeck_plugin::subject(&proposals[0]) as usize;
+            first = first.or(Some(subject));
             vec![Outcome::Refused(Refusal::Stale); proposals.len()]
         };
         fifo().schedule(&Call::new(config), &snapshot::columns(&frame, 1, 1, &[]), &mut judge).unwrap();
@@ -229,7 +230,7 @@ fn tick_vectors() {
     let mut ran = 0;
     for vector in vectors("tick") {
         let input = &vector["in"];
-        let out = vector.get("expect").unwrap_or(&vector["out"]);
+        let out = vector.get("expect").unwrap_or_else(|| &vector["out"]);
         let frame = frame(queue(sessions(input), agents(input)));
         let mut books = Books::new(&frame);
         let call = Call::new(input["config"].to_string());
@@ -424,6 +425,12 @@ fn world() -> impl Strategy<Value = World> {
     )
 }
 
+fn add(to: &mut [u64], amounts: &[u64]) {
+    for (cell, amount) in to.iter_mut().zip(amounts) {
+        *cell += amount;
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -461,18 +468,14 @@ proptest! {
                 prop_assert!(agent.alive);
                 prop_assert_eq!(agent.architecture, kernel.architecture);
                 prop_assert!(agent.schedulable || kernel.agent == super::frame::Place::At(place));
-                for slot in 0..slots {
-                    added[place as usize][slot] += kernel.requested[slot];
-                }
+                add(&mut added[place as usize], &kernel.requested);
             }
             let started = &mut started[session.owner];
             if session.row.is_private { started.1 += 1 } else { started.0 += 1 }
             if !session.row.is_private {
                 let rows = [session.owner, session.project, session.domain];
                 for (table, row) in held.iter_mut().zip(rows) {
-                    for slot in 0..slots {
-                        table[row][slot] += session.requested[slot];
-                    }
+                    add(&mut table[row], &session.requested);
                 }
             }
         }

@@ -67,7 +67,7 @@ fn scheduled(agents: &[&str]) -> Json {
 
 /// The states that a vector's ticks lead to.
 pub fn expected(vector: &Json) -> Vec<Json> {
-    let out = vector.get("expect").unwrap_or(&vector["out"]);
+    let out = vector.get("expect").unwrap_or_else(|| &vector["out"]);
     let mut ticks = out["ticks"].as_array().unwrap().clone();
     let id = vector["id"].as_str().unwrap();
     for (i, tick) in ticks.iter_mut().enumerate() {
