@@ -213,6 +213,8 @@ struct Inner {
     credential: Mutex<String>,
     host: Mutex<HostService>,
     seq: AtomicU64,
+    /// Reports are numbered and sent one call after the other, as agents promise.
+    line: tokio::sync::Mutex<()>,
     manner: Mutex<Manner>,
     ends: AtomicBool,
     /// kernel → (session, environment)
@@ -235,6 +237,7 @@ impl FakeAgent {
                 credential: Mutex::new(String::new()),
                 host: Mutex::new(HostService::new(control.clone())),
                 seq: AtomicU64::new(0),
+                line: tokio::sync::Mutex::new(()),
                 manner: Mutex::new(Manner::Works),
                 ends: AtomicBool::new(true),
                 kernels: Mutex::default(),
@@ -368,6 +371,7 @@ impl FakeAgent {
     }
 
     pub async fn report(&self, session: &str, kernel: &str, event: Event) {
+        let _turn = self.inner.line.lock().await;
         self.send(vec![self.next_report(session, kernel, event)]).await;
     }
 
@@ -414,6 +418,7 @@ impl Agent for FakeAgent {
                     agent.inner.kernels.lock().unwrap().remove(&id);
                     Event::StartFailed(pb::StartFailed { name: "NoInterpreter".to_owned(), message: "none".to_owned() })
                 };
+                let _turn = agent.inner.line.lock().await;
                 let first = agent.next_report(&session, &id, Event::Preparing(pb::Preparing {}));
                 let second = agent.next_report(&session, &id, event);
                 // Hosts that are being stopped don't hear it.
@@ -445,6 +450,7 @@ impl Agent for FakeAgent {
                     log: b"hello\0\n".to_vec(),
                     last_stat: r#"{"mem":{"current":"1","unit_hint":"bytes"}}"#.to_owned(),
                 });
+                let _turn = agent.inner.line.lock().await;
                 let report = agent.next_report(&session, &kernel, event);
                 let _ = agent.send_as(&agent.boot_id(), vec![report]).await;
             });
