@@ -18,6 +18,9 @@ mod serve;
 pub mod version;
 pub mod wire;
 
+#[cfg(test)]
+mod http_tests;
+
 use std::sync::Arc;
 use std::time::Instant;
 

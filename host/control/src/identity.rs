@@ -19,6 +19,8 @@ use crate::principal::Principal;
 
 /// Key pairs kept in memory at most.
 const CAPACITY: u64 = 100_000;
+/// Nobody has a longer key, so nothing longer is looked up or kept.
+const MAX_ACCESS_KEY: usize = 64;
 
 /// What a signature is checked against.
 #[derive(Clone)]
@@ -50,7 +52,8 @@ struct Inner {
     /// The revision of identity that this host has seen.
     revision: AtomicI64,
     /// Key pair → the revision it was read under, and what was read.
-    entries: moka::sync::Cache<String, (i64, Arc<Credential>)>,
+    /// Unknown ones too, so that asking for them costs as little as asking for known ones.
+    entries: moka::sync::Cache<String, (i64, Option<Arc<Credential>>)>,
     counts: Mutex<HashMap<AccessKey, i64>>,
     /// Held while counts are on their way to the database, so that whoever flushes next finds them there.
     flushing: tokio::sync::Mutex<()>,
@@ -87,14 +90,15 @@ impl IdentityCache {
         if let Some((read_under, credential)) = self.inner.entries.get(access_key)
             && read_under == revision
         {
-            return Ok(Some(credential));
+            return Ok(credential);
         }
-        let Some(row) = keypairs::credential(&mut self.inner.store.reader(), access_key).await? else {
+        if access_key.len() > MAX_ACCESS_KEY {
             return Ok(None);
-        };
-        let credential = Arc::new(credential(row)?);
-        self.inner.entries.insert(access_key.to_owned(), (revision, Arc::clone(&credential)));
-        Ok(Some(credential))
+        }
+        let row = keypairs::credential(&mut self.inner.store.reader(), access_key).await?;
+        let credential = row.map(credential).transpose()?.map(Arc::new);
+        self.inner.entries.insert(access_key.to_owned(), (revision, credential.clone()));
+        Ok(credential)
     }
 
     /// Notes that a key pair signed a request.

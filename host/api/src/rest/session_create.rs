@@ -151,3 +151,96 @@ fn read_config(params: &mut Params, version: Version) -> (SessionConfig, Option<
 fn port(value: Value) -> Result<u16, Fault> {
     int(1024..=65535)(value).map(|n| u16::try_from(n).unwrap_or(u16::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn version(major: u32, revision: &'static str) -> Version {
+        Version { major, revision, named: None }
+    }
+
+    fn parse(version: Version, body: Value) -> Result<CreateSession, Problem> {
+        let mut params = Params::from_body(body.to_string().as_bytes(), false)?;
+        let request = read(&mut params, version);
+        params.finish()?;
+        Ok(request)
+    }
+
+    const V6: Version = Version { major: 6, revision: "20230315", named: None };
+
+    #[test]
+    fn old_spellings_mean_the_same() {
+        let new = parse(
+            V6,
+            json!({"name": "sess-1", "image": "i", "group": "g", "domain": "d", "clusterSize": 2, "type": "batch"}),
+        );
+        let old = parse(
+            V6,
+            json!({"clientSessionToken": "sess-1", "lang": "i", "groupName": "g", "domain_name": "d", "cluster_size": "2", "sessionType": "batch"}),
+        );
+        assert_eq!(format!("{:?}", new.unwrap()), format!("{:?}", old.unwrap()));
+    }
+
+    #[test]
+    fn what_is_left_out_has_its_default() {
+        let request = parse(V6, json!({"name": "sess-1", "image": "i"})).unwrap();
+        assert_eq!((request.project.as_str(), request.domain.as_str()), ("default", "default"));
+        assert_eq!((request.cluster_size, request.cluster_mode), (1, ClusterMode::SingleNode));
+        assert_eq!((request.kind, request.reuse, request.enqueue_only), (SessionType::Interactive, true, false));
+        assert!(request.config.resources.is_none() && request.config.agent_list.is_none());
+        let empty = parse(V6, json!({"name": "sess-1", "image": "i", "config": {"agent_list": []}})).unwrap();
+        assert_eq!(empty.config.agent_list, Some(Vec::new()));
+    }
+
+    #[test]
+    fn each_version_has_its_config() {
+        let with = |config: Value| json!({"name": "sess-1", "image": "i", "config": config});
+        let v5 = version(5, "20191215");
+        let (v4, v4_old) = (version(4, "20190615"), version(4, "20190115"));
+        assert_eq!(parse(v5, with(json!({"clusterSize": 3}))).unwrap().cluster_size, 3);
+        assert_eq!(parse(v4, with(json!({"cluster_size": 3}))).unwrap().cluster_size, 3);
+        let old = parse(v4_old, with(json!({"instanceCores": 2, "instanceMemory": 1.5}))).unwrap();
+        assert_eq!(old.config.instance_cores, Some(2));
+        for (version, config) in [
+            (V6, json!({"clusterSize": 3})),
+            (V6, json!({"instanceCores": 2})),
+            (v5, json!({"agent_list": ["i-a"]})),
+            (v4, json!({"mount_map": {}})),
+            (v4, json!({"preopen_ports": []})),
+            (v4_old, json!({"resources": {}})),
+        ] {
+            assert!(parse(version, with(config.clone())).is_err(), "{version:?} {config}");
+        }
+    }
+
+    #[test]
+    fn the_extension_is_checked() {
+        let with = |extension: Value| json!({"name": "sess-1", "image": "i", "quarterdeck": extension});
+        let request = parse(V6, with(json!({"priority": -5, "timeout": 1.5}))).unwrap();
+        assert_eq!((request.priority, request.timeout_s, request.expected_duration_s), (Some(-5), Some(1.5), None));
+        for bad in [json!({"priority": 1001}), json!({"timeout": -1}), json!({"bogus": 1}), json!(5)] {
+            assert!(parse(V6, with(bad.clone())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_ports_and_types_are_checked() {
+        for change in [
+            json!({"name": "ab"}),
+            json!({"name": "-abcd"}),
+            json!({"type": "BATCH"}),
+            json!({"group": null}),
+            json!({"maxWaitSeconds": -1}),
+            json!({"cluster_size": 2.5}),
+            json!({"callback_url": "nowhere"}),
+            json!({"config": {"preopen_ports": [80]}}),
+            json!({"config": {"environ": {"A": ""}}}),
+        ] {
+            let mut body = json!({"name": "sess-1", "image": "i"});
+            body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            assert!(parse(V6, body).is_err(), "{change}");
+        }
+    }
+}
