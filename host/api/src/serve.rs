@@ -131,7 +131,9 @@ async fn settled(body: Body) -> Body {
     }
     match tokio::time::timeout(BODY_PATIENCE, body.collect()).await {
         Ok(Ok(whole)) => Body::from(whole.to_bytes()),
-        _ => Body::from_stream(futures::stream::once(async { Err::<bytes::Bytes, _>(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)) })),
+        _ => Body::from_stream(futures::stream::once(async {
+            Err::<bytes::Bytes, _>(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))
+        })),
     }
 }
 
