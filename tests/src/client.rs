@@ -167,11 +167,45 @@ impl Client {
         Ok(row)
     }
 
+    /// Waits until exactly so many agents are alive.
+    ///
+    /// # Errors
+    /// When they aren't within a minute.
+    pub async fn await_agents(&self, count: usize) -> anyhow::Result<()> {
+        crate::wait::until(&format!("{count} agents to join"), std::time::Duration::from_secs(60), || async {
+            let agents = self.gql("{ agents(status: \"ALIVE\") { id } }", json!({})).await?;
+            let alive = agents["agents"].as_array().map_or(0, Vec::len);
+            if alive == count { Ok(Some(())) } else { bail!("{alive} are there") }
+        })
+        .await
+    }
+
+    /// What is occupied on each agent, by the books; slots of which nothing is used are left out.
+    ///
+    /// # Errors
+    /// When the query fails.
+    pub async fn occupancy(&self) -> anyhow::Result<serde_json::Map<String, Value>> {
+        let data = self.gql("{ agents { id occupied_slots } }", json!({})).await?;
+        let mut map = serde_json::Map::new();
+        for agent in data["agents"].as_array().context("no list of agents")? {
+            let slots: serde_json::Map<String, Value> =
+                serde_json::from_str(agent["occupied_slots"].as_str().unwrap_or("{}"))?;
+            let used: serde_json::Map<_, _> = slots.into_iter().filter(|(_, amount)| amount != "0").collect();
+            map.insert(agent["id"].as_str().unwrap_or_default().to_owned(), used.into());
+        }
+        Ok(map)
+    }
+
     /// Waits until a session's status is one of `wanted`; its status.
     ///
     /// # Errors
     /// When it isn't in time.
-    pub async fn await_status(&self, id: &str, wanted: &[&str], timeout: std::time::Duration) -> anyhow::Result<String> {
+    pub async fn await_status(
+        &self,
+        id: &str,
+        wanted: &[&str],
+        timeout: std::time::Duration,
+    ) -> anyhow::Result<String> {
         crate::wait::until(&format!("session {id} to become {wanted:?}"), timeout, || async {
             let row = self.session(id, "status status_info status_data").await?;
             let status = row["status"].as_str().unwrap_or_default().to_owned();

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod database;
 pub mod guests;
+pub mod official;
 pub mod postgres;
 pub mod process;
 pub mod wait;
@@ -33,6 +34,16 @@ pub struct KeyPair {
 }
 
 /// The seeded superadmin.
-pub const ADMIN: KeyPair = KeyPair { access: "AKIACONFADMIN0000001", secret: "confAdminSecret0000000000000000000000001" };
+pub const ADMIN: KeyPair =
+    KeyPair { access: "AKIACONFADMIN0000001", secret: "confAdminSecret0000000000000000000000001" };
+/// The seeded domain administrator.
+pub const DOMAIN_ADMIN: KeyPair =
+    KeyPair { access: "AKIACONFDADMIN000002", secret: "confDAdminSecret000000000000000000000002" };
 /// The seeded plain user.
-pub const USER: KeyPair = KeyPair { access: "AKIACONFUSER00000003", secret: "confUserSecret00000000000000000000000003" };
+pub const USER: KeyPair =
+    KeyPair { access: "AKIACONFUSER00000003", secret: "confUserSecret00000000000000000000000003" };
+
+/// How often to do what is dear: `ci` times, or `long` times with `cargo xtask test --long`.
+pub fn scale(ci: usize, long: usize) -> usize {
+    if std::env::var("QUARTERDECK_TEST_SCALE").as_deref() == Ok("long") { long } else { ci }
+}

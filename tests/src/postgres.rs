@@ -66,7 +66,13 @@ impl Cluster {
 
     fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<()> {
         let mut command = as_postgres(&self.bin.join(program));
-        let output = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/").spawn()?;
+        let output = command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .current_dir("/")
+            .spawn()?;
         let output = output.wait_with_output()?;
         ensure!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
@@ -94,7 +100,10 @@ fn as_postgres(program: &Path) -> Command {
 
 /// Runs SQL on a server by `psql`.
 pub(crate) fn psql(url: &str, sql: &str) -> anyhow::Result<()> {
-    let output = Command::new("psql").args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql]).output().context("psql")?;
+    let output = Command::new("psql")
+        .args(["-q", "-X", "-v", "ON_ERROR_STOP=1", "-d", url, "-c", sql])
+        .output()
+        .context("psql")?;
     if !output.status.success() {
         bail!("psql: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -29,7 +29,8 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     let path = match chosen.map(PathBuf::into_os_string).or_else(|| std::env::var_os("QUARTERDECK_BIN")) {
         Some(path) => PathBuf::from(path),
         None => {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
+            let target =
+                std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
             target.join("debug/quarterdeck")
         }
     };
@@ -158,7 +159,12 @@ impl Server {
         Self::spawn(&database.url, data_dir, Vec::new(), ("127.0.0.1:0", "127.0.0.1:0"))
     }
 
-    fn spawn(database: &str, data_dir: &Path, env: Vec<(String, String)>, listen: (&str, &str)) -> anyhow::Result<Self> {
+    fn spawn(
+        database: &str,
+        data_dir: &Path,
+        env: Vec<(String, String)>,
+        listen: (&str, &str),
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(data_dir)?;
         let mut command = Command::new(binary()?);
         command
@@ -214,10 +220,18 @@ impl Server {
     /// # Errors
     /// When the command fails.
     pub fn cli(&self, args: &[&str]) -> anyhow::Result<String> {
+        self.cli_as(crate::ADMIN, args)
+    }
+
+    /// Runs a command of the binary against this server.
+    ///
+    /// # Errors
+    /// When the command fails; the message is what it wrote to standard error.
+    pub fn cli_as(&self, keys: KeyPair, args: &[&str]) -> anyhow::Result<String> {
         let env = [
             ("QUARTERDECK_ENDPOINT", self.url.as_str()),
-            ("QUARTERDECK_ACCESS_KEY", crate::ADMIN.access),
-            ("QUARTERDECK_SECRET_KEY", crate::ADMIN.secret),
+            ("QUARTERDECK_ACCESS_KEY", keys.access),
+            ("QUARTERDECK_SECRET_KEY", keys.secret),
         ];
         quarterdeck(args, &env)
     }
@@ -227,12 +241,28 @@ impl Server {
     /// # Errors
     /// When it can't be started.
     pub fn agent(&self, id: &str, runtime: &str, slots: &str, state_dir: &Path) -> anyhow::Result<Agent> {
+        self.agents(1, id, runtime, slots, state_dir)
+    }
+
+    /// Starts one process with many agents (of the synthetic runtime) that join this server.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn agents(
+        &self,
+        count: usize,
+        id: &str,
+        runtime: &str,
+        slots: &str,
+        state_dir: &Path,
+    ) -> anyhow::Result<Agent> {
         let args = vec![
             "agent".to_owned(),
             format!("--server={}", self.rpc),
             format!("--runtime={runtime}"),
             format!("--slots={slots}"),
             format!("--id={id}"),
+            format!("--count={count}"),
             format!("--state-dir={}", state_dir.display()),
         ];
         Agent::spawn(args, self.join_token()?, state_dir)

@@ -22,7 +22,9 @@ const SECONDS: u64 = 8;
 /// Runs every benchmark.
 pub(crate) fn run_all() -> anyhow::Result<()> {
     crate::guests::build()?;
-    timed("Building for release", || run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"])))?;
+    timed("Building for release", || {
+        run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
+    })?;
     // Set before any thread starts: the harness runs the release binary.
     let binary = root().join("target/release/quarterdeck");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -64,7 +66,11 @@ fn cold_start(database: &Database, dir: &std::path::Path) -> anyhow::Result<()> 
         drop(server);
     }
     times.sort();
-    say(&format!("cold start: {:.0} ms median of 10, {:.0} ms at best", times[5].as_secs_f64() * 1e3, times[0].as_secs_f64() * 1e3));
+    say(&format!(
+        "cold start: {:.0} ms median of 10, {:.0} ms at best",
+        times[5].as_secs_f64() * 1e3,
+        times[0].as_secs_f64() * 1e3
+    ));
     let server = Server::again(database, &data)?;
     std::thread::sleep(Duration::from_secs(5));
     let pid = server.process.pid();

@@ -70,7 +70,9 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
         }
         Ok(())
     })?;
-    timed("Lints", || run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])))?;
+    timed("Lints", || {
+        run(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    })?;
     timed("Lints of the guests", || {
         crate::prerequisites::wasm_target()?;
         run(cargo().current_dir(root().join("plugins")).env_remove("CARGO_TARGET_DIR").args([
@@ -88,7 +90,9 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     timed("Licences, sources and duplicates", || {
         let deny = cargo_deny()?;
         // Advisories need a database from outside; `cargo deny check advisories` is for releases.
-        run(Command::new(deny).args(["--log-level", "error", "check", "bans", "licenses", "sources"]).current_dir(root()))
+        run(Command::new(deny)
+            .args(["--log-level", "error", "check", "bans", "licenses", "sources"])
+            .current_dir(root()))
     })
 }
 
@@ -105,10 +109,14 @@ fn layers() -> anyhow::Result<()> {
     for (dir, name, allowed) in LAYERS {
         let manifest = manifest(dir)?;
         for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
-            for dependency in manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys) {
+            for dependency in
+                manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys)
+            {
                 let ours = known.contains_key(dependency.as_str());
                 if ours && !allowed.contains(&dependency.as_str()) {
-                    bail!("{name} may not depend on {dependency} ([{section}] of {dir}/Cargo.toml): arrows go down only");
+                    bail!(
+                        "{name} may not depend on {dependency} ([{section}] of {dir}/Cargo.toml): arrows go down only"
+                    );
                 }
             }
         }

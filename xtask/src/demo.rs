@@ -93,10 +93,14 @@ pub(crate) fn run_demo() -> anyhow::Result<()> {
     step("Everything is destroyed");
     cli.show(&["session", "destroy", "demo-one", "demo-two"])?;
     for name in ["demo-one", "demo-two"] {
-        let status = runtime.block_on(quarterdeck_tests::wait::until("the session to end", Duration::from_secs(30), || async {
-            let status = status(&admin, name).await?;
-            Ok((status == "TERMINATED").then_some(status))
-        }))?;
+        let status = runtime.block_on(quarterdeck_tests::wait::until(
+            "the session to end",
+            Duration::from_secs(30),
+            || async {
+                let status = status(&admin, name).await?;
+                Ok((status == "TERMINATED").then_some(status))
+            },
+        ))?;
         say(&format!("{name}: {status}"));
     }
     step(&format!("Done in {:.0} s, apart from building", start.elapsed().as_secs_f64()));

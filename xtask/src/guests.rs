@@ -13,8 +13,12 @@ pub(crate) fn build() -> anyhow::Result<()> {
 }
 
 fn build_in(dir: &str) -> anyhow::Result<()> {
-    run(cargo()
-        .current_dir(root().join(dir))
-        .env_remove("CARGO_TARGET_DIR")
-        .args(["build", "--quiet", "--release", "--locked", "--target", "wasm32-wasip2"]))
+    run(cargo().current_dir(root().join(dir)).env_remove("CARGO_TARGET_DIR").args([
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--target",
+        "wasm32-wasip2",
+    ]))
 }

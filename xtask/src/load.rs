@@ -92,7 +92,9 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<
         let before = buffer.len();
         ensure!(stream.read_buf(buffer).await? > 0, "the server closed the connection");
         let from = before.saturating_sub(3);
-        let Some(end) = buffer[from..].windows(4).position(|w| w == b"\r\n\r\n").map(|p| from + p + 4) else { continue };
+        let Some(end) = buffer[from..].windows(4).position(|w| w == b"\r\n\r\n").map(|p| from + p + 4) else {
+            continue;
+        };
         let head = std::str::from_utf8(&buffer[..end])?;
         let status = head.get(9..12).context("a short status line")?.parse()?;
         let length: usize = head

@@ -45,7 +45,8 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
 /// Python 3.11, which the official client asks for.
 fn python() -> anyhow::Result<String> {
     for candidate in ["python3.11", "python3", "python"] {
-        let version = Command::new(candidate).args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).output();
+        let version =
+            Command::new(candidate).args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]).output();
         if version.is_ok_and(|v| v.status.success() && v.stdout.starts_with(b"3.11")) {
             return Ok(candidate.to_owned());
         }

@@ -13,8 +13,17 @@ use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
 /// Families of the conformance suite that this release serves.
-const FAMILIES: &[&str] = &["test_acl.py", "test_auth.py", "test_config.py", "test_graphql_identity.py",
-    "test_graphql_resources.py", "test_manager.py", "test_resource.py", "test_session.py", "test_system.py"];
+const FAMILIES: &[&str] = &[
+    "test_acl.py",
+    "test_auth.py",
+    "test_config.py",
+    "test_graphql_identity.py",
+    "test_graphql_resources.py",
+    "test_manager.py",
+    "test_resource.py",
+    "test_session.py",
+    "test_system.py",
+];
 
 /// Runs all tests.
 pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
@@ -50,8 +59,6 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     step(&format!("All tests passed in {:.0} s", start.elapsed().as_secs_f64()));
     Ok(())
 }
-
-
 
 /// The conformance suite alone, with arguments for pytest.
 pub(crate) fn conformance_alone(kind: &str, pytest: &[String]) -> anyhow::Result<()> {

@@ -47,9 +47,11 @@ fn rights(event: &str) -> Rights {
             deny: true,
             patch: &["session/tag", "session/priority", "session/environ", "session/scaling_group"],
         },
-        "ACTIVATE_MANAGER" | "POST_AUTHORIZE" | "VERIFY_PASSWORD_FORMAT" | "PRE_START_SESSION" | "PRE_DESTROY_SESSION" => {
-            Rights { value: false, deny: true, patch: &[] }
-        }
+        "ACTIVATE_MANAGER"
+        | "POST_AUTHORIZE"
+        | "VERIFY_PASSWORD_FORMAT"
+        | "PRE_START_SESSION"
+        | "PRE_DESTROY_SESSION" => Rights { value: false, deny: true, patch: &[] },
         _ => Rights::default(),
     }
 }

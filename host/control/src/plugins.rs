@@ -203,7 +203,9 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
     let plugin = control.policies().plugin(&revision.digest).await?;
     plugin.check_config(&config.to_string()).map_err(|problems| Error::InvalidParams {
         msg: format!("{} refuses the configuration: {}", revision.name, policies::describe(&problems)),
-        data: Some(problems.iter().map(|p| (p.pointer.clone(), Json::String(p.message.clone()))).collect::<Map<_, _>>().into()),
+        data: Some(
+            problems.iter().map(|p| (p.pointer.clone(), Json::String(p.message.clone()))).collect::<Map<_, _>>().into(),
+        ),
     })?;
     let mut tx = control.store().begin().await?;
     let binding = BindingRow {
@@ -244,9 +246,9 @@ async fn serving(tx: &mut Tx, revision: &RevisionRow, target: &Target) -> Result
         (revision.name.clone(), None)
     };
     let bindings = plugins::bindings(tx).await?;
-    let binding = bindings.into_iter().find(|b| {
-        b.kind == revision.kind && b.plugin == plugin && b.target == *target && b.mode == BindingMode::Live
-    });
+    let binding = bindings
+        .into_iter()
+        .find(|b| b.kind == revision.kind && b.plugin == plugin && b.target == *target && b.mode == BindingMode::Live);
     let all = plugins::revisions(tx).await?;
     let current = match &binding {
         Some(b) => all.iter().find(|r| r.digest == b.digest),
@@ -383,7 +385,12 @@ pub async fn unbind(control: &Control, caller: &Principal, plugin: &str, target:
 /// # Errors
 /// [`Error::NotFound`] when nothing was ever changed there, [`Error::InvalidParams`] when several
 /// kinds were and `kind` doesn't say which.
-pub async fn rollback(control: &Control, caller: &Principal, kind: Option<PluginKind>, target: &Target) -> Result<Switched> {
+pub async fn rollback(
+    control: &Control,
+    caller: &Principal,
+    kind: Option<PluginKind>,
+    target: &Target,
+) -> Result<Switched> {
     superadmin(caller)?;
     let now = control.clock().now();
     let mut tx = control.store().begin().await?;
@@ -421,7 +428,8 @@ pub async fn rollback(control: &Control, caller: &Principal, kind: Option<Plugin
         None => None,
     };
     let bindings = plugins::bindings(&mut tx).await?;
-    let like = bindings.into_iter().find(|b| b.kind == revision.kind && b.plugin == entry.plugin && b.target == *target);
+    let like =
+        bindings.into_iter().find(|b| b.kind == revision.kind && b.plugin == entry.plugin && b.target == *target);
     let binding = BindingRow {
         id: String::new(),
         kind: revision.kind,

@@ -448,9 +448,8 @@ impl Policies {
         }
         if predecessor.is_none() && binding.kind == PluginKind::Scheduler {
             let catalogue = self.catalogue.load();
-            predecessor = catalogue
-                .default_revision(PluginKind::Scheduler, FALLBACK_SCHEDULER)
-                .map(|r| (r.clone(), None));
+            predecessor =
+                catalogue.default_revision(PluginKind::Scheduler, FALLBACK_SCHEDULER).map(|r| (r.clone(), None));
         }
         let mut record = HistoryRow {
             id: 0,
@@ -498,9 +497,8 @@ pub(crate) async fn install(
 ) -> Result<()> {
     let scheduler = revision.kind == PluginKind::Scheduler;
     if scheduler {
-        let (_, mut opts) = plugins::group_scheduler(tx, &like.target.name)
-            .await?
-            .ok_or_else(|| Error::not_found("scaling group"))?;
+        let (_, mut opts) =
+            plugins::group_scheduler(tx, &like.target.name).await?.ok_or_else(|| Error::not_found("scaling group"))?;
         if !opts.is_object() {
             opts = Json::Object(Map::new());
         }
@@ -567,7 +565,8 @@ mod tests {
 
     #[test]
     fn enabled_checkers_are_trimmed_and_keep_their_order() {
-        let names: Vec<_> = enabled_idle_checkers(" utilization , timeout,, session_lifetime,network_timeout").collect();
+        let names: Vec<_> =
+            enabled_idle_checkers(" utilization , timeout,, session_lifetime,network_timeout").collect();
         assert_eq!(names, ["utilization", "network_timeout", "network_timeout"]);
     }
 }

@@ -42,16 +42,16 @@ impl ApiClient {
     /// Takes endpoint and credentials from flags, our environment names, or the official client's.
     pub(crate) fn new(args: &EndpointArgs) -> anyhow::Result<Self> {
         let pick = |given: &Option<String>, other: &str, what: &str| -> anyhow::Result<String> {
-            given
-                .clone()
-                .or_else(|| std::env::var(other).ok())
-                .filter(|v| !v.is_empty())
-                .with_context(|| format!("no {what}: set QUARTERDECK_{} or {other}", other.trim_start_matches("BACKEND_")))
+            given.clone().or_else(|| std::env::var(other).ok()).filter(|v| !v.is_empty()).with_context(|| {
+                format!("no {what}: set QUARTERDECK_{} or {other}", other.trim_start_matches("BACKEND_"))
+            })
         };
         let endpoint = pick(&args.endpoint, "BACKEND_ENDPOINT", "endpoint")?.trim_end_matches('/').to_owned();
         let uri: hyper::Uri = endpoint.parse().with_context(|| format!("endpoint {endpoint}"))?;
         if uri.scheme_str() != Some("http") {
-            bail!("endpoint {endpoint}: only http:// is spoken here; run the command on the server's side of its TLS proxy");
+            bail!(
+                "endpoint {endpoint}: only http:// is spoken here; run the command on the server's side of its TLS proxy"
+            );
         }
         let authority = uri.authority().with_context(|| format!("endpoint {endpoint} has no host"))?.to_string();
         Ok(Self {
@@ -70,7 +70,13 @@ impl ApiClient {
     }
 
     /// Sends bytes and reads JSON. A problem document becomes an error that shows what it says.
-    pub(crate) async fn send(&self, method: Method, path: &str, content_type: &str, body: Bytes) -> anyhow::Result<Json> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Json> {
         let date = chrono::Utc::now();
         let raw_date = date.to_rfc3339_opts(chrono::SecondsFormat::Micros, false);
         let signature = self.sign(&method, path, content_type, &raw_date, &date.format("%Y%m%d").to_string());
@@ -90,7 +96,8 @@ impl ApiClient {
         let response = self.http.request(request).await.with_context(|| format!("{} doesn't answer", self.endpoint))?;
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
-        let document: Json = if bytes.is_empty() { Json::Null } else { serde_json::from_slice(&bytes).unwrap_or(Json::Null) };
+        let document: Json =
+            if bytes.is_empty() { Json::Null } else { serde_json::from_slice(&bytes).unwrap_or(Json::Null) };
         if !status.is_success() {
             bail!("{}", problem(status, &document));
         }

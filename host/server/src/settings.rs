@@ -40,6 +40,9 @@ log_format = "text"
 # An agent that was silent for this long is lost.
 heartbeat_timeout_seconds = 40.0
 
+# How often running sessions are judged for idleness, 0.1 to 3600.
+idle_interval_seconds = 15.0
+
 # Proxies whose X-Forwarded-For header counts.
 trusted_proxies = ["127.0.0.0/8", "::1/128"]
 
@@ -61,6 +64,7 @@ pub(crate) struct FileSettings {
     pub(crate) sync_full: Option<bool>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) heartbeat_timeout_seconds: Option<f64>,
+    pub(crate) idle_interval_seconds: Option<f64>,
     pub(crate) trusted_proxies: Option<Vec<String>>,
     pub(crate) hide_agents: Option<bool>,
     pub(crate) recorded_rounds: Option<u32>,
@@ -89,7 +93,8 @@ pub(crate) enum LogFormat {
 /// Sends log lines to standard error. `RUST_LOG` chooses what is logged (default `info`).
 pub(crate) fn init_logging(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,tower=warn,h2=warn"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,tower=warn,h2=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second initialisation can only happen in tests and changes nothing.
     let _ = match format {

@@ -160,7 +160,9 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
             print_switch(args.json, &answer, &target)?;
         }
         PluginCommand::Inspect { plugin } => {
-            if plugin.is_empty() || plugin.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'/' | b'?' | b'#' | b'%')) {
+            if plugin.is_empty()
+                || plugin.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'/' | b'?' | b'#' | b'%'))
+            {
                 bail!("{plugin:?} is no plugin name");
             }
             let answer = client.call(Method::GET, &format!("/plugins/{plugin}"), None).await?;

@@ -66,7 +66,8 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
     let rpc = TcpListener::bind(rpc_listen).await.with_context(|| format!("--rpc-listen {rpc_listen}"))?;
     let (api_addr, rpc_addr) = (api.local_addr()?, rpc.local_addr()?);
 
-    let store = Store::open(&url, &Options { sync_full: file.sync_full.unwrap_or(false), ..Options::default() }).await?;
+    let store =
+        Store::open(&url, &Options { sync_full: file.sync_full.unwrap_or(false), ..Options::default() }).await?;
     store.migrate().await?;
     quarterdeck_control::seed::ensure_defaults(&store).await?;
 
@@ -141,8 +142,15 @@ async fn serve_agents(control: Control, listener: TcpListener, shutdown: Cancell
 fn control_settings(file: &FileSettings, service_addr: SocketAddr) -> anyhow::Result<Settings> {
     let mut settings = Settings { service_addr: Some(service_addr.to_string()), ..Settings::default() };
     if let Some(seconds) = file.heartbeat_timeout_seconds {
-        anyhow::ensure!((1.0..=86_400.0).contains(&seconds), "heartbeat_timeout_seconds: {seconds} is not within 1…86400");
+        anyhow::ensure!(
+            (1.0..=86_400.0).contains(&seconds),
+            "heartbeat_timeout_seconds: {seconds} is not within 1…86400"
+        );
         settings.heartbeat_timeout_ms = (seconds * 1000.0) as i64;
+    }
+    if let Some(seconds) = file.idle_interval_seconds {
+        anyhow::ensure!((0.1..=3_600.0).contains(&seconds), "idle_interval_seconds: {seconds} is not within 0.1…3600");
+        settings.idle_interval = Duration::from_secs_f64(seconds);
     }
     if let Some(proxies) = &file.trusted_proxies {
         settings.trusted_proxies = proxies
