@@ -81,8 +81,7 @@ impl KeyPair {
 
     /// Requests signed with it, this one included.
     async fn num_queries(&self, ctx: &Context<'_>) -> Maybe<i32> {
-        maybe(async { Ok(loader(ctx).load_one(QueriesOf(self.key.clone())).await?.and_then(|n| int(n)).transpose()?) })
-            .await
+        maybe(async { loader(ctx).load_one(QueriesOf(self.key.clone())).await?.and_then(int).transpose() }).await
     }
 
     async fn compute_sessions(&self, ctx: &Context<'_>, status: Option<String>) -> Maybe<Vec<Option<ComputeSession>>> {

@@ -54,7 +54,8 @@ pub(crate) struct PolicyQueries;
 impl PolicyQueries {
     async fn keypair_resource_policy(&self, ctx: &Context<'_>, name: Option<String>) -> Maybe<KeyPairResourcePolicy> {
         maybe(async {
-            let name = name.as_ref().unwrap_or(&caller(ctx).resource_policy);
+            let own = &caller(ctx).resource_policy;
+            let name = name.as_ref().unwrap_or(own);
             Ok(resource_policies::get(&mut control(ctx).store().reader(), name).await?.map(Into::into))
         })
         .await
