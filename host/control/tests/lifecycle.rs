@@ -313,7 +313,7 @@ async fn a_name_is_taken_once_however_many_ask() {
         let ask = |i: usize| {
             let (control, user) = (lab.control.clone(), user.clone());
             async move {
-                let name = if i % 2 == 0 { "the-same".to_owned() } else { format!("another-{i}") };
+                let name = if i.is_multiple_of(2) { "the-same".to_owned() } else { format!("another-{i}") };
                 let request = CreateSession { enqueue_only: true, ..request(&name) };
                 enqueue::create(&control, &user, request).await.unwrap()
             }

@@ -204,6 +204,9 @@ pub struct FakeAgent {
     inner: Arc<Inner>,
 }
 
+/// A kernel's session and environment.
+type Known = (String, HashMap<String, String>);
+
 struct Inner {
     id: String,
     cpus: u64,
@@ -218,7 +221,7 @@ struct Inner {
     manner: Mutex<Manner>,
     ends: AtomicBool,
     /// kernel → (session, environment)
-    kernels: Mutex<HashMap<String, (String, HashMap<String, String>)>>,
+    kernels: Mutex<HashMap<String, Known>>,
     created: Mutex<Vec<String>>,
 }
 
@@ -335,13 +338,12 @@ impl FakeAgent {
     }
 
     pub async fn heartbeat(&self) -> pb::HeartbeatResponse {
-        let kernels = self.inner.kernels.lock().unwrap();
-        let state = |(kernel_id, (session_id, _)): (&String, &(String, _))| pb::KernelState {
+        let state = |(kernel_id, (session_id, _)): (&String, &Known)| pb::KernelState {
             kernel_id: kernel_id.clone(),
             session_id: session_id.clone(),
             state: "running".to_owned(),
         };
-        let kernels = kernels.iter().map(state).collect();
+        let kernels = self.inner.kernels.lock().unwrap().iter().map(state).collect();
         let beat = pb::HeartbeatRequest {
             boot_id: self.boot_id(),
             slots: self.slots(),
