@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use quarterdeck_control::manager::{self, ManagerStatus};
 use quarterdeck_control::{Control, Settings, seed};
-use quarterdeck_model::Timestamp;
+use quarterdeck_model::{Timestamp, UserStatus};
 use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
 use quarterdeck_store::testing::{self, TestDb};
 use serde_json::{Value, json};
@@ -328,6 +328,20 @@ async fn users_may_be_confined_to_networks() {
     let mut stranger = from("10.200.3.4");
     stranger.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 1], 40_000))));
     server.send(stranger).await.is(401, "auth-failed", "'192.0.2.1' is not allowed IP address");
+}
+
+#[tokio::test]
+async fn accounts_that_are_switched_off_sign_nothing() {
+    let server = server().await;
+    server.send(get(USER, "/auth?echo=x")).await.is_ok();
+    let mut tx = server.control.store().begin().await.unwrap();
+    let user = server.control.identity().credential(USER.0).await.unwrap().unwrap().principal.user_id;
+    let change = quarterdeck_store::users::UserChanges { status: Some(UserStatus::Inactive), ..Default::default() };
+    quarterdeck_store::users::update(&mut tx, user, &change, Timestamp::now()).await.unwrap();
+    quarterdeck_store::revisions::bump(&mut tx, "identity").await.unwrap();
+    tx.commit().await.unwrap();
+    server.control.identity().refresh().await.unwrap();
+    server.send(get(USER, "/auth?echo=x")).await.is(401, "auth-failed", "Access key not found");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use http::request::Parts;
 use quarterdeck_control::hooks::{self, Mode};
 use quarterdeck_control::identity::Credential;
 use quarterdeck_control::{Control, Principal};
+use quarterdeck_model::UserStatus;
 use serde_json::{Map, Value, json};
 
 use crate::version::Version;
@@ -62,9 +63,10 @@ fn read_date(headers: &HeaderMap) -> Option<(&str, date::Stamp)> {
     Some((text, date::parse(text)?))
 }
 
-/// The credential of a known, active key pair.
+/// The credential of a known, active key pair whose user is active too. Accounts can be switched off
+/// without touching their key pairs, and then nobody may sign with them.
 async fn credential(control: &Control, access_key: &str) -> Result<Option<Arc<Credential>>, Problem> {
-    Ok(control.identity().credential(access_key).await?.filter(|c| c.is_active))
+    Ok(control.identity().credential(access_key).await?.filter(|c| c.is_active && c.user_status == UserStatus::Active))
 }
 
 fn unknown_key() -> Problem {
