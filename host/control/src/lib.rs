@@ -122,7 +122,10 @@ impl Default for Settings {
             tick_interval: Duration::from_secs(1),
             idle_interval: Duration::from_secs(15),
             hide_agents: false,
-            trusted_proxies: vec![IpNet::from(IpAddr::from([127, 0, 0, 1])), IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST))],
+            trusted_proxies: vec![
+                IpNet::from(IpAddr::from([127, 0, 0, 1])),
+                IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+            ],
             record_rounds: true,
             round_ring: 200,
             agent_calls: 128,
