@@ -106,7 +106,10 @@ pub async fn push(control: &Control, caller: &Principal, component: &[u8]) -> Re
 pub async fn list(control: &Control, caller: &Principal) -> Result<Vec<RevisionView>> {
     superadmin(caller)?;
     let mut sql = control.store().reader();
-    let bindings = plugins::bindings(&mut sql).await?;
+    let mut bindings = plugins::bindings(&mut sql).await?;
+    for binding in &mut bindings {
+        binding.config = policies::effective_config(&mut sql, binding).await?;
+    }
     Ok(plugins::revisions(&mut sql).await?.into_iter().map(|revision| view(control, revision, &bindings)).collect())
 }
 

@@ -13,7 +13,7 @@ use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, Revision
 use quarterdeck_plugin::{Failure, Plugin, Runtime};
 use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, RevisionRow};
 use quarterdeck_store::scaling_groups::ScalingGroupRow;
-use quarterdeck_store::{Store, Tx, revisions};
+use quarterdeck_store::{Sql, Store, Tx, revisions};
 use serde_json::{Map, Value as Json};
 
 use crate::config::ConfigCache;
@@ -479,12 +479,12 @@ impl Policies {
 }
 
 /// The configuration that a binding serves with, apart from the configuration tree.
-pub(crate) async fn effective_config(tx: &mut Tx, binding: &BindingRow) -> Result<Json> {
+pub(crate) async fn effective_config<S: Sql>(sql: &mut S, binding: &BindingRow) -> Result<Json> {
     if binding.kind != PluginKind::Scheduler {
         return Ok(binding.config.clone());
     }
-    let opts = plugins::group_scheduler(tx, &binding.target.name).await?.map(|(_, opts)| opts);
-    Ok(opts.and_then(|o| o.get("config").cloned()).unwrap_or_else(|| Json::Object(Map::new())))
+    let serving = plugins::group_scheduler(sql, &binding.target.name).await?.filter(|(name, _)| *name == binding.plugin);
+    Ok(serving.and_then(|(_, opts)| opts.get("config").cloned()).unwrap_or_else(|| Json::Object(Map::new())))
 }
 
 /// Writes `revision` in the place of `like`: same target, order and failure policy.
@@ -556,7 +556,11 @@ fn listens(info: &Json, event: &str) -> bool {
 
 /// What is wrong with a configuration, in one line.
 pub(crate) fn describe(problems: &[quarterdeck_plugin::ConfigProblem]) -> String {
-    problems.iter().map(|p| format!("{}: {}", p.pointer, p.message)).collect::<Vec<_>>().join("; ")
+    let words = problems.iter().map(|p| match p.pointer.as_str() {
+        "" => p.message.clone(),
+        pointer => format!("{pointer}: {}", p.message),
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 #[cfg(test)]

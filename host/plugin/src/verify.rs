@@ -90,7 +90,10 @@ pub fn outline(wasm: &[u8], max_size: usize) -> Result<Outline, LoadError> {
 
 /// Names of the outermost imports and exports.
 fn names(wasm: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
-    let broken = |error: wasmparser::BinaryReaderError| LoadError::NotAComponent(error.to_string());
+    // The parser spreads some of its messages over many lines.
+    let broken = |error: wasmparser::BinaryReaderError| {
+        LoadError::NotAComponent(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+    };
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(wasm) {
