@@ -483,7 +483,8 @@ pub(crate) async fn effective_config<S: Sql>(sql: &mut S, binding: &BindingRow) 
     if binding.kind != PluginKind::Scheduler {
         return Ok(binding.config.clone());
     }
-    let serving = plugins::group_scheduler(sql, &binding.target.name).await?.filter(|(name, _)| *name == binding.plugin);
+    let serving =
+        plugins::group_scheduler(sql, &binding.target.name).await?.filter(|(name, _)| *name == binding.plugin);
     Ok(serving.and_then(|(_, opts)| opts.get("config").cloned()).unwrap_or_else(|| Json::Object(Map::new())))
 }
 
