@@ -14,11 +14,7 @@ async fn misbehaving(mode: &str, expected: &str) -> anyhow::Result<()> {
     let server = Server::start(&database, &dir.path().join("server"))?;
     let _agent = server.agent("i-hostile", "synthetic", "cpu=64,mem=64g", &dir.path().join("agent"))?;
     let (admin, user) = (server.client(ADMIN), server.client(USER));
-    wait::until("the agent to join", Duration::from_secs(30), || async {
-        let agents = admin.gql("{ agents(status: \"ALIVE\") { id } }", json!({})).await?;
-        Ok(agents["agents"].as_array().filter(|a| !a.is_empty()).map(|_| ()))
-    })
-    .await?;
+    admin.await_agents(1).await?;
 
     let config = dir.path().join("config.json");
     std::fs::write(&config, json!({"misbehave": mode}).to_string())?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::process::Server;
-use quarterdeck_tests::{ADMIN, PYTHON_IMAGE, USER, wait};
+use quarterdeck_tests::{ADMIN, PYTHON_IMAGE, USER};
 use serde_json::{Value, json};
 
 async fn whole_life(database: Database) -> anyhow::Result<()> {
@@ -13,18 +13,17 @@ async fn whole_life(database: Database) -> anyhow::Result<()> {
     let mut server = Server::start(&database, &dir.path().join("server"))?;
     let _agent = server.agent("i-life", "process", "cpu=4,mem=4g", &dir.path().join("agent"))?;
     let (admin, user) = (server.client(ADMIN), server.client(USER));
-    wait::until("the agent to join", Duration::from_secs(30), || async {
-        let agents = admin.gql("{ agents(status: \"ALIVE\") { id } }", json!({})).await?;
-        Ok(agents["agents"].as_array().filter(|a| !a.is_empty()).map(|_| ()))
-    })
-    .await?;
+    admin.await_agents(1).await?;
 
     // Created, and waited for.
     let created = user
-        .post("/session", &json!({
-            "name": "life", "image": PYTHON_IMAGE, "architecture": "x86_64",
-            "config": {"resources": {"cpu": 1, "mem": "512m"}, "environ": {"GREETING": "ahoy"}},
-        }))
+        .post(
+            "/session",
+            &json!({
+                "name": "life", "image": PYTHON_IMAGE, "architecture": "x86_64",
+                "config": {"resources": {"cpu": 1, "mem": "512m"}, "environ": {"GREETING": "ahoy"}},
+            }),
+        )
         .await?
         .ok()?;
     assert_eq!(created["status"], "RUNNING", "{created}");
@@ -66,10 +65,13 @@ async fn whole_life(database: Database) -> anyhow::Result<()> {
 
     // A batch session ends by itself, with its result.
     let batch = user
-        .post("/session", &json!({
-            "name": "batch", "image": PYTHON_IMAGE, "architecture": "x86_64", "type": "batch", "enqueueOnly": true,
-            "startupCommand": "echo from batch; exit 3", "config": {"resources": {"cpu": 1, "mem": "256m"}},
-        }))
+        .post(
+            "/session",
+            &json!({
+                "name": "batch", "image": PYTHON_IMAGE, "architecture": "x86_64", "type": "batch", "enqueueOnly": true,
+                "startupCommand": "echo from batch; exit 3", "config": {"resources": {"cpu": 1, "mem": "256m"}},
+            }),
+        )
         .await?
         .ok()?;
     let id = batch["sessionId"].as_str().unwrap();

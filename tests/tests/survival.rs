@@ -5,26 +5,8 @@ use std::time::Duration;
 
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::process::Server;
-use quarterdeck_tests::{ADMIN, USER, wait};
-use serde_json::{Value, json};
-
-/// Kills of each kind: a handful in CI, many with `--long`.
-fn rounds() -> u32 {
-    if std::env::var("QUARTERDECK_TEST_SCALE").as_deref() == Ok("long") { 100 } else { 4 }
-}
-
-/// What the books say and what recomputing them from the kernels says.
-async fn occupied_slots(admin: &quarterdeck_tests::client::Client) -> anyhow::Result<Value> {
-    let data = admin.gql("{ agents { id occupied_slots } }", json!({})).await?;
-    let mut map = serde_json::Map::new();
-    for agent in data["agents"].as_array().unwrap() {
-        let slots: Value = serde_json::from_str(agent["occupied_slots"].as_str().unwrap())?;
-        let used: serde_json::Map<_, _> =
-            slots.as_object().unwrap().iter().filter(|(_, v)| *v != "0").map(|(k, v)| (k.clone(), v.clone())).collect();
-        map.insert(agent["id"].as_str().unwrap().to_owned(), used.into());
-    }
-    Ok(map.into())
-}
+use quarterdeck_tests::{ADMIN, USER, scale};
+use serde_json::json;
 
 async fn settled(database: Database, victim: &str) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -32,19 +14,16 @@ async fn settled(database: Database, victim: &str) -> anyhow::Result<()> {
     let mut agent = server.agent("i-survivor", "process", "cpu=16,mem=16g", &dir.path().join("agent"))?;
     let admin = server.client(ADMIN);
     let user = server.client(USER);
-    wait::until("the agent to join", Duration::from_secs(30), || async {
-        let agents = admin.gql("{ agents(status: \"ALIVE\") { id } }", json!({})).await?;
-        Ok(agents["agents"].as_array().filter(|a| !a.is_empty()).map(|_| ()))
-    })
-    .await?;
+    admin.await_agents(1).await?;
 
-    for round in 0..rounds() {
+    // A handful in CI, many with `--long`.
+    for round in 0..scale(4, 100) {
         let mut ids = Vec::new();
         for number in 0..3 {
             ids.push(user.enqueue(&format!("round-{round}-{number}"), json!({"cpu": 1, "mem": "256m"})).await?);
         }
         // Later in each round: from "just enqueued" to "probably running".
-        tokio::time::sleep(Duration::from_millis(u64::from(round % 8) * 60)).await;
+        tokio::time::sleep(Duration::from_millis((round as u64 % 8) * 60)).await;
         match victim {
             "server" => {
                 server.process.kill9()?;
@@ -56,7 +35,8 @@ async fn settled(database: Database, victim: &str) -> anyhow::Result<()> {
             }
         }
         for id in &ids {
-            let status = user.await_status(id, &["RUNNING", "TERMINATED", "CANCELLED"], Duration::from_secs(60)).await?;
+            let status =
+                user.await_status(id, &["RUNNING", "TERMINATED", "CANCELLED"], Duration::from_secs(60)).await?;
             let row = admin.session(id, "status status_info containers { id agent status }").await?;
             if status == "RUNNING" {
                 let containers = row["containers"].as_array().unwrap();
@@ -72,10 +52,10 @@ async fn settled(database: Database, victim: &str) -> anyhow::Result<()> {
         for id in &ids {
             user.await_status(id, &["TERMINATED", "CANCELLED"], Duration::from_secs(60)).await?;
         }
-        let books = occupied_slots(&admin).await?;
-        assert_eq!(books, json!({"i-survivor": {}}), "resources leaked in round {round}");
+        let books = admin.occupancy().await?;
+        assert_eq!(books["i-survivor"], json!({}), "resources leaked in round {round}");
         admin.post("/resource/recalculate-usage", &json!({})).await?.ok()?;
-        assert_eq!(occupied_slots(&admin).await?, books, "the books differ from their recomputation");
+        assert_eq!(admin.occupancy().await?, books, "the books differ from their recomputation");
     }
     server.process.stop()?;
     Ok(())

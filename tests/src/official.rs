@@ -1,0 +1,81 @@
+//! The official client's command line, unmodified.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+
+use crate::KeyPair;
+
+/// The variable that names the Python interpreter which has the official client installed.
+pub const PYTHON_VARIABLE: &str = "QUARTERDECK_TEST_PYTHON";
+
+/// The official client, set up for one server and one key pair.
+#[derive(Debug)]
+pub struct OfficialClient {
+    program: PathBuf,
+    endpoint: String,
+    home: PathBuf,
+    keys: KeyPair,
+}
+
+/// What a run of it left.
+#[derive(Debug)]
+pub struct Ran {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output and standard error.
+    pub output: String,
+}
+
+impl Ran {
+    /// The output of a run that ended well.
+    ///
+    /// # Errors
+    /// With all that is known when it didn't.
+    pub fn ok(self) -> anyhow::Result<String> {
+        anyhow::ensure!(self.code == Some(0), "the official client ended with {:?}: {}", self.code, self.output);
+        Ok(self.output)
+    }
+}
+
+impl OfficialClient {
+    /// The client that is installed beside the interpreter which [`PYTHON_VARIABLE`] names, with its state below
+    /// `home`; `None` without that variable.
+    ///
+    /// # Errors
+    /// When it isn't there, or `home` can't be made.
+    pub fn installed(endpoint: &str, keys: KeyPair, home: &Path) -> anyhow::Result<Option<Self>> {
+        let Some(python) = std::env::var_os(PYTHON_VARIABLE) else { return Ok(None) };
+        let program = Path::new(&python).with_file_name("backend.ai");
+        anyhow::ensure!(program.exists(), "{} is missing, though {PYTHON_VARIABLE} is set", program.display());
+        std::fs::create_dir_all(home)?;
+        Ok(Some(Self { program, endpoint: endpoint.to_owned(), home: home.to_owned(), keys }))
+    }
+
+    /// Runs a command of it to its end.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn run(&self, args: &[&str]) -> anyhow::Result<Ran> {
+        let output = Command::new(&self.program)
+            .args(args)
+            .env("BACKEND_ENDPOINT", &self.endpoint)
+            .env("BACKEND_ENDPOINT_TYPE", "api")
+            .env("BACKEND_ACCESS_KEY", self.keys.access)
+            .env("BACKEND_SECRET_KEY", self.keys.secret)
+            .env("BACKEND_DOMAIN", "default")
+            .env("BACKEND_GROUP", "default")
+            // The client keeps state below the home directory; that of whoever runs the tests stays as it is.
+            .env("HOME", &self.home)
+            .env("NO_COLOR", "1")
+            .env("LANG", "C.UTF-8")
+            .current_dir(&self.home)
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| self.program.display().to_string())?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok(Ran { code: output.status.code(), output: text })
+    }
+}
