@@ -34,7 +34,7 @@ impl From<Error> for Fault {
 
 impl From<store::Error> for Fault {
     fn from(error: store::Error) -> Self {
-        Error::Store(error).into()
+        Error::from(error).into()
     }
 }
 
