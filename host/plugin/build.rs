@@ -10,7 +10,11 @@ use std::process::Command;
 /// Environment variable for `include_bytes!`, package, file.
 const GUESTS: &[(&str, &str, &str)] = &[
     ("QUARTERDECK_GUEST_FIFO", "quarterdeck-fifo", "fifo.wasm"),
+    ("QUARTERDECK_GUEST_LIFO", "quarterdeck-lifo", "lifo.wasm"),
+    ("QUARTERDECK_GUEST_MOF", "quarterdeck-mof", "mof.wasm"),
+    ("QUARTERDECK_GUEST_DRF", "quarterdeck-drf", "drf.wasm"),
     ("QUARTERDECK_GUEST_SESSION_LIFETIME", "quarterdeck-idle-session-lifetime", "session_lifetime.wasm"),
+    ("QUARTERDECK_GUEST_NETWORK_TIMEOUT", "quarterdeck-idle-network-timeout", "network_timeout.wasm"),
     ("QUARTERDECK_GUEST_ADMISSION_LIMITS", "quarterdeck-admission-limits", "admission_limits.wasm"),
 ];
 
@@ -27,7 +31,8 @@ fn main() {
     for file in ["Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", plugins.join(file).display());
     }
-    for member in ["sdk", "fifo", "idle-session-lifetime", "admission-limits"] {
+    let members = ["fifo", "lifo", "mof", "drf", "idle-session-lifetime", "idle-network-timeout", "admission-limits"];
+    for member in ["sdk"].into_iter().chain(members) {
         println!("cargo::rerun-if-changed={}", plugins.join(member).join("src").display());
         println!("cargo::rerun-if-changed={}", plugins.join(member).join("Cargo.toml").display());
     }

@@ -14,11 +14,11 @@ use quarterdeck_plugin::scheduling::{
 use quarterdeck_plugin::types::{SessionKind, Slot, SlotKind};
 use quarterdeck_plugin::{Call, Judge, Limits, Meter, Runtime, RuntimeOptions, builtin};
 
-#[path = "../../../plugins/fifo/src/walk.rs"]
+#[path = "../../../plugins/sdk/src/placing/walk.rs"]
 #[allow(dead_code)]
 mod walk;
 
-use walk::Walk;
+use walk::{Preference, Walk};
 
 const SLOTS: usize = 4;
 
@@ -134,7 +134,8 @@ fn native(snapshot: &Snapshot) -> u32 {
     // The policy keeps its own books beside the host's, as it does in the sandbox.
     let mut occupied = snapshot.agents.occupied.clone();
     let agents = &snapshot.agents;
-    let mut walk = Walk::new(SLOTS, &agents.architecture, &agents.schedulable, &agents.capacity);
+    let (architecture, schedulable) = (&agents.architecture, &agents.schedulable);
+    let mut walk = Walk::new(Preference::LeastWaste, SLOTS, architecture, schedulable, &agents.capacity);
     for session in 0..snapshot.pending.count as usize {
         let requested = &snapshot.pending.requested[session * SLOTS..][..SLOTS];
         match walk.choose(&occupied, 0, requested, true) {
@@ -149,7 +150,8 @@ fn native(snapshot: &Snapshot) -> u32 {
 
 fn rounds(criterion: &mut Criterion) {
     let runtime = Runtime::new(RuntimeOptions::default()).unwrap();
-    let fifo = runtime.load_blocking(builtin::get("fifo").unwrap().wasm).unwrap();
+    let load = |name: &str| runtime.load_blocking(builtin::get(name).unwrap().wasm).unwrap();
+    let fifo = load("fifo");
     let limits = Limits { round: Duration::from_secs(60), ..Limits::default() };
     let call = Call { limits: Some(limits), ..Call::default() };
 
@@ -169,6 +171,16 @@ fn rounds(criterion: &mut Criterion) {
                 assert_eq!(books.placed, pending);
             });
         });
+        for name in ["lifo", "mof", "drf"] {
+            let plugin = load(name);
+            group.bench_function(BenchmarkId::new(name, &size), |bencher| {
+                bencher.iter(|| {
+                    let mut books = Books::of(&snapshot);
+                    plugin.schedule(&call, &snapshot, &mut books).unwrap();
+                    assert_eq!(books.placed, pending);
+                });
+            });
+        }
     }
     let empty = snapshot(0, 0);
     group.bench_function("wasm/empty", |bencher| {

@@ -11,7 +11,11 @@ pub struct Builtin {
 
 const ALL: &[Builtin] = &[
     Builtin { name: "fifo", wasm: include_bytes!(env!("QUARTERDECK_GUEST_FIFO")) },
+    Builtin { name: "lifo", wasm: include_bytes!(env!("QUARTERDECK_GUEST_LIFO")) },
+    Builtin { name: "mof", wasm: include_bytes!(env!("QUARTERDECK_GUEST_MOF")) },
+    Builtin { name: "drf", wasm: include_bytes!(env!("QUARTERDECK_GUEST_DRF")) },
     Builtin { name: "session_lifetime", wasm: include_bytes!(env!("QUARTERDECK_GUEST_SESSION_LIFETIME")) },
+    Builtin { name: "network_timeout", wasm: include_bytes!(env!("QUARTERDECK_GUEST_NETWORK_TIMEOUT")) },
     Builtin { name: "admission-limits", wasm: include_bytes!(env!("QUARTERDECK_GUEST_ADMISSION_LIMITS")) },
 ];
 

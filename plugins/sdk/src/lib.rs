@@ -30,6 +30,7 @@ pub mod bindings;
 pub mod hook;
 pub mod host;
 pub mod idle;
+pub mod placing;
 pub mod scheduler;
 
 use bindings::base::exports::quarterdeck::policy::plugin as contract;

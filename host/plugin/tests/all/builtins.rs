@@ -103,6 +103,7 @@ fn kernels_of_a_multi_node_session_share_what_is_left() {
         mode: ClusterMode::MultiNode,
         retries: 0,
         waiting_ms: 0,
+        owner: 0,
     });
     let snapshot = builder.build();
     let trace = builtin("fifo").schedule(&Call::default(), &snapshot, &mut Books::of(&snapshot)).unwrap();

@@ -26,6 +26,8 @@ pub struct Builder {
     /// Capacity, what is occupied, architecture.
     pub agents: Vec<(Row, Row, String)>,
     pub pending: Vec<Pending>,
+    /// Running sessions: the owner's row and what is held.
+    pub running: Vec<(u32, Row)>,
 }
 
 /// Amounts by slot.
@@ -38,6 +40,8 @@ pub struct Pending {
     pub mode: ClusterMode,
     pub retries: u32,
     pub waiting_ms: u64,
+    /// The owner's row.
+    pub owner: u32,
 }
 
 pub fn map(amounts: Amounts<'_>) -> Row {
@@ -60,6 +64,7 @@ impl Builder {
             mode: ClusterMode::SingleNode,
             retries: 0,
             waiting_ms,
+            owner: 0,
         });
         self
     }
@@ -114,7 +119,7 @@ impl Builder {
         };
         let pending = Sessions {
             count: count as u32,
-            owner: vec![0; count],
+            owner: self.pending.iter().map(|session| session.owner).collect(),
             project: vec![0; count],
             domain: vec![0; count],
             kind: vec![SessionKind::Interactive; count],
@@ -128,22 +133,26 @@ impl Builder {
             first_kernel,
             more: Vec::new(),
         };
+        let busy = self.running.len();
+        let held: Vec<u64> = self.running.iter().flat_map(|session| row(&session.1)).collect();
+        // Where they run doesn't matter to any policy here, so they have no kernels.
         let running = Sessions {
-            count: 0,
-            owner: vec![],
-            project: vec![],
-            domain: vec![],
-            kind: vec![],
-            mode: vec![],
-            private: vec![],
-            priority: vec![],
-            retries: vec![],
-            waiting_ms: vec![],
-            requested: vec![],
-            held: vec![],
-            first_kernel: vec![kernels.count],
+            count: busy as u32,
+            owner: self.running.iter().map(|session| session.0).collect(),
+            project: vec![0; busy],
+            domain: vec![0; busy],
+            kind: vec![SessionKind::Interactive; busy],
+            mode: vec![ClusterMode::SingleNode; busy],
+            private: vec![false; busy],
+            priority: vec![0; busy],
+            retries: vec![0; busy],
+            waiting_ms: vec![0; busy],
+            requested: held.clone(),
+            held,
+            first_kernel: vec![kernels.count; busy + 1],
             more: vec![],
         };
+        let owners = pending.owner.iter().chain(&running.owner).max().map_or(1, |last| *last as usize + 1);
         let slots = self
             .slots
             .iter()
@@ -162,7 +171,7 @@ impl Builder {
             running,
             kernels,
             agents,
-            owners: accounts(1),
+            owners: accounts(owners),
             projects: accounts(1),
             domains: accounts(1),
         }

@@ -5,5 +5,6 @@ mod builtins;
 mod common;
 mod hostile;
 mod hostile_wat;
+mod orders;
 mod repeatable;
 mod vectors;

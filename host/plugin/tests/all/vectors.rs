@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use quarterdeck_plugin::idling::{Access, State, Tick};
 use quarterdeck_plugin::scheduling::{ClusterMode, Lack, Outcome, Proposal};
 use quarterdeck_plugin::types::SessionKind;
-use quarterdeck_plugin::{Call, subject};
+use quarterdeck_plugin::{Call, Plugin, subject};
 use serde_json::{Value, json};
 
 use crate::common::{Books, Builder, Pending, builtin};
@@ -44,9 +44,24 @@ fn snapshot(input: &Value) -> (Builder, Vec<String>, Vec<String>) {
     let ids = |list: &[Value]| list.iter().map(|item| text(item, "id", "")).collect::<Vec<_>>();
     let agent_ids = ids(agents);
     let mut builder = Builder::default();
+    // Where only the sum of what agents have is given, one agent has it all.
+    if agents.is_empty() && input["total_capacity"].is_object() {
+        builder.agents.push((amounts(&input["total_capacity"]), HashMap::new(), "x86_64".to_owned()));
+    }
     for agent in agents {
         let rows = (amounts(&agent["available"]), amounts(&agent["occupied"]), text(agent, "arch", "x86_64"));
         builder.agents.push(rows);
+    }
+    let mut keys: Vec<String> = Vec::new();
+    let mut owner = |session: &Value| {
+        let key = text(session, "access_key", "");
+        keys.iter().position(|known| *known == key).unwrap_or_else(|| {
+            keys.push(key);
+            keys.len() - 1
+        }) as u32
+    };
+    for session in input["existing"].as_array().unwrap_or(&none) {
+        builder.running.push((owner(session), amounts(&session["occupying_slots"])));
     }
     for session in &sessions {
         let pinned = session["designated_agent"].as_str();
@@ -56,6 +71,7 @@ fn snapshot(input: &Value) -> (Builder, Vec<String>, Vec<String>) {
             mode: if session["for"] == "kernel" { ClusterMode::MultiNode } else { ClusterMode::SingleNode },
             retries: session["status_data"]["scheduler"]["retries"].as_u64().unwrap_or(0) as u32,
             waiting_ms: 0,
+            owner: owner(session),
         });
     }
     let mut slots: Vec<String> = builder
@@ -63,6 +79,7 @@ fn snapshot(input: &Value) -> (Builder, Vec<String>, Vec<String>) {
         .iter()
         .flat_map(|agent| agent.0.keys().chain(agent.1.keys()))
         .chain(builder.pending.iter().flat_map(|session| session.kernels[0].0.keys()))
+        .chain(builder.running.iter().flat_map(|session| session.1.keys()))
         .cloned()
         .collect();
     slots.sort();
@@ -71,10 +88,13 @@ fn snapshot(input: &Value) -> (Builder, Vec<String>, Vec<String>) {
     (builder, ids(&sessions), agent_ids)
 }
 
-fn of_fifo(kind: &str) -> Vec<Value> {
+const SCHEDULERS: [&str; 4] = ["fifo", "lifo", "mof", "drf"];
+
+/// The vectors of a kind for a scheduler.
+fn of(scheduler: &str, kind: &str) -> Vec<Value> {
     let vectors: Vec<Value> = vectors("scheduler-vectors.json")
         .into_iter()
-        .filter(|vector| vector["kind"] == kind && vector["scheduler"] == "fifo")
+        .filter(|vector| vector["kind"] == kind && vector["scheduler"] == scheduler)
         .collect();
     assert!(!vectors.is_empty());
     vectors
@@ -85,12 +105,14 @@ fn expected(vector: &Value) -> &Value {
 }
 
 #[test]
-fn fifo_picks() {
-    let fifo = builtin("fifo");
-    for vector in of_fifo("pick") {
+fn the_schedulers_pick() {
+    for (scheduler, vector) in
+        SCHEDULERS.into_iter().flat_map(|name| of(name, "pick").into_iter().map(move |v| (name, v)))
+    {
+        let policy = builtin(scheduler);
         let (id, input, out) = (&vector["id"], &vector["in"], expected(&vector));
         let config = input["config"].to_string();
-        let verdict = fifo.check_config(&config);
+        let verdict = policy.check_config(&config);
         if !out["error"].is_null() {
             assert!(verdict.is_err(), "{id}: {config} should be refused");
             continue;
@@ -98,19 +120,22 @@ fn fifo_picks() {
         verdict.unwrap_or_else(|problems| panic!("{id}: {problems:?}"));
         let (builder, sessions, _) = snapshot(input);
         let mut first = None;
-        fifo.schedule(&Call::new(config), &builder.build(), &mut |proposals: &[Proposal]| {
-            first.get_or_insert_with(|| subject(&proposals[0]) as usize);
-            vec![Outcome::Accepted; proposals.len()]
-        })
-        .unwrap();
+        policy
+            .schedule(&Call::new(config), &builder.build(), &mut |proposals: &[Proposal]| {
+                first.get_or_insert_with(|| subject(&proposals[0]) as usize);
+                vec![Outcome::Accepted; proposals.len()]
+            })
+            .unwrap();
         assert_eq!(first.map(|row| sessions[row].as_str()), out["picked"].as_str(), "{id}");
     }
 }
 
 #[test]
-fn fifo_assigns() {
-    let fifo = builtin("fifo");
-    for vector in of_fifo("assign") {
+fn the_schedulers_assign() {
+    for (scheduler, vector) in
+        SCHEDULERS.into_iter().flat_map(|name| of(name, "assign").into_iter().map(move |v| (name, v)))
+    {
+        let policy = builtin(scheduler);
         let (id, input, out) = (&vector["id"], &vector["in"], expected(&vector));
         let (mut builder, _, agents) = snapshot(input);
         // The agents of these vectors are those found compatible: their architecture plays no part.
@@ -118,7 +143,7 @@ fn fifo_assigns() {
             agent.2 = "x86_64".to_owned();
         }
         let snapshot = builder.build();
-        let trace = fifo.schedule(&Call::default(), &snapshot, &mut Books::of(&snapshot)).unwrap();
+        let trace = policy.schedule(&Call::default(), &snapshot, &mut Books::of(&snapshot)).unwrap();
         let agent = match &trace.proposals[0] {
             (Proposal::Place(placement), outcome) => {
                 assert_eq!(*outcome, Outcome::Accepted, "{id}");
@@ -131,14 +156,16 @@ fn fifo_assigns() {
 }
 
 #[test]
-fn fifo_ticks() {
-    let fifo = builtin("fifo");
-    for vector in of_fifo("tick") {
+fn the_schedulers_tick() {
+    for (scheduler, vector) in
+        SCHEDULERS.into_iter().flat_map(|name| of(name, "tick").into_iter().map(move |v| (name, v)))
+    {
+        let policy = builtin(scheduler);
         let (id, input, out) = (&vector["id"], &vector["in"], expected(&vector));
         let (builder, sessions, agents) = snapshot(input);
         let snapshot = builder.build();
         let mut books = Books::of(&snapshot);
-        let trace = fifo.schedule(&Call::new(input["config"].to_string()), &snapshot, &mut books).unwrap();
+        let trace = policy.schedule(&Call::new(input["config"].to_string()), &snapshot, &mut books).unwrap();
         let attempts: Vec<Value> = trace
             .proposals
             .iter()
@@ -180,25 +207,25 @@ fn why(lack: Lack) -> &'static str {
     }
 }
 
-#[test]
-fn session_lifetime() {
-    let checker = builtin("session_lifetime");
-    let now = 1_700_000_000_000;
-    let at = |value: &Value| now + (value.as_f64().unwrap() * 1000.0) as i64;
-    let vectors: Vec<Value> =
-        vectors("idle-vectors.json").into_iter().filter(|vector| vector["kind"] == "session_lifetime").collect();
-    assert!(!vectors.is_empty());
-    // All of them in one batch: one answer per session, in order.
-    let inputs: Vec<&Value> = vectors.iter().map(|vector| &vector["in"]).collect();
+/// Time of the ticks.
+const NOW: i64 = 1_700_000_000_000;
+
+/// Seconds from now.
+fn at(value: &Value) -> i64 {
+    NOW + (value.as_f64().unwrap() * 1000.0) as i64
+}
+
+/// A tick with sessions that nothing is known of except the end of the grace.
+fn quiet_tick(inputs: &[&Value]) -> Tick {
     let count = inputs.len();
     assert!(inputs.iter().all(|input| input["now"] == 0));
-    let tick = Tick {
-        now_ms: now,
+    Tick {
+        now_ms: NOW,
         count: count as u32,
         kind: vec![SessionKind::Interactive; count],
         private: vec![false; count],
-        created_ms: inputs.iter().map(|input| at(&input["created_at"])).collect(),
-        started_ms: vec![now; count],
+        created_ms: vec![NOW; count],
+        started_ms: vec![NOW; count],
         grace_until_ms: inputs
             .iter()
             .map(|input| (!input["grace_period_end"].is_null()).then(|| at(&input["grace_period_end"])))
@@ -206,17 +233,23 @@ fn session_lifetime() {
         access: vec![Access::Unknown; count],
         connections: vec![0; count],
         idle_limit_ms: vec![None; count],
-        // A policy without a positive limit sets none, or "for ever".
-        lifetime_limit_ms: inputs
-            .iter()
-            .map(|input| u64::try_from(input["max_session_lifetime"].as_i64().unwrap()).ok().map(|s| s * 1000))
-            .collect(),
+        lifetime_limit_ms: vec![None; count],
         slots: Vec::new(),
         held: Vec::new(),
         metrics: Vec::new(),
         more: Vec::new(),
-    };
-    let findings = checker.check(&Call::default(), &tick).unwrap();
+    }
+}
+
+/// A limit of seconds in a policy; negative ones are not set.
+fn limit(seconds: &Value) -> Option<u64> {
+    u64::try_from(seconds.as_i64().unwrap()).ok().map(|seconds| seconds * 1000)
+}
+
+/// Checks the sessions of the vectors in one batch: one answer per session, in order.
+fn judged(checker: &Plugin, config: &str, tick: &Tick, vectors: &[Value]) {
+    let findings = checker.check(&Call::new(config), tick).unwrap();
+    assert_eq!(findings.len(), vectors.len());
     for (vector, finding) in vectors.iter().zip(findings) {
         let (id, out, finding) = (&vector["id"], expected(vector), finding.unwrap());
         assert_eq!(json!(finding.state != State::Idle), out["keep"], "{id}");
@@ -227,8 +260,87 @@ fn session_lifetime() {
         };
         assert_eq!(remaining, out["remaining"], "{id}");
     }
+}
+
+fn of_idle(kind: &str) -> Vec<Value> {
+    let vectors: Vec<Value> =
+        vectors("idle-vectors.json").into_iter().filter(|vector| vector["kind"] == kind).collect();
+    assert!(!vectors.is_empty());
+    vectors
+}
+
+#[test]
+fn session_lifetime() {
+    let checker = builtin("session_lifetime");
+    let vectors = of_idle("session_lifetime");
+    let inputs: Vec<&Value> = vectors.iter().map(|vector| &vector["in"]).collect();
+    let mut tick = quiet_tick(&inputs);
+    tick.created_ms = inputs.iter().map(|input| at(&input["created_at"])).collect();
+    // A policy without a positive limit sets none, or "for ever".
+    tick.lifetime_limit_ms = inputs.iter().map(|input| limit(&input["max_session_lifetime"])).collect();
+    judged(&checker, "{}", &tick, &vectors);
     let from_start = checker.check(&Call::new(r#"{"count_from":"start"}"#), &tick).unwrap();
     assert!(from_start.into_iter().all(|finding| finding.unwrap().state != State::Idle));
     let traits = checker.traits(&Call::default()).unwrap();
     assert_eq!(traits.reason, "idle-session-lifetime");
+}
+
+#[test]
+fn network_timeout() {
+    let checker = builtin("network_timeout");
+    for vector in of_idle("network_timeout") {
+        let input = &vector["in"];
+        let mut tick = quiet_tick(&[input]);
+        tick.kind = vec![match input["session_type"].as_str().unwrap() {
+            "interactive" => SessionKind::Interactive,
+            "batch" => SessionKind::Batch,
+            "inference" => SessionKind::Inference,
+            other => panic!("{other}"),
+        }];
+        tick.access = vec![match &input["last_access"] {
+            Value::Null => Access::Unknown,
+            Value::String(_) => Access::Busy,
+            seconds => Access::AtMs(at(seconds)),
+        }];
+        tick.connections = vec![input["active_connections"].as_u64().unwrap() as u32];
+        tick.idle_limit_ms = vec![limit(&input["policy_idle_timeout"])];
+        judged(&checker, &json!({"threshold": input["threshold"]}).to_string(), &tick, &[vector]);
+    }
+    assert_eq!(checker.traits(&Call::default()).unwrap().reason, "idle-timeout");
+}
+
+#[test]
+fn thresholds_of_network_timeout() {
+    let checker = builtin("network_timeout");
+    // What is left of a session that was used just now.
+    let effective = |config: &str| {
+        let mut tick = quiet_tick(&[&json!({"now": 0})]);
+        tick.access = vec![Access::AtMs(NOW)];
+        checker.check(&Call::new(config), &tick).unwrap().remove(0).unwrap().remaining_ms.map_or(0, |left| left)
+    };
+    for vector in of_idle("config_network_timeout") {
+        let (id, config, out) = (&vector["id"], vector["in"].to_string(), expected(&vector));
+        match (id.as_str().unwrap(), out["threshold"].as_f64()) {
+            // Calendar amounts are converted.
+            ("config_network_timeout-005", _) => assert_eq!(effective(&config), 365 * 86_400_000, "{id}"),
+            (_, Some(seconds)) => {
+                checker.check_config(&config).unwrap_or_else(|problems| panic!("{id}: {problems:?}"));
+                assert_eq!(effective(&config), (seconds * 1000.0) as i64, "{id}");
+            }
+            (_, None) => assert!(checker.check_config(&config).is_err(), "{id}"),
+        }
+    }
+    for vector in of_idle("duration") {
+        let config = json!({"threshold": vector["in"]["value"]}).to_string();
+        let out = expected(&vector);
+        let days = out["calendar"]["months"].as_i64().map(|months| 30 * months);
+        let days = days.or_else(|| out["calendar"]["years"].as_i64().map(|years| 365 * years));
+        let wanted =
+            days.map(|days| days * 86_400_000).or_else(|| out["seconds"].as_f64().map(|s| (s * 1000.0) as i64));
+        match wanted {
+            // A truth value is no span, whatever other languages make of it.
+            Some(wanted) if !vector["in"]["value"].is_boolean() => assert_eq!(effective(&config), wanted, "{config}"),
+            _ => assert!(checker.check_config(&config).is_err(), "{config}"),
+        }
+    }
 }

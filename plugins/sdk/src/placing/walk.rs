@@ -1,19 +1,30 @@
 //! The choice of an agent, on bare columns.
 //!
-//! The rule: walk over the fitting agents in listing order and keep a best one, which the next one replaces when it has
-//! fewer needless slots, or as many and is larger in total. Done literally that is sessions × agents steps. Two
-//! observations save nearly all of them without changing a single answer:
+//! The rule: walk over the fitting agents in listing order and keep a best one, which the next one replaces when it is
+//! preferred, see [`Preference`]. Done literally that is sessions × agents steps. Two observations save nearly all of
+//! them without changing a single answer:
 //!
-//! - Being better is a strict partial order on what agents have in total. So of the agents that have the same, only the
-//!   first fitting one can matter: whatever keeps it from being the best keeps its likes as well.
+//! - Being preferred is a strict partial order on what agents have in total. So of the agents that have the same, only
+//!   the first fitting one can matter: whatever keeps it from being the best keeps its likes as well.
 //! - Within a round agents only fill up. So the first fitting agent for a request is never before the first fitting one
 //!   for an equal request earlier in the round.
 
 use std::collections::BTreeMap;
 
+/// When the next fitting agent replaces the best one so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// It has fewer needless slots, or as many and is larger in total.
+    LeastWaste,
+    /// It is larger in total.
+    Largest,
+}
+
 /// The agents of a round, by what they have.
+#[derive(Debug)]
 pub struct Walk {
     slots: usize,
+    preference: Preference,
     classes: Vec<Class>,
     /// Per architecture the numbers of requests seen.
     shapes: Vec<BTreeMap<Vec<u64>, usize>>,
@@ -22,6 +33,7 @@ pub struct Walk {
 }
 
 /// Agents of one architecture with the same capacity, in listing order.
+#[derive(Debug)]
 struct Class {
     architecture: u32,
     capacity: Vec<u64>,
@@ -42,7 +54,13 @@ const MAX_CURSORS: usize = 1 << 20;
 
 impl Walk {
     /// Sorts the agents that take sessions. `capacity` is row-major with `slots` cells per agent.
-    pub fn new(slots: usize, architecture: &[u32], schedulable: &[bool], capacity: &[u64]) -> Self {
+    pub fn new(
+        preference: Preference,
+        slots: usize,
+        architecture: &[u32],
+        schedulable: &[bool],
+        capacity: &[u64],
+    ) -> Self {
         let mut classes: Vec<Class> = Vec::new();
         let mut known: BTreeMap<(u32, &[u64]), usize> = BTreeMap::new();
         for (agent, (architecture, schedulable)) in architecture.iter().zip(schedulable).enumerate() {
@@ -56,11 +74,19 @@ impl Walk {
             });
             classes[class].agents.push(agent as u32);
         }
-        Walk { slots, classes, shapes: Vec::new(), cursors: Vec::new() }
+        Walk { slots, preference, classes, shapes: Vec::new(), cursors: Vec::new() }
+    }
+
+    /// By what it prefers agents.
+    pub fn preference(&self) -> Preference {
+        self.preference
     }
 
     /// The agent for a request, given what is occupied now. `lasting` says that `occupied` will only grow from here on;
     /// for a plan that may be taken back it is false.
+    ///
+    /// # Errors
+    /// What there is none of.
     pub fn choose(
         &mut self,
         occupied: &[u64],
@@ -100,7 +126,10 @@ impl Walk {
         let mut best: Option<(u32, &[u64], usize)> = None;
         for (agent, class) in first {
             let capacity = self.classes[class].capacity.as_slice();
-            let extras = extras(capacity, requested);
+            let extras = match self.preference {
+                Preference::LeastWaste => extras(capacity, requested),
+                Preference::Largest => 0,
+            };
             let better = match best {
                 None => true,
                 Some((_, other, fewest)) => extras < fewest || (extras == fewest && is_larger(capacity, other)),

@@ -1,0 +1,335 @@
+//! What schedulers share that serve one session after the other: [`Line`] runs a round, [`Turns`] says whose turn it
+//! is, [`Choice`] which agent a request gets.
+//!
+//! A session that finds no room blocks those behind it, unless `skip_blocked` is on. Then others pass until the session
+//! has waited `hold_after_s`; from there on it holds the line, so that a stream of small sessions can't starve it. A
+//! session that no agent could take even if it were empty never holds the line then: nothing would ever free it.
+
+pub mod walk;
+
+use serde::Deserialize;
+
+use crate::host;
+use crate::scheduler::{
+    Agent, Candidate, ClusterMode, Explanation, Lack, Outcome, Placement, Proposal, Round, Session,
+};
+use walk::{Nothing, Preference, Walk};
+
+/// The options about sessions without room. Flatten it into a policy's own; [`blocking_options!`](crate::blocking_options)
+/// is their part of its schema.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Blocking {
+    /// Whether sessions without room let others pass.
+    pub skip_blocked: bool,
+    /// Age in seconds after which they no longer do.
+    pub hold_after_s: f64,
+}
+
+impl Default for Blocking {
+    fn default() -> Self {
+        Blocking { skip_blocked: false, hold_after_s: 600.0 }
+    }
+}
+
+/// The properties of [`Blocking`] for a JSON schema, to be `concat!`ed into it.
+#[macro_export]
+macro_rules! blocking_options {
+    () => {
+        r#"
+            "skip_blocked": {
+                "description": "Whether a session without room lets those behind it pass.",
+                "type": "boolean",
+                "default": false
+            },
+            "hold_after_s": {
+                "description": "With skip_blocked: seconds of waiting after which a session lets nobody pass.",
+                "type": "number",
+                "minimum": 0,
+                "maximum": 31536000,
+                "default": 600
+            }"#
+    };
+}
+
+/// Whose turn it is. An iterator of rows does where the order is known from the start.
+pub trait Turns {
+    /// The row of the next session. Each comes once.
+    fn next_turn(&mut self) -> Option<usize>;
+
+    /// The session whose turn it was has been placed.
+    fn placed(&mut self, session: Session<'_>) {
+        let _ = session;
+    }
+}
+
+impl<I: Iterator<Item = usize>> Turns for I {
+    fn next_turn(&mut self) -> Option<usize> {
+        self.next()
+    }
+}
+
+/// Which agent a request gets.
+pub trait Choice {
+    /// One of the agents with that architecture that take sessions and have room. `lasting` says that agents will only
+    /// fill up from here on; for a plan that may be taken back it is false.
+    ///
+    /// # Errors
+    /// What is lacking.
+    fn agent_for(&mut self, round: &Round, architecture: u32, requested: &[u64], lasting: bool) -> Result<usize, Lack>;
+
+    /// What an agent has left has changed, for good or for a plan.
+    fn changed(&mut self, round: &Round, agent: usize) {
+        let _ = (round, agent);
+    }
+
+    /// How good an agent is, for explanations. Larger is better.
+    fn score(&self, agent: Agent<'_>, requested: &[u64]) -> f64;
+}
+
+impl Walk {
+    /// The agents of a round that take sessions.
+    pub fn over(round: &Round, preference: Preference) -> Self {
+        let agents = &round.snapshot.agents;
+        Walk::new(preference, round.slots(), &agents.architecture, &agents.schedulable, &agents.capacity)
+    }
+}
+
+impl Choice for Walk {
+    fn agent_for(&mut self, round: &Round, architecture: u32, requested: &[u64], lasting: bool) -> Result<usize, Lack> {
+        self.choose(&round.snapshot.agents.occupied, architecture, requested, lasting).map_err(
+            |nothing| match nothing {
+                Nothing::Compatible => Lack::NoCompatibleAgent,
+                Nothing::Room => Lack::NoRoom,
+            },
+        )
+    }
+
+    fn score(&self, agent: Agent<'_>, requested: &[u64]) -> f64 {
+        match self.preference() {
+            Preference::LeastWaste => -(walk::extras(agent.capacity(), requested) as f64),
+            Preference::Largest => agent.capacity().iter().map(|amount| *amount as f64).sum(),
+        }
+    }
+}
+
+/// A round that serves one session after the other.
+#[derive(Debug)]
+pub struct Line<T, C> {
+    round: Round,
+    turns: T,
+    choice: C,
+    skip_blocked: bool,
+    hold_after_ms: u64,
+    /// What was proposed last.
+    last: Option<Proposal>,
+    ended: bool,
+}
+
+impl<T: Turns, C: Choice> Line<T, C> {
+    /// Opens a round.
+    pub fn new(round: Round, turns: T, choice: C, blocking: &Blocking) -> Self {
+        Line {
+            round,
+            turns,
+            choice,
+            skip_blocked: blocking.skip_blocked,
+            hold_after_ms: (blocking.hold_after_s * 1000.0) as u64,
+            last: None,
+            ended: false,
+        }
+    }
+
+    /// What becomes of the next session: the next choice depends on the verdict on this one.
+    pub fn propose(&mut self) -> Vec<Proposal> {
+        if self.ended {
+            return Vec::new();
+        }
+        let Some(row) = self.turns.next_turn() else { return Vec::new() };
+        let proposal = match self.place(row) {
+            Ok(placement) => Proposal::Place(placement),
+            Err(lack) => self.round.pending_session(row).defer(lack, ""),
+        };
+        self.last = Some(proposal.clone());
+        vec![proposal]
+    }
+
+    /// Takes the host's verdict on it.
+    pub fn settle(&mut self, outcomes: &[Outcome]) {
+        let accepted = matches!(outcomes.first(), Some(Outcome::Accepted));
+        match self.last.take() {
+            Some(Proposal::Place(placement)) if accepted => {
+                self.round.occupy(&placement);
+                placement.agents.iter().for_each(|agent| self.choice.changed(&self.round, *agent as usize));
+                self.turns.placed(self.round.pending_session(placement.session as usize));
+                host::count("placed_total", 1);
+            }
+            Some(Proposal::Defer(deferral)) if accepted => {
+                host::count("blocked_total", 1);
+                let session = self.round.pending_session(deferral.session as usize);
+                self.ended = !self.skip_blocked
+                    || (session.waiting_ms() >= self.hold_after_ms && could_ever_be_placed(&self.round, session));
+            }
+            // The session fails a predicate: nothing should wait for it.
+            _ => {}
+        }
+    }
+
+    /// The agents, best first, and what keeps a session off them.
+    pub fn explain(&self, session: usize, limit: usize) -> Explanation {
+        let session = self.round.pending_session(session);
+        let requested = session.requested();
+        let architecture = session.kernels().next().map(|kernel| kernel.architecture()).unwrap_or_default();
+        let mut candidates: Vec<Candidate> = self
+            .round
+            .agents()
+            .map(|agent| {
+                let why = obstacle(&self.round, agent, architecture, requested);
+                Candidate {
+                    agent: agent.index as u32,
+                    feasible: why.is_none(),
+                    score: self.choice.score(agent, requested),
+                    why: why.unwrap_or_default(),
+                }
+            })
+            .collect();
+        candidates.sort_by(|a, b| b.feasible.cmp(&a.feasible).then(b.score.total_cmp(&a.score)));
+        let feasible = candidates.iter().filter(|candidate| candidate.feasible).count();
+        candidates.truncate(limit);
+        let scope = match session.mode() {
+            ClusterMode::SingleNode => "the whole session",
+            ClusterMode::MultiNode => "all its kernels together",
+        };
+        let summary = if feasible == 0 {
+            format!("None of {} agents has room for {scope}.", self.round.agents().len())
+        } else {
+            format!("{feasible} of {} agents have room for {scope}.", self.round.agents().len())
+        };
+        Explanation { summary, candidates }
+    }
+
+    /// Where a session goes, or what is lacking. Leaves the books as they were.
+    fn place(&mut self, row: usize) -> Result<Placement, Lack> {
+        let session = self.round.pending_session(row);
+        match session.mode() {
+            ClusterMode::SingleNode => {
+                let mut kernels = session.kernels();
+                let Some(main) = kernels.next() else { return Ok(session.across(Vec::new())) };
+                if kernels.any(|kernel| kernel.architecture() != main.architecture()) {
+                    return Err(Lack::NoCompatibleAgent);
+                }
+                let (architecture, pinned) = (main.architecture(), main.agent());
+                let agent = choose(&self.round, &mut self.choice, architecture, session.requested(), pinned, true)?;
+                Ok(session.on(agent))
+            }
+            ClusterMode::MultiNode => {
+                // The kernels share what is left, so each is booked before the next one is placed; all of it is undone
+                // afterwards, because only the host's verdict makes it true.
+                let rows = session.kernel_rows();
+                let mut agents = Vec::with_capacity(rows.len());
+                let mut lack = None;
+                for row in rows.clone() {
+                    let kernel = self.round.kernel(row);
+                    let (architecture, pinned) = (kernel.architecture(), kernel.agent());
+                    match choose(&self.round, &mut self.choice, architecture, kernel.requested(), pinned, false) {
+                        Ok(agent) => {
+                            self.round.occupy_kernel(row, agent);
+                            self.choice.changed(&self.round, agent);
+                            agents.push(agent);
+                        }
+                        Err(found) => {
+                            lack = Some(found);
+                            break;
+                        }
+                    }
+                }
+                for (row, agent) in rows.zip(&agents) {
+                    self.round.release_kernel(row, *agent);
+                    self.choice.changed(&self.round, *agent);
+                }
+                match lack {
+                    Some(lack) => Err(lack),
+                    None => Ok(self.round.pending_session(row).across(agents)),
+                }
+            }
+        }
+    }
+}
+
+/// The agent for one request.
+fn choose(
+    round: &Round,
+    choice: &mut impl Choice,
+    architecture: u32,
+    requested: &[u64],
+    pinned: Option<usize>,
+    lasting: bool,
+) -> Result<usize, Lack> {
+    match pinned {
+        // A pin comes first: it may point to an agent that takes no other sessions.
+        Some(pinned) if round.agent(pinned).fits(requested) => Ok(pinned),
+        Some(_) => Err(Lack::ExceedsCapacity),
+        None => choice.agent_for(round, architecture, requested, lasting),
+    }
+}
+
+/// Whether an empty cluster would have room for it.
+fn could_ever_be_placed(round: &Round, session: Session<'_>) -> bool {
+    let possible = |architecture: u32, requested: &[u64], pinned: Option<usize>| match pinned {
+        Some(pinned) => round.agent(pinned).could_ever_fit(requested),
+        None => round.agents().any(|agent| agent.is_compatible(architecture) && agent.could_ever_fit(requested)),
+    };
+    match session.mode() {
+        ClusterMode::SingleNode => {
+            session.kernels().next().is_none_or(|main| possible(main.architecture(), session.requested(), main.agent()))
+        }
+        ClusterMode::MultiNode => {
+            session.kernels().all(|kernel| possible(kernel.architecture(), kernel.requested(), kernel.agent()))
+        }
+    }
+}
+
+/// What keeps a request off an agent, for people.
+fn obstacle(round: &Round, agent: Agent<'_>, architecture: u32, requested: &[u64]) -> Option<String> {
+    if !agent.schedulable() {
+        return Some("takes no sessions".to_owned());
+    }
+    if agent.architecture() != architecture {
+        return Some("has another architecture".to_owned());
+    }
+    let lacking: Vec<&str> = agent
+        .free()
+        .zip(requested)
+        .zip(&round.snapshot.slots)
+        .filter(|((free, requested), _)| free.is_none_or(|free| free < **requested))
+        .map(|(_, slot)| slot.name.as_str())
+        .collect();
+    (!lacking.is_empty()).then(|| format!("has not enough left of {}", lacking.join(", ")))
+}
+
+/// Exports a policy whose rounds are a [`Line`](crate::placing::Line): a tuple struct around it, and a function that opens
+/// it with a configuration and a round.
+#[macro_export]
+macro_rules! serve_in_line {
+    ($policy:ty, $open:expr) => {
+        impl $crate::scheduler::Scheduler for $policy {
+            fn open(config: Self::Config, round: $crate::scheduler::Round) -> Result<Self, String> {
+                $open(config, round)
+            }
+
+            fn propose(&mut self, _limit: usize) -> Vec<$crate::scheduler::Proposal> {
+                self.0.propose()
+            }
+
+            fn settle(&mut self, outcomes: &[$crate::scheduler::Outcome]) {
+                self.0.settle(outcomes);
+            }
+
+            fn explain(&self, session: usize, limit: usize) -> $crate::scheduler::Explanation {
+                self.0.explain(session, limit)
+            }
+        }
+
+        $crate::export_scheduler!($policy);
+    };
+}
