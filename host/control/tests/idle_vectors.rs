@@ -49,6 +49,10 @@ async fn change(scenario: &Scenario, sql: &'static str) {
     tx.commit().await.unwrap();
 }
 
+async fn configure(scenario: &Scenario, key: &str, value: &str) {
+    scenario.control().config_tree().set(&[(key.to_owned(), value.to_owned())]).await.unwrap();
+}
+
 async fn id_of(scenario: &Scenario, name: &str) -> SessionId {
     let stmt = Stmt::new("SELECT id FROM sessions WHERE name = $1").bind(name);
     scenario.control().store().reader().fetch_one(stmt).await.unwrap().parse("id").unwrap()
@@ -115,4 +119,42 @@ async fn a_session_ends_when_its_lifetime_is_over_and_others_show_what_is_left()
     assert!(idle::tick(control).await.unwrap().is_empty());
     let report = idle::report(control, &ids).await.unwrap();
     assert_eq!(report[&ids[0]]["session_lifetime"]["remaining"], Json::Null);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unused_session_ends_and_one_in_use_is_left_alone() {
+    let scenario = running(4).await;
+    let control = scenario.control();
+    let ids = [
+        id_of(&scenario, "s0").await,
+        id_of(&scenario, "s1").await,
+        id_of(&scenario, "s2").await,
+        id_of(&scenario, "s3").await,
+    ];
+    let now = control.clock().now();
+    let mut tx = control.store().begin().await.unwrap();
+    idle::note(&mut tx, &[ids[0]], AccessEvent::Started, now.plus_millis(-100_000)).await.unwrap();
+    idle::note(&mut tx, &[ids[1]], AccessEvent::Started, now.plus_millis(-700_000)).await.unwrap();
+    idle::note(&mut tx, &[ids[2]], AccessEvent::Started, now.plus_millis(-700_000)).await.unwrap();
+    // Nothing is known of the last one.
+    idle::note(&mut tx, &[ids[2]], AccessEvent::ExecutionStarted, now).await.unwrap();
+    tx.commit().await.unwrap();
+    change(&scenario, "UPDATE keypair_resource_policies SET idle_timeout = -1").await;
+
+    // The checker is not enabled yet.
+    assert!(idle::tick(control).await.unwrap().is_empty());
+    configure(&scenario, "config/idle/enabled", "timeout").await;
+    let report = |left: Json| json!({"remaining": left, "remaining_time_type": "expire_after", "extra": null});
+    assert_eq!(idle::tick(control).await.unwrap(), [(ids[1], "idle-timeout".to_owned())]);
+    let reports = idle::report(control, &ids).await.unwrap();
+    let reported = ids.map(|id| reports[&id]["network_timeout"].clone());
+    assert_eq!(reported, [report(json!(500.0)), report(json!(-1)), report(Json::Null), report(Json::Null)]);
+
+    // A threshold of the configuration, then the owner's policy over it.
+    configure(&scenario, "config/idle/checkers/network_timeout/threshold", "3m").await;
+    assert!(idle::tick(control).await.unwrap().is_empty());
+    let reports = idle::report(control, &ids).await.unwrap();
+    assert_eq!(reports[&ids[0]]["network_timeout"], report(json!(80.0)));
+    change(&scenario, "UPDATE keypair_resource_policies SET idle_timeout = 60").await;
+    assert_eq!(idle::tick(control).await.unwrap(), [(ids[0], "idle-timeout".to_owned())]);
 }

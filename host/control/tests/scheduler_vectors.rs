@@ -13,26 +13,12 @@ fn vectors() -> Vec<Json> {
     all["vectors"].as_array().unwrap().clone()
 }
 
-/// Schedulers that come with the host today; vectors of others wait for theirs.
-fn is_there(scheduler: &str) -> bool {
-    quarterdeck_plugin::builtin::get(scheduler).is_some()
-}
-
-fn scheduler_of(vector: &Json) -> Vec<&str> {
-    let groups = vector["in"]["scaling_groups"].as_object();
-    let named = groups.into_iter().flat_map(|g| g.values()).filter_map(|g| g["scheduler"].as_str());
-    named.collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dispatch_vectors() {
     let mut problems = Vec::new();
     let mut ran = 0;
     for vector in vectors().iter().filter(|v| v["kind"] == "dispatch") {
         let id = vector["id"].as_str().unwrap();
-        if scheduler_of(vector).iter().any(|s| ["lifo", "drf", "mof"].contains(s) && !is_there(s)) {
-            continue;
-        }
         for db in quarterdeck_store::testing::databases().await {
             let dialect = db.dialect();
             let mut scenario = Scenario::build(db, &vector["in"]).await;
@@ -46,7 +32,7 @@ async fn dispatch_vectors() {
             ran += 1;
         }
     }
-    assert!(ran >= 40, "only {ran} vectors ran");
+    assert!(ran >= 45, "only {ran} vectors ran");
     assert!(problems.is_empty(), "{} differences:\n{}", problems.len(), problems.join("\n"));
 }
 
@@ -56,9 +42,6 @@ async fn load_vectors() {
     for vector in vectors().iter().filter(|v| v["kind"] == "load") {
         let name = vector["in"]["name"].as_str().unwrap();
         let loads = vector["out"].get("class").is_some();
-        if loads && !is_there(name) {
-            continue;
-        }
         let input = serde_json::json!({
             "scaling_groups": {"sg": {"scheduler": name}},
             "agents": [{"id": "i-1", "available": {"cpu": "8", "mem": "16"}}],
@@ -83,7 +66,7 @@ async fn load_vectors() {
         }
         ran += 1;
     }
-    assert!(ran >= 3);
+    assert!(ran >= 6);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
