@@ -167,3 +167,27 @@ async fn rounds_are_recorded_in_a_bounded_ring() {
         assert_eq!(recording.steps.len(), 1);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drf_sees_what_the_owners_hold_already() {
+    // Room for one more: the younger session goes first, because its owner holds nothing.
+    let input = serde_json::json!({
+        "scaling_groups": {"sg": {"scheduler": "drf"}},
+        "agents": [{"id": "i-1", "available": {"cpu": "8", "mem": "16"}}],
+        "sessions": [
+            {"id": "r1", "requested_slots": {"cpu": "3", "mem": "1"}, "access_key": "A"},
+            {"id": "r2", "requested_slots": {"cpu": "3", "mem": "1"}, "access_key": "A"},
+            {"id": "s1", "requested_slots": {"cpu": "2", "mem": "1"}, "access_key": "A", "type": "batch", "starts_in": 1.5},
+            {"id": "s2", "requested_slots": {"cpu": "2", "mem": "1"}, "access_key": "B", "type": "batch", "starts_in": 1.5},
+        ],
+    });
+    for db in quarterdeck_store::testing::databases().await {
+        let mut scenario = Scenario::build(db, &input).await;
+        let got = scenario.tick().await;
+        assert_eq!(got["sessions"]["r2"]["status"], "SCHEDULED", "{got}");
+        assert_eq!(got["sessions"]["s2"]["status"], "PENDING", "{got}");
+        let got = scenario.tick().await;
+        assert_eq!(got["sessions"]["s1"]["status"], "PENDING", "{got}");
+        assert_eq!(got["sessions"]["s2"]["status"], "SCHEDULED", "{got}");
+    }
+}
