@@ -202,6 +202,15 @@ impl Server {
         Ok(())
     }
 
+    /// What its log tells as errors; a server whose clients, agents and database behave has none to tell.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn logged_errors(&self) -> anyhow::Result<Vec<String>> {
+        let log = std::fs::read_to_string(&self.process.log)?;
+        Ok(log.lines().filter(|l| l.contains("ERROR") || l.contains("panicked")).map(str::to_owned).collect())
+    }
+
     /// A client of this server.
     pub fn client(&self, keys: KeyPair) -> Client {
         Client::new(&self.url, keys)

@@ -86,6 +86,7 @@ async fn admission(database: Database) -> anyhow::Result<()> {
     server.cli(&["plugin", "unbind", "admission-limits", "--domain", "default"])?;
     runs(&user, "refused", 3).await?;
 
+    assert_eq!(server.logged_errors()?, [""; 0]);
     // What the configuration may not be is told with the key.
     for (wrong, key) in [
         (json!({"max_per_session": {"mem": "much"}}), "/max_per_session/mem"),

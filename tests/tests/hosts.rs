@@ -90,6 +90,7 @@ async fn sessions_start_through_either_and_survive_the_leader() {
     .await
     .unwrap();
 
+    assert_eq!(hosts.second.logged_errors().unwrap(), [""; 0]);
     // The fallen one comes back as a follower.
     hosts.first.restart().unwrap();
     placed(&one, &two, "after-the-return").await.unwrap();

@@ -81,6 +81,7 @@ async fn lifetimes(database: Database) -> anyhow::Result<()> {
         json!({"session_lifetime": {"remaining": null, "remaining_time_type": "expire_after", "extra": null}})
     );
 
+    assert_eq!(server.logged_errors()?, [""; 0]);
     // A limit that is lowered counts from the next round on.
     let lower = "mutation { modify_keypair_resource_policy(name: \"lifetime-3600\", props: {max_session_lifetime: 1}) { ok msg } }";
     assert_eq!(admin.gql(lower, json!({})).await?["modify_keypair_resource_policy"]["ok"], true);

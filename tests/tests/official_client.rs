@@ -81,6 +81,8 @@ async fn whole_life(database: Database) -> anyhow::Result<()> {
     let dead = cli.run(&["ps", "--dead"])?.ok()?;
     assert!(dead.contains("second") && dead.contains("user-requested"), "{dead}");
 
+    assert_eq!(server.logged_errors()?, [""; 0]);
+
     // Mistakes are told.
     let unknown = cli.run(&["session", "destroy", "nothing-there"])?;
     assert_eq!(unknown.code, Some(1), "{}", unknown.output);

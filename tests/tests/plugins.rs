@@ -74,6 +74,7 @@ impl Lab {
 
     /// No call into a plugin has failed, and the built-in policy never had to step in.
     async fn assert_no_failures(&self) -> anyhow::Result<()> {
+        assert_eq!(self.server.logged_errors()?, [""; 0]);
         let metrics = self.admin.get("/metrics").await?;
         let text = String::from_utf8_lossy(&metrics.bytes).into_owned();
         let calls = |l: &&str| l.starts_with("quarterdeck_plugin_calls_total{") && l.contains("kind=\"scheduler\"");

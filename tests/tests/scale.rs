@@ -97,6 +97,7 @@ async fn crowd(database: Database) -> anyhow::Result<()> {
         Ok(Some(()))
     })
     .await?;
+    assert_eq!(server.logged_errors()?, [""; 0]);
     let books = admin.occupancy().await?;
     assert_eq!(books.len(), AGENTS);
     assert!(books.values().all(|slots| *slots == json!({})), "something is still occupied: {books:?}");

@@ -78,6 +78,7 @@ async fn whole_life(database: Database) -> anyhow::Result<()> {
     user.await_status(id, &["TERMINATED"], Duration::from_secs(30)).await?;
     let row = user.session(id, "result status_info").await?;
     assert_eq!(row, json!({"result": "FAILURE", "status_info": "task-finished"}));
+    assert_eq!(server.logged_errors()?, [""; 0]);
     server.process.stop()?;
     Ok(())
 }
