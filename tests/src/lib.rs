@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod database;
+pub mod dice;
 pub mod guests;
 pub mod official;
 pub mod postgres;

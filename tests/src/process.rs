@@ -211,6 +211,17 @@ impl Server {
         Ok(log.lines().filter(|l| l.contains("ERROR") || l.contains("panicked")).map(str::to_owned).collect())
     }
 
+    /// Checks that it answers, and has logged no error.
+    ///
+    /// # Errors
+    /// When one of that isn't so.
+    pub async fn assert_well(&self) -> anyhow::Result<()> {
+        self.client(crate::ADMIN).get("/healthz").await?.ok()?;
+        let errors = self.logged_errors()?;
+        ensure!(errors.is_empty(), "errors in the log: {errors:#?}");
+        Ok(())
+    }
+
     /// A client of this server.
     pub fn client(&self, keys: KeyPair) -> Client {
         Client::new(&self.url, keys)

@@ -25,3 +25,14 @@ where
         }
     }
 }
+
+/// The outcome of a request that must be answered.
+///
+/// # Panics
+/// When no answer comes within half a minute; the message names `what`.
+pub async fn within<T>(what: &str, answer: impl Future<Output = anyhow::Result<T>>) -> T {
+    match tokio::time::timeout(Duration::from_secs(30), answer).await {
+        Ok(answer) => answer.unwrap_or_else(|e| panic!("{what}: no answer: {e:#}")),
+        Err(_) => panic!("{what}: no answer in time"),
+    }
+}

@@ -1,15 +1,14 @@
 //! Every documented route is there, asks for the login it should, and takes nonsense without falling over.
 #![allow(clippy::unwrap_used)]
 
-use std::time::Duration;
-
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use quarterdeck_tests::client::{Answer, Client};
 use quarterdeck_tests::database::Database;
+use quarterdeck_tests::dice::Dice;
 use quarterdeck_tests::process::Server;
-use quarterdeck_tests::{ADMIN, KeyPair, PYTHON_IMAGE, USER, scale};
-use serde_json::{Map, Value, json};
+use quarterdeck_tests::wait::within;
+use quarterdeck_tests::{ADMIN, KeyPair, USER, scale};
 use tokio::task::JoinSet;
 
 /// The routes of `spec/` (and our own): who may call (`-` everybody, `u` whoever signs, `a` administrators,
@@ -189,13 +188,6 @@ fn assert_sane(what: &str, answer: &Answer) {
     }
 }
 
-async fn within<T>(what: &str, answer: impl Future<Output = anyhow::Result<T>>) -> T {
-    match tokio::time::timeout(Duration::from_secs(30), answer).await {
-        Ok(answer) => answer.unwrap_or_else(|e| panic!("{what}: no answer: {e:#}")),
-        Err(_) => panic!("{what}: no answer in time"),
-    }
-}
-
 #[tokio::test]
 async fn every_route_is_there_for_those_who_may() {
     let dir = tempfile::tempdir().unwrap();
@@ -240,127 +232,6 @@ async fn every_route_is_there_for_those_who_may() {
     }
 }
 
-/// A small generator of numbers that is the same everywhere (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        usize::try_from((z ^ (z >> 31)) % sides as u64).unwrap()
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.roll(of.len())]
-    }
-
-    fn text(&mut self) -> String {
-        const TEXTS: &[&str] = &[
-            "",
-            " ",
-            "default",
-            PYTHON_IMAGE,
-            "user@conf.test",
-            "9b000000-0000-4000-8000-000000000003",
-            "AKIACONFUSER00000003",
-            "../../etc/passwd",
-            "a\u{0}b",
-            "\u{202e}",
-            "💥",
-            "'; DROP TABLE users; --",
-            "{\"a\": 1}",
-            "-1",
-            "1e999",
-            "NaN",
-            "Infinity",
-            "99999999999999999999",
-            "1g",
-            "3mo",
-            "true",
-            "2026-13-45",
-            "run",
-            "frozen",
-            "batch",
-            "http://[::1",
-            "*",
-            "%00%ff",
-            "fifo",
-            "scaling-group",
-            "everywhere",
-            "{ __schema { types { name } } }",
-            "query($a: Int) { agent(id: $a) { id } }",
-        ];
-        match self.roll(12) {
-            0 => "x".repeat(1 + self.roll(5_000)),
-            1 => (0..self.roll(20)).map(|_| char::from_u32(1 + self.roll(0xD7FE) as u32).unwrap()).collect(),
-            _ => (*self.pick(TEXTS)).to_owned(),
-        }
-    }
-
-    fn value(&mut self, depth: usize) -> Value {
-        const NUMBERS: &[f64] =
-            &[0.0, -0.0, 1.0, -1.0, 0.5, 1e308, -1e308, 9.007_199_254_740_993e15, 4_294_967_296.0, 1e-300];
-        match self.roll(if depth == 0 { 7 } else { 10 }) {
-            0 => Value::Null,
-            1 => json!(self.roll(2) == 0),
-            2 => json!(self.pick(NUMBERS)),
-            3 => json!(*self.pick(&[0, 1, -1, 7, 65_536, i64::MAX, i64::MIN])),
-            4..7 => json!(self.text()),
-            7 => (0..self.roll(4)).map(|_| self.value(depth - 1)).collect(),
-            _ => {
-                const KEYS: &[&str] = &[
-                    "resources",
-                    "environ",
-                    "mounts",
-                    "scaling_group",
-                    "cpu",
-                    "mem",
-                    "kind",
-                    "name",
-                    "cluster_size",
-                    "a/b~c",
-                ];
-                let mut map = Map::new();
-                for _ in 0..self.roll(5) {
-                    let key = if self.roll(4) == 0 { self.text() } else { (*self.pick(KEYS)).to_owned() };
-                    map.insert(key, self.value(depth - 1));
-                }
-                Value::Object(map)
-            }
-        }
-    }
-
-    /// A body: mostly an object with the route's own keys.
-    fn body(&mut self, keys: &[&str]) -> Bytes {
-        let odd = self.roll(12);
-        if odd == 0 {
-            return Bytes::from((0..self.roll(64)).map(|_| self.roll(256) as u8).collect::<Vec<_>>());
-        }
-        if odd == 1 {
-            return Bytes::from(self.value(3).to_string());
-        }
-        if odd == 2 {
-            return Bytes::from("[".repeat(1 + self.roll(100_000)));
-        }
-        let mut map = Map::new();
-        for key in keys {
-            if self.roll(3) > 0 {
-                map.insert((*key).to_owned(), self.value(3));
-            }
-        }
-        if self.roll(4) == 0 {
-            map.insert(self.text(), self.value(2));
-        }
-        if keys.contains(&"enqueueOnly") {
-            // Or the answer would rightly be waited for.
-            map.insert("enqueueOnly".to_owned(), json!(true));
-        }
-        Bytes::from(Value::Object(map).to_string())
-    }
-}
-
 /// Sends nonsense to every POST route, from several clients at once.
 async fn nonsense(database: Database, seed: u64) {
     let dir = tempfile::tempdir().unwrap();
@@ -370,7 +241,7 @@ async fn nonsense(database: Database, seed: u64) {
         let caller: Client = server.client(if client == 0 { USER } else { ADMIN });
         clients.spawn(async move {
             let posts: Vec<_> = routes().into_iter().filter(|r| r.method == Method::POST).collect();
-            let mut dice = Dice(seed.wrapping_mul(31).wrapping_add(client));
+            let mut dice = Dice::new(seed.wrapping_mul(31).wrapping_add(client));
             for turn in 0..scale(150, 5_000) {
                 let route = dice.pick(&posts);
                 let body = dice.body(&route.keys);
@@ -383,14 +254,7 @@ async fn nonsense(database: Database, seed: u64) {
     while let Some(done) = clients.join_next().await {
         done.unwrap();
     }
-    still_well(&server).await;
-}
-
-/// It answers, and nothing in its log is an error.
-async fn still_well(server: &Server) {
-    let alive = server.client(ADMIN).get("/healthz").await.unwrap();
-    assert_eq!(alive.status, StatusCode::OK);
-    assert_eq!(server.logged_errors().unwrap(), [""; 0]);
+    server.assert_well().await.unwrap();
 }
 
 fn shown(body: &Bytes) -> String {
@@ -406,166 +270,5 @@ async fn nonsense_is_refused_on_sqlite() {
 async fn nonsense_is_refused_on_postgresql() {
     if let Some(database) = Database::postgres().unwrap() {
         nonsense(database, 2).await;
-    }
-}
-
-/// The innermost type of an introspected one: its kind and name.
-fn inner(mut kind: &Value) -> (&str, &str) {
-    while kind["ofType"].is_object() {
-        kind = &kind["ofType"];
-    }
-    (kind["kind"].as_str().unwrap(), kind["name"].as_str().unwrap())
-}
-
-/// The object graph as it describes itself.
-struct Graph(Vec<Value>);
-
-impl Graph {
-    async fn of(client: &Client) -> Self {
-        const KIND: &str = "kind name ofType { kind name ofType { kind name ofType { kind name } } }";
-        let fields = format!("name args {{ name type {{ {KIND} }} }} type {{ {KIND} }}");
-        let query = format!(
-            "{{ __schema {{ types {{ kind name fields {{ {fields} }} inputFields {{ name type {{ {KIND} }} }} possibleTypes {{ name }} }} }} }}"
-        );
-        let data = client.gql(&query, json!({})).await.unwrap();
-        Self(data["__schema"]["types"].as_array().unwrap().clone())
-    }
-
-    fn named(&self, name: &str) -> &Value {
-        self.0.iter().find(|t| t["name"] == name).unwrap()
-    }
-
-    fn fields(&self, name: &str, of: &str) -> Vec<&Value> {
-        self.named(name)[of].as_array().into_iter().flatten().collect()
-    }
-
-    /// All leaves of a type, `depth` objects deep.
-    fn selection(&self, (kind, name): (&str, &str), depth: usize) -> Option<String> {
-        match kind {
-            "OBJECT" => {
-                let mut words = Vec::new();
-                for field in self.fields(name, "fields") {
-                    // Fields with arguments of their own are nouns of their own.
-                    if field["args"].as_array().is_some_and(|a| !a.is_empty()) {
-                        continue;
-                    }
-                    let below = inner(&field["type"]);
-                    match below.0 {
-                        "SCALAR" | "ENUM" => words.push(field["name"].as_str().unwrap().to_owned()),
-                        _ if depth > 0 => {
-                            let inside = self.selection(below, depth - 1);
-                            words.extend(inside.map(|i| format!("{} {i}", field["name"].as_str().unwrap())));
-                        }
-                        _ => {}
-                    }
-                }
-                (!words.is_empty()).then(|| format!("{{ {} }}", words.join(" ")))
-            }
-            "INTERFACE" | "UNION" => Some("{ __typename }".to_owned()),
-            _ => Some(String::new()),
-        }
-    }
-
-    /// Something that an argument may be given, as text in the language of queries.
-    fn argument(&self, dice: &mut Dice, kind: &Value, depth: usize) -> String {
-        match kind["kind"].as_str().unwrap() {
-            "NON_NULL" => self.argument(dice, &kind["ofType"], depth),
-            "LIST" => {
-                let items: Vec<_> = (0..dice.roll(3)).map(|_| self.argument(dice, &kind["ofType"], depth)).collect();
-                format!("[{}]", items.join(", "))
-            }
-            "INPUT_OBJECT" => {
-                let mut words = Vec::new();
-                for field in self.fields(kind["name"].as_str().unwrap(), "inputFields") {
-                    if field["type"]["kind"] == "NON_NULL" || (depth > 0 && dice.roll(3) > 0) {
-                        let value = self.argument(dice, &field["type"], depth.saturating_sub(1));
-                        words.push(format!("{}: {value}", field["name"].as_str().unwrap()));
-                    }
-                }
-                format!("{{{}}}", words.join(", "))
-            }
-            _ => match kind["name"].as_str().unwrap() {
-                "Int" | "BigInt" => (*dice.pick(&["0", "1", "-1", "20", "2147483647", "-2147483648"])).to_owned(),
-                "Boolean" => (*dice.pick(&["true", "false"])).to_owned(),
-                "Float" => (*dice.pick(&["0.5", "-1.0", "1e300"])).to_owned(),
-                "UUID" | "ID" => json!(dice.pick(&[
-                    "9a000000-0000-4000-8000-000000000001",
-                    "9b000000-0000-4000-8000-000000000003",
-                    "x"
-                ]))
-                .to_string(),
-                "JSONString" => json!(dice.pick(&[
-                    "{}",
-                    "{\"cpu\": \"1\"}",
-                    "{\"cpu\": -1}",
-                    "[]",
-                    "{",
-                    "null",
-                    "{\"local:volume1\": [\"x\"]}"
-                ]))
-                .to_string(),
-                _ => {
-                    const TEXTS: &[&str] = &[
-                        "name == \"x\"",
-                        "name",
-                        "-created_at,name",
-                        "cpu",
-                        "status in [\"RUNNING\"]",
-                        "unlimited",
-                        "c-new",
-                    ];
-                    json!(if dice.roll(2) == 0 { dice.text() } else { (*dice.pick(TEXTS)).to_owned() }).to_string()
-                }
-            },
-        }
-    }
-
-    /// A query or mutation of one field.
-    fn document(&self, dice: &mut Dice, operation: &str, field: &Value) -> String {
-        let mut arguments = Vec::new();
-        for argument in field["args"].as_array().unwrap() {
-            if argument["type"]["kind"] == "NON_NULL" || dice.roll(2) == 0 {
-                let value = self.argument(dice, &argument["type"], 2);
-                arguments.push(format!("{}: {value}", argument["name"].as_str().unwrap()));
-            }
-        }
-        let arguments = if arguments.is_empty() { String::new() } else { format!("({})", arguments.join(", ")) };
-        let selection = self.selection(inner(&field["type"]), 3).unwrap_or_default();
-        format!("{operation} {{ {}{arguments} {selection} }}", field["name"].as_str().unwrap())
-    }
-}
-
-/// Asks for every noun of the object graph, and does every deed, with odd arguments.
-async fn odd_questions(database: Database, seed: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let server = Server::start(&database, &dir.path().join("server")).unwrap();
-    let admin = server.client(ADMIN);
-    let graph = Graph::of(&admin).await;
-    let mut dice = Dice(seed);
-    for (operation, root) in [("query", "Queries"), ("mutation", "Mutations")] {
-        let fields = graph.fields(root, "fields");
-        assert!(fields.len() > 30, "{operation}: {}", fields.len());
-        for turn in 0..scale(4, 200) {
-            for field in &fields {
-                let document = graph.document(&mut dice, operation, field);
-                let what = format!("seed {seed}, turn {turn}: {document}");
-                let answer = within(&what, admin.post("/admin/gql", &json!({"query": document}))).await;
-                // The superadmin that asks may have been switched off or given a limit by one of the deeds.
-                assert!(answer.status == StatusCode::OK || answer.status.is_client_error(), "{what}: {answer:?}");
-            }
-        }
-    }
-    still_well(&server).await;
-}
-
-#[tokio::test]
-async fn odd_questions_are_answered_on_sqlite() {
-    odd_questions(Database::sqlite().unwrap(), 3).await;
-}
-
-#[tokio::test]
-async fn odd_questions_are_answered_on_postgresql() {
-    if let Some(database) = Database::postgres().unwrap() {
-        odd_questions(database, 4).await;
     }
 }
