@@ -17,6 +17,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 /// How long a stopping agent tries to hand over its last reports.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long files of ended kernels may take before heartbeats have their turn.
+const FILES: Duration = Duration::from_secs(2);
 
 /// One agent.
 pub(crate) struct Member {
@@ -201,7 +203,8 @@ impl Member {
     /// Sends the oldest reports. `Ok(None)` = nothing is left, `Err(None)` = register again.
     async fn report(&self, shared: &Shared, credential: &str) -> Result<Option<()>, Option<CallError>> {
         let reporter = self.reporter.clone();
-        let reports = tokio::task::spawn_blocking(move || reporter.batch()).await.unwrap_or_default();
+        let read = tokio::task::spawn_blocking(move || reporter.batch());
+        let reports = timeout(FILES, read).await.map_err(|_| Some(CallError::Timeout))?.unwrap_or_default();
         let Some(first) = reports.first().map(|report| report.seq) else { return Ok(None) };
         let request = pb::ReportRequest { boot_id: self.boot_id.clone(), reports };
         match shared.host.report(&self.id, credential, request).await {
@@ -210,7 +213,7 @@ impl Member {
                 for settled in self.reporter.acknowledged(answer.acknowledged) {
                     self.runtime.forget(&settled.kernel_id);
                     if let Some(remains) = settled.remains {
-                        let _ = tokio::fs::remove_dir_all(remains).await;
+                        let _ = timeout(FILES, tokio::fs::remove_dir_all(remains)).await;
                     }
                 }
                 match answer.acknowledged >= first {

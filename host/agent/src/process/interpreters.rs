@@ -122,6 +122,10 @@ async fn probe_shell(path: &Path) -> Option<Interpreter> {
 
 async fn ask(path: &Path, args: &[&str]) -> Option<String> {
     let mut command = Command::new(path);
+    // It runs code of whoever made the image's labels or the program: what the agent was told stays with the agent.
+    command.env_clear();
+    let kept = ["PATH", "HOME", "LANG"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command.envs(kept);
     command.args(args).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(PROBE_TIMEOUT, command.output()).await.ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

@@ -1,11 +1,13 @@
 //! What a kernel printed: a file of bounded size, the newest part kept.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use quarterdeck_rpc::limits::MAX_LOG;
+
+use super::files;
 
 const CURRENT: &str = "output.log";
 const OLDER: &str = "output.log.1";
@@ -26,7 +28,7 @@ impl KernelLog {
     }
 
     fn open(dir: &Path) -> io::Result<File> {
-        OpenOptions::new().create(true).write(true).truncate(true).open(dir.join(CURRENT))
+        files::create(&dir.join(CURRENT))
     }
 
     /// Appends bytes. A full disk costs log lines, never the kernel.
@@ -63,7 +65,7 @@ impl KernelLog {
 pub fn read_log(dir: &Path) -> Vec<u8> {
     let mut log = Vec::new();
     for name in [OLDER, CURRENT] {
-        let Ok(mut file) = File::open(dir.join(name)) else { continue };
+        let Ok(mut file) = files::open(&dir.join(name)) else { continue };
         let size = file.metadata().map_or(0, |meta| meta.len());
         let skip = size.saturating_sub(HALF as u64);
         if file.seek(SeekFrom::Start(skip)).is_ok() {
@@ -91,5 +93,14 @@ mod tests {
         let kept = log.read();
         assert!(kept.len() <= MAX_LOG && kept.len() >= HALF, "{}", kept.len());
         assert!(kept.ends_with(b"[agent] last\n"));
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_a_log_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = KernelLog::create(dir.path()).unwrap();
+        log.note("here");
+        nix::unistd::mkfifo(&dir.path().join(OLDER), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(log.read(), b"[agent] here\n");
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
+use super::files;
 use super::interpreters::{Dialect, Interpreter};
 use super::spawn::{Io, Launcher, Proc, words};
 
@@ -47,7 +48,7 @@ impl Repl {
         let mut command = vec![interpreter.path.clone().into_os_string()];
         match interpreter.dialect {
             Dialect::Python => {
-                std::fs::write(&driver, DRIVER).map_err(fail)?;
+                files::write(&driver, DRIVER.as_bytes()).map_err(fail)?;
                 command.extend([OsString::from("-u"), driver.into_os_string(), events_path.clone().into_os_string()]);
             }
             Dialect::Bash => command.extend(["--noediting", "--norc", "--noprofile", "+m", "-i"].map(OsString::from)),
@@ -93,7 +94,9 @@ impl Repl {
             Dialect::Python => self.send(&json!({"op": "run", "code": code})).await,
             // The code goes through a file: what it reads from its standard input is never the code itself.
             Dialect::Bash | Dialect::Sh => {
-                std::fs::write(&self.code, code)?;
+                let (path, code) = (self.code.clone(), code.to_owned());
+                let written = tokio::task::spawn_blocking(move || files::write(&path, code.as_bytes()));
+                written.await.map_err(io::Error::other)??;
                 let line = format!("eval \"$(cat {})\" </dev/null\n", quoted(&self.code));
                 self.write(line.as_bytes()).await
             }

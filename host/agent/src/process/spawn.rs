@@ -22,6 +22,12 @@ const MOST_PROCESSES: u32 = 16384;
 /// Kernels yield to the agent.
 const NICENESS: u32 = 5;
 const CHUNK: usize = 64 * 1024;
+/// The longest line of the event pipe.
+const MAX_LINE: usize = 1024 * 1024;
+/// How many chunks of the event pipe are read before the other pipes have their turn.
+const TURN: usize = 4;
+/// More chunks than a pipe can hold: what was there is read, whoever goes on writing.
+const PIPEFUL: usize = 17;
 
 /// Starts the programs of one kernel.
 pub(super) struct Launcher {
@@ -98,7 +104,7 @@ impl Launcher {
             out: Source::new(out),
             err: Source::new(err),
             events: events.map(Source::new),
-            lines: Vec::new(),
+            lines: Lines::default(),
             tx,
         };
         tokio::spawn(pump.run(child));
@@ -168,7 +174,7 @@ struct Pump {
     out: Source,
     err: Source,
     events: Option<Source>,
-    lines: Vec<u8>,
+    lines: Lines,
     tx: mpsc::Sender<Io>,
 }
 
@@ -176,20 +182,19 @@ impl Pump {
     async fn run(mut self, mut child: Child) {
         let exited = loop {
             let exited = tokio::select! {
-                biased;
                 () = async { match &self.events { Some(source) => source.ready().await, None => std::future::pending().await } } => None,
                 () = self.out.ready() => None,
                 () = self.err.ready() => None,
                 status = child.wait() => Some(status),
             };
-            self.pass_events().await;
+            self.pass_events(TURN).await;
             self.pass_output().await;
             if let Some(status) = exited {
                 break status;
             }
         };
-        self.pass_events().await;
-        while self.pass_output().await {}
+        self.pass_events(PIPEFUL).await;
+        self.pass_rest().await;
         let _ = self.tx.send(Io::Exited(exited.map_or(-1, exit_code))).await;
     }
 
@@ -205,11 +210,20 @@ impl Pump {
         any
     }
 
-    async fn pass_events(&mut self) {
-        while let Some(chunk) = self.events.as_mut().and_then(Source::read) {
-            self.lines.extend_from_slice(&chunk);
-            while let Some(end) = self.lines.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.lines.drain(..=end).collect();
+    /// The output that is there now.
+    async fn pass_rest(&mut self) {
+        for _ in 0..PIPEFUL {
+            if !self.pass_output().await {
+                return;
+            }
+        }
+    }
+
+    /// At most that many chunks of events.
+    async fn pass_events(&mut self, chunks: usize) {
+        for _ in 0..chunks {
+            let Some(chunk) = self.events.as_mut().and_then(Source::read) else { return };
+            for line in self.lines.feed(&chunk) {
                 let Ok(event) = serde_json::from_slice::<Value>(&line) else { continue };
                 match (event["k"].as_str(), event["d"].as_str()) {
                     (Some(kind), Some(text)) => {
@@ -217,12 +231,38 @@ impl Pump {
                         let _ = self.tx.send(Io::Output(stream, text.as_bytes().to_vec())).await;
                     }
                     _ => {
-                        while self.pass_output().await {}
+                        self.pass_rest().await;
                         let _ = self.tx.send(Io::Event(event)).await;
                     }
                 }
             }
         }
+    }
+}
+
+/// Cuts bytes into lines; those that are too long are dropped.
+#[derive(Default)]
+struct Lines {
+    rest: Vec<u8>,
+    too_long: bool,
+}
+
+impl Lines {
+    /// The lines that end in these bytes, without their ends.
+    fn feed(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (part, ends) = part.strip_suffix(b"\n").map_or((part, false), |part| (part, true));
+            self.too_long |= self.rest.len() + part.len() > MAX_LINE;
+            match self.too_long {
+                true => self.rest = Vec::new(),
+                false => self.rest.extend_from_slice(part),
+            }
+            if ends && !std::mem::take(&mut self.too_long) {
+                lines.push(std::mem::take(&mut self.rest));
+            }
+        }
+        lines
     }
 }
 
@@ -264,6 +304,18 @@ fn begins_character(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_may_be_cut_anywhere_and_have_a_limit() {
+        let mut lines = Lines::default();
+        assert!(lines.feed(b"on").is_empty());
+        assert_eq!(lines.feed(b"e\n\ntwo\nth"), [b"one".to_vec(), b"".to_vec(), b"two".to_vec()]);
+        for _ in 0..40 {
+            assert!(lines.feed(&[b'x'; CHUNK]).is_empty());
+            assert!(lines.rest.len() <= MAX_LINE);
+        }
+        assert_eq!(lines.feed(b"ree\nfour\n"), [b"four".to_vec()]);
+    }
 
     #[test]
     fn characters_may_be_cut_anywhere() {

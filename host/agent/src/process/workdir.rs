@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use quarterdeck_rpc::pb;
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::procfs::end_all;
 use crate::error::Error;
 
@@ -102,7 +103,7 @@ impl Home {
         }
         private(&dir)?;
         let identity = Identity { kernel_id: kernel_id.to_owned(), session_id: session_id.to_owned() };
-        fs::write(dir.join(KERNEL), serde_json::to_vec(&identity)?)?;
+        files::write(&dir.join(KERNEL), &serde_json::to_vec(&identity)?)?;
         Ok(dir)
     }
 
@@ -112,7 +113,7 @@ impl Home {
             let _ = fs::remove_dir_all(dir.join(part));
         }
         let end = End { reason: end.reason.clone(), exit_code: end.exit_code, last_stat: end.last_stat.clone() };
-        fs::write(dir.join(END), serde_json::to_vec(&end)?)?;
+        files::write(&dir.join(END), &serde_json::to_vec(&end)?)?;
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let remains = self.root.join("ended").join(format!("{name}-{}", uuid::Uuid::new_v4().simple()));
         fs::rename(dir, &remains)?;
@@ -156,7 +157,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    serde_json::from_slice(&files::read(path).ok()?).ok()
 }
 
 #[cfg(test)]

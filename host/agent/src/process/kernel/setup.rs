@@ -9,6 +9,7 @@ use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
 use serde_json::{Value, json};
 
+use super::super::files;
 use super::super::interpreters::{Dialect, Interpreter, RUNTIME_PATH, RUNTIME_TYPE};
 use super::super::log::KernelLog;
 use super::super::procfs::MARK;
@@ -146,7 +147,7 @@ impl Task {
         }
         let outcome = async {
             let path = dir.join("run").join("bootstrap");
-            std::fs::write(&path, script)?;
+            files::write(&path, script.as_bytes())?;
             let interpreter = script.lines().next().and_then(|line| line.strip_prefix("#!")).map(str::trim);
             let mut command: Vec<&OsStr> = match interpreter {
                 Some(line) if !line.is_empty() => line.split_whitespace().map(OsStr::new).collect(),
@@ -184,8 +185,11 @@ fn runtime_info(runtime_type: &str, interpreter: &Interpreter) -> Value {
         "language": language,
         "version": interpreter.version,
         "isolation": {
-            "isolated": ["work directory", "process tree", "environment", "memory (measured, ended when exceeded)"],
-            "shared": ["user", "file system", "network", "processor", "devices"],
+            "isolated": ["work directory", "environment"],
+            // What leaves its process group, its session and its environment behind is no longer found.
+            "measured": ["processor", "memory (ended when exceeded)"],
+            "measured_limits": "only processes that keep the kernel's process group, session or environment",
+            "shared": ["user", "file system", "network", "processes", "processor", "devices"],
         },
     })
 }
