@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
@@ -23,7 +22,7 @@ use self::batch::{Batch, Steps};
 use super::Inner;
 use super::interpreters::{Dialect, Interpreter};
 use super::log::KernelLog;
-use super::procfs::end_all;
+use super::procfs::{Group, end_all};
 use super::repl::{Repl, Said};
 use super::runs::{Entered, Reply, Runs, Stream, Work};
 use super::spawn::{Decoder, Io, Launcher, Proc};
@@ -89,8 +88,15 @@ impl Handle {
     }
 
     /// Its process groups.
-    pub(super) fn groups(&self) -> Vec<i32> {
+    pub(super) fn groups(&self) -> Vec<Group> {
         self.launcher.lock().as_ref().map(|launcher| launcher.groups()).unwrap_or_default()
+    }
+
+    /// Forgets process groups that are over.
+    pub(super) fn forget_groups(&self, over: &[Group]) {
+        if let Some(launcher) = &*self.launcher.lock() {
+            launcher.forget(over);
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -185,7 +191,7 @@ impl Task {
 
     async fn end_processes(&self) {
         let (id, groups) = (self.spec.kernel_id.clone(), self.handle.groups());
-        let _ = tokio::task::spawn_blocking(move || end_all(&id, &groups, GRACE)).await;
+        let _ = tokio::task::spawn_blocking(move || end_all(&id, groups, GRACE)).await;
     }
 
     async fn finish(&self, dir: Option<PathBuf>, reason: String, exit_code: i32) {
@@ -287,13 +293,13 @@ impl<'a> Live<'a> {
                 }
             }
             Command::Interrupt(reply) => {
-                let pid = match (&self.steps, &self.repl) {
-                    (Some(steps), _) => Some(steps.proc.pid),
-                    (None, Some(repl)) if self.runs.is_busy() => Some(repl.proc.pid),
+                let group = match (&self.steps, &self.repl) {
+                    (Some(steps), _) => Some(steps.proc.group),
+                    (None, Some(repl)) if self.runs.is_busy() => Some(repl.proc.group),
                     _ => None,
                 };
-                if let Some(pid) = pid {
-                    let _ = killpg(Pid::from_raw(pid), Signal::SIGINT);
+                if let Some(group) = group {
+                    group.signal(Signal::SIGINT);
                 }
                 let _ = reply.send(Ok(()));
             }

@@ -4,7 +4,7 @@
 //! groups, limits, an environment of their own. It is no sandbox: kernels run as the agent's user, see the node's files
 //! and network, and say so in their `runtime_info`.
 
-mod files;
+pub(crate) mod files;
 mod interpreters;
 mod kernel;
 pub mod log;
@@ -197,9 +197,12 @@ async fn measure(runtime: Weak<Inner>) {
             continue;
         }
         let look = move || {
+            // Groups that start after this are not in what is seen.
+            let groups: Vec<_> = kernels.iter().map(|(_, kernel)| kernel.groups()).collect();
             let seen = scanner.scan();
-            for (id, kernel) in kernels {
-                let groups = kernel.groups();
+            for ((id, kernel), groups) in kernels.into_iter().zip(groups) {
+                let (groups, over): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.lives(&seen));
+                kernel.forget_groups(&over);
                 let belongs =
                     |(process, mark): &&(Process, Option<String>)| belongs(process, mark.as_deref(), &id, &groups);
                 let members: Vec<&Process> = seen.iter().filter(belongs).map(|(process, _)| process).collect();

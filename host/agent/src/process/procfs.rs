@@ -99,8 +99,10 @@ impl Scanner {
     }
 
     /// The processes of one kernel: by mark, by process group, by session.
-    pub(super) fn members(&mut self, kernel_id: &str, groups: &[i32]) -> Vec<Process> {
+    /// Groups that are over are forgotten.
+    pub(super) fn members(&mut self, kernel_id: &str, groups: &mut Vec<Group>) -> Vec<Process> {
         let all = self.scan();
+        groups.retain(|group| group.lives(&all));
         all.into_iter()
             .filter(|(process, mark)| belongs(process, mark.as_deref(), kernel_id, groups))
             .map(|p| p.0)
@@ -108,24 +110,56 @@ impl Scanner {
     }
 }
 
-pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[i32]) -> bool {
-    mark == Some(kernel_id) || groups.contains(&process.group) || groups.contains(&process.session)
+pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[Group]) -> bool {
+    mark == Some(kernel_id) || groups.iter().any(|group| group.has(process))
+}
+
+/// A process group, and the session of the same number, that the agent started. Numbers are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// The leader's pid.
+    pub(super) id: i32,
+    /// When the leader started.
+    pub(super) start: u64,
+}
+
+impl Group {
+    fn has(&self, process: &Process) -> bool {
+        self.id == process.group || self.id == process.session
+    }
+
+    /// Whether the number still means this group: no other process has it as its pid, and the group never was empty
+    /// (the system gives no number away that a group or session still bears). To be asked at each scan.
+    pub(super) fn lives(&self, seen: &[(Process, Option<String>)]) -> bool {
+        let mut members = seen.iter().map(|(process, _)| process).filter(|process| self.has(process)).peekable();
+        members.peek().is_some() && members.all(|process| process.pid != self.id || process.start == self.start)
+    }
+
+    /// Signals the group as long as its leader is there.
+    pub(super) fn signal(&self, signal: Signal) {
+        if Process::read(self.id).is_some_and(|leader| leader.start == self.start) {
+            let _ = killpg(Pid::from_raw(self.id), signal);
+        }
+    }
 }
 
 /// Ends all processes of a kernel: asks first, kills what is left after `grace`, returns when none is left.
 /// Reads `/proc` again and again: not for an async worker.
-pub(super) fn end_all(kernel_id: &str, groups: &[i32], grace: Duration) {
+pub(super) fn end_all(kernel_id: &str, mut groups: Vec<Group>, grace: Duration) {
     let mut scanner = Scanner::default();
-    for group in groups {
+    if scanner.members(kernel_id, &mut groups).is_empty() {
+        return;
+    }
+    for group in &groups {
         // Interactive shells ignore the first and heed the second.
         for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCONT] {
-            let _ = killpg(Pid::from_raw(*group), signal);
+            let _ = killpg(Pid::from_raw(group.id), signal);
         }
     }
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     while start.elapsed() < grace {
-        if scanner.members(kernel_id, groups).is_empty() {
+        if scanner.members(kernel_id, &mut groups).is_empty() {
             return;
         }
         std::thread::sleep(pause);
@@ -133,12 +167,12 @@ pub(super) fn end_all(kernel_id: &str, groups: &[i32], grace: Duration) {
     }
     // What forks faster than it is killed has the same limit on processes as everybody.
     for _ in 0..500 {
-        for group in groups {
-            let _ = killpg(Pid::from_raw(*group), Signal::SIGKILL);
-        }
-        let left = scanner.members(kernel_id, groups);
+        let left = scanner.members(kernel_id, &mut groups);
         if left.is_empty() {
             return;
+        }
+        for group in &groups {
+            let _ = killpg(Pid::from_raw(group.id), Signal::SIGKILL);
         }
         for process in left {
             let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
@@ -152,6 +186,18 @@ pub(super) fn end_all(kernel_id: &str, groups: &[i32], grace: Duration) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_number_used_again_is_another_group() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let process = Process { group: me, ..Process::read(me).unwrap() };
+        let group = Group { id: me, start: process.start };
+        let (older, other) = (Group { start: 1, ..group }, Group { id: -1, ..group });
+        let member = Process { pid: -2, start: 7, ..process.clone() };
+        let seen = [(member.clone(), None), (process, None)];
+        assert!(group.lives(&seen) && !older.lives(&seen) && !other.lives(&seen));
+        assert!(older.lives(&[(member, None)]), "the leader may be gone");
+    }
 
     #[test]
     fn this_process_is_seen() {

@@ -14,6 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
 
+use super::procfs::{Group, Process};
 use super::runs::Stream;
 
 const LAUNCH: &str = include_str!("launch.sh");
@@ -37,12 +38,12 @@ pub(super) struct Launcher {
     /// While this is open, the kernel's processes live. Closed by whatever ends this process.
     _held: std::fs::File,
     setsid: Option<PathBuf>,
-    groups: Mutex<Vec<i32>>,
+    groups: Mutex<Vec<Group>>,
 }
 
 /// A program that runs.
 pub(super) struct Proc {
-    pub(super) pid: i32,
+    pub(super) group: Group,
     pub(super) stdin: Option<ChildStdin>,
     pub(super) io: mpsc::Receiver<Io>,
 }
@@ -67,9 +68,14 @@ impl Launcher {
         Ok(Self { work, env, lifeline, _held: held, setsid, groups: Mutex::default() })
     }
 
-    /// The process groups started so far: each began with the program's own pid.
-    pub(super) fn groups(&self) -> Vec<i32> {
+    /// The process groups started so far that aren't known to be over: each began with the program's own pid.
+    pub(super) fn groups(&self) -> Vec<Group> {
         self.groups.lock().clone()
+    }
+
+    /// Forgets groups that are over.
+    pub(super) fn forget(&self, over: &[Group]) {
+        self.groups.lock().retain(|group| !over.contains(group));
     }
 
     /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
@@ -95,7 +101,10 @@ impl Launcher {
         let mut child = launch.spawn()?;
         let missing = || io::Error::other("the child has no pipes");
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(missing)?;
-        self.groups.lock().push(pid);
+        // Nobody has waited for it yet: the pid is its own, even if it has ended.
+        let start = Process::read(pid).ok_or_else(|| io::Error::other("the child isn't in /proc"))?.start;
+        let group = Group { id: pid, start };
+        self.groups.lock().push(group);
         let stdin = child.stdin.take();
         let out = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into_owned_fd()?)?;
         let err = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into_owned_fd()?)?;
@@ -108,7 +117,7 @@ impl Launcher {
             tx,
         };
         tokio::spawn(pump.run(child));
-        Ok(Proc { pid, stdin, io })
+        Ok(Proc { group, stdin, io })
     }
 
     /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.

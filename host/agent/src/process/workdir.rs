@@ -71,7 +71,7 @@ impl Home {
                 continue;
             };
             // The lifeline has ended nearly all of them already.
-            end_all(&identity.kernel_id, &[], Duration::ZERO);
+            end_all(&identity.kernel_id, Vec::new(), Duration::ZERO);
             let end = pb::Terminated { reason: "agent-restart".into(), exit_code: 137, ..Default::default() };
             if let Err(error) = self.retire(&dir, &end) {
                 tracing::warn!(kernel = identity.kernel_id, %error, "can't clear a kernel's directory");

@@ -5,8 +5,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
 use serde_json::Value;
@@ -170,7 +169,7 @@ impl Live<'_> {
             batch.deadline = None;
             batch.timed_out = true;
             self.place.log.note("the startup command took longer than it may and is ended");
-            let _ = killpg(Pid::from_raw(batch.proc.pid), Signal::SIGKILL);
+            batch.proc.group.signal(Signal::SIGKILL);
         }
     }
 }
