@@ -138,6 +138,13 @@ pub(crate) fn data_dir_made(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
+/// Keeps other processes of the same user, such as kernels, from reading this one's memory and environment.
+pub(crate) fn keep_memory_private() {
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "other processes of this user can read this one's memory");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

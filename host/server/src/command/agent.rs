@@ -43,7 +43,10 @@ pub(crate) struct AgentArgs {
     scaling_group: String,
     /// A join token from `quarterdeck agent-token new`
     #[arg(long, env = "QUARTERDECK_JOIN_TOKEN", hide_env_values = true)]
-    token: String,
+    token: Option<String>,
+    /// A file that holds the join token: unlike `--token`, other processes don't see it
+    #[arg(long, value_name = "PATH")]
+    token_file: Option<PathBuf>,
     /// The agent's id; default: `i-` and the host's name
     #[arg(long)]
     id: Option<String>,
@@ -66,6 +69,15 @@ pub(crate) struct AgentArgs {
 
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     settings::init_logging(args.log_format);
+    settings::keep_memory_private();
+    let token = match (args.token_file, args.token) {
+        (Some(file), _) => {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("--token-file {}", file.display()))?;
+            text.trim().to_owned()
+        }
+        (None, Some(token)) => token,
+        (None, None) => anyhow::bail!("an agent needs a join token: --token-file, --token or QUARTERDECK_JOIN_TOKEN"),
+    };
     let state_dir = match args.state_dir {
         Some(dir) => dir,
         None => settings::data_dir_made(None)?.join("agent"),
@@ -78,6 +90,9 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     if args.count > 1 && !matches!(runtime, RuntimeKind::Synthetic) {
         anyhow::bail!("--count is for the synthetic runtime: a node has one real agent");
     }
+    if matches!(runtime, RuntimeKind::Process) {
+        tracing::warn!("kernels run as this agent's own user: the process runtime is no security boundary");
+    }
     let options = AgentOptions {
         server: args.server,
         listen: args.listen,
@@ -86,7 +101,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         count: args.count,
         slots,
         scaling_group: args.scaling_group,
-        token: args.token,
+        token,
         id: args.id,
         state_dir,
         public_host: args.public_host,

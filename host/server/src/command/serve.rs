@@ -48,6 +48,7 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let file = FileSettings::read(args.config.as_deref())?;
     settings::init_logging(args.log_format.or(file.log_format).unwrap_or_default());
+    settings::keep_memory_private();
     let tokio = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     tokio.block_on(serve(args, file))?;
     // Workers that still run a policy are not waited for: their deadline ends them.
