@@ -1,8 +1,10 @@
 //! One agent's conversation with the host: registration, heartbeats, reports.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quarterdeck_rpc::{CallError, HostClient, pb};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -10,6 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::process::files;
 use crate::reporter::Reporter;
 use crate::runtime::Runtime;
 
@@ -29,6 +32,37 @@ pub(crate) struct Member {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) announcement: Announcement,
+    pub(crate) identity: Identity,
+}
+
+/// What proves to the host that an agent is the one it knows, kept over restarts.
+pub(crate) struct Identity {
+    credential: Mutex<String>,
+    /// None: it is forgotten with the process.
+    file: Option<PathBuf>,
+}
+
+impl Identity {
+    /// What an earlier start kept in the file, if it did.
+    pub(crate) fn open(file: Option<PathBuf>) -> Self {
+        let kept = file.as_deref().and_then(|file| files::read(file).ok());
+        let kept = kept.and_then(|kept| String::from_utf8(kept).ok()).unwrap_or_default();
+        Self { credential: Mutex::new(kept.trim().to_owned()), file }
+    }
+
+    fn credential(&self) -> String {
+        self.credential.lock().clone()
+    }
+
+    fn keep(&self, credential: &str) {
+        credential.clone_into(&mut self.credential.lock());
+        if let Some(file) = &self.file
+            && let Err(error) = files::write_secret(file, credential.as_bytes())
+        {
+            let file = file.display();
+            tracing::warn!(%file, %error, "can't keep the agent's credential: it can't register at once after a restart");
+        }
+    }
 }
 
 /// What an agent says of itself when it registers.
@@ -62,6 +96,7 @@ impl Member {
     pub(crate) async fn run(&self, shared: &Shared, shutdown: &CancellationToken) -> Result<(), Error> {
         let mut first = true;
         let mut registration = None;
+        let mut wait = RETRY_FIRST;
         while !shutdown.is_cancelled() {
             let current = match registration.take() {
                 Some(current) => current,
@@ -70,8 +105,16 @@ impl Member {
                     None => break,
                 },
             };
+            let since = Instant::now();
             if self.serve(shared, shutdown, &current, first).await {
                 registration = Some(current);
+            } else {
+                // Whoever is sent to register again and again does so ever more slowly.
+                wait = if since.elapsed() > RETRY_MOST { RETRY_FIRST } else { (wait * 2).min(RETRY_MOST) };
+                tokio::select! {
+                    () = sleep(jittered(wait)) => {}
+                    () = shutdown.cancelled() => {}
+                }
             }
             first = false;
         }
@@ -93,7 +136,7 @@ impl Member {
         loop {
             let call = async {
                 let _turn = shared.registering.acquire().await;
-                shared.host.register(self.registration()).await
+                shared.host.register(&self.identity.credential(), self.registration()).await
             };
             let answer = tokio::select! {
                 answer = call => answer,
@@ -107,6 +150,7 @@ impl Member {
                         addr = self.announcement.addr,
                         "registered"
                     );
+                    self.identity.keep(&answer.credential);
                     let interval = interval(answer.heartbeat_interval_ms);
                     return Ok(Some(Registration { credential: answer.credential, interval }));
                 }

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
-use crate::member::{Announcement, Member, Shared};
+use crate::member::{Announcement, Identity, Member, Shared};
 use crate::options::{AgentOptions, RuntimeKind, hostname};
 use crate::process::ProcessRuntime;
 use crate::reporter::Reporter;
@@ -54,7 +54,17 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
             slots: given_slots.clone().unwrap_or_else(|| runtime.slots()),
         };
         let (host_secret, boot_id) = (credentials::generate(), uuid::Uuid::new_v4().to_string());
-        members.push(Arc::new(Member { id, host_secret, boot_id, runtime, reporter, announcement }));
+        // Many agents in one process are a load for tests: their credentials aren't worth a file each.
+        let file = match options.count {
+            1 => {
+                let dir = options.state_dir.join(&id);
+                std::fs::create_dir_all(&dir).map_err(Error::io(format!("making {}", dir.display())))?;
+                Some(dir.join("credential"))
+            }
+            _ => None,
+        };
+        let identity = Identity::open(file);
+        members.push(Arc::new(Member { id, host_secret, boot_id, runtime, reporter, announcement, identity }));
     }
 
     let stop_service = CancellationToken::new();

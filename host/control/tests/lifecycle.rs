@@ -197,7 +197,11 @@ async fn agents_join_with_a_token_and_an_existing_group_only() {
         let lab = Lab::new(&db).await;
         let agent = lab.agent("i-1", 4).await;
         let request = |message: pb::RegisterRequest| quarterdeck_rpc::metadata::request(message, "i-1", "").unwrap();
-        let group = agent.host().register(request(agent.registration("nowhere"))).await.unwrap_err();
+        let second = agent.host().register(request(agent.registration("default"))).await.unwrap_err();
+        assert_eq!(second.code(), tonic::Code::AlreadyExists, "a token takes no living agent's place");
+        agent.boot().await;
+        let other = pb::RegisterRequest { agent_id: "i-2".into(), ..agent.registration("nowhere") };
+        let group = agent.host().register(request(other)).await.unwrap_err();
         assert_eq!(group.code(), tonic::Code::FailedPrecondition);
         let token = pb::RegisterRequest { join_token: "wrong".into(), ..agent.registration("default") };
         let refused = agent.host().register(request(token)).await.unwrap_err();

@@ -132,10 +132,14 @@ impl HostClient {
             .max_encoding_message_size(limits::MAX_MESSAGE)
     }
 
-    /// Announces an agent; the request carries the join token.
-    pub async fn register(&self, request: pb::RegisterRequest) -> Result<pb::RegisterResponse, CallError> {
+    /// Announces an agent; the request carries the join token. An agent that has a credential (not empty) shows it.
+    pub async fn register(
+        &self,
+        credential: &str,
+        request: pb::RegisterRequest,
+    ) -> Result<pb::RegisterResponse, CallError> {
         let agent_id = request.agent_id.clone();
-        let request = metadata::request(request, &agent_id, "")?;
+        let request = metadata::request(request, &agent_id, credential)?;
         within(limits::HOST_TIMEOUT, self.stub().register(request)).await
     }
 

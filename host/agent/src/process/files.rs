@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 const MOST: u64 = 1024 * 1024;
 
 /// Opens a regular file for reading; whatever else is there is an error at once.
-pub(super) fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     match file.metadata()?.is_file() {
@@ -22,14 +22,14 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Reads a small regular file.
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut data = Vec::new();
     open(path)?.take(MOST).read_to_end(&mut data)?;
     Ok(data)
 }
 
 /// Makes a file in place of whatever is there.
-pub(super) fn create(path: &Path) -> io::Result<File> {
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(there) if there.is_dir() => fs::remove_dir_all(path)?,
         Ok(_) => fs::remove_file(path)?,
@@ -40,8 +40,17 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().create_new(true).write(true).open(path)
 }
 
+/// Writes a file that only this user reads, whole or not at all.
+pub(crate) fn write_secret(path: &Path, data: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = create(&new)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    file.write_all(data)?;
+    fs::rename(new, path)
+}
+
 /// Writes a file in place of whatever is there.
-pub(super) fn write(path: &Path, data: &[u8]) -> io::Result<()> {
+pub(crate) fn write(path: &Path, data: &[u8]) -> io::Result<()> {
     create(path)?.write_all(data)
 }
 

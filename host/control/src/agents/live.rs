@@ -24,6 +24,7 @@ struct Heard {
     boot_id: String,
     scaling_group: String,
     seen: Option<Timestamp>,
+    last: Option<Timestamp>,
     slots: Option<Vec<pb::Slot>>,
     stat: Option<Text>,
     kernels: HashSet<KernelId>,
@@ -50,6 +51,7 @@ impl Live {
                 boot_id: row.boot_id.clone(),
                 scaling_group: row.scaling_group.clone(),
                 seen: None,
+                last: None,
                 slots: None,
                 stat: None,
                 kernels: HashSet::new(),
@@ -86,6 +88,7 @@ impl Live {
         let mut changed = false;
         if let Some(heard) = self.agents.write().get_mut(id) {
             heard.seen = Some(now);
+            heard.last = Some(now);
             if !beat.node_stat.is_empty() {
                 heard.stat = Some(beat.node_stat.as_str().into());
             }
@@ -152,6 +155,11 @@ impl Live {
             heard.reconcile_at = now;
         }
         lost
+    }
+
+    /// When this host heard the agent's last heartbeat.
+    pub(crate) fn last_heard(&self, id: &AgentId) -> Option<Timestamp> {
+        self.agents.read().get(id)?.last
     }
 
     /// Agents heard since the last call, and when.

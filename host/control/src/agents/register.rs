@@ -1,13 +1,16 @@
 //! An agent announces itself.
 
-use quarterdeck_model::AgentId;
 use quarterdeck_model::slots::SlotTypes;
+use quarterdeck_model::{AgentId, AgentStatus, Timestamp};
 use quarterdeck_rpc::{credentials, metadata, pb};
 use quarterdeck_store::{agents as rows, scaling_groups};
 use tonic::{Request, Status};
 
 use super::{amounts, internal, json};
 use crate::Control;
+
+/// Who misses so many heartbeats may have its place taken by whoever has a join token.
+const SILENT_BEATS: i64 = 4;
 
 /// Enters the agent, gives it a credential, and takes over what it offers.
 pub(super) async fn register(
@@ -30,6 +33,13 @@ pub(super) async fn register(
             !agent.join_token.is_empty() && rows::has_join_token(&mut reader, &hash, now).await.map_err(internal)?;
         if !joins {
             return Err(Status::unauthenticated("the join token is unknown or has expired"));
+        }
+        // A token joins new agents and those that are gone; it takes no living agent's place.
+        if let Some(row) = &known
+            && row.status == AgentStatus::Alive
+            && !is_silent(control, row, now)
+        {
+            return Err(Status::already_exists("an agent of that id is alive; give this one another --id"));
         }
     }
     if scaling_groups::get(&mut reader, &agent.scaling_group).await.map_err(internal)?.is_none() {
@@ -70,6 +80,13 @@ pub(super) async fn register(
     control.signals().start.notify_one();
     control.signals().terminate.notify_one();
     Ok(pb::RegisterResponse { credential, heartbeat_interval_ms: control.settings().heartbeat_interval_ms })
+}
+
+/// Whether nothing was heard of the agent for some heartbeats.
+fn is_silent(control: &Control, row: &rows::AgentRow, now: Timestamp) -> bool {
+    let heard = control.live().last_heard(&row.id).map_or(row.last_seen, |heard| heard.max(row.last_seen));
+    let patience = i64::from(control.settings().heartbeat_interval_ms) * SILENT_BEATS;
+    heard.plus_millis(patience) < now
 }
 
 #[allow(clippy::result_large_err, reason = "it is the error type of tonic's services")]

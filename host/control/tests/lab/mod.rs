@@ -259,7 +259,9 @@ impl FakeAgent {
         *self.inner.boot.lock().unwrap() = uuid::Uuid::new_v4().to_string();
         self.inner.seq.store(0, Ordering::SeqCst);
         let request = self.registration("default");
-        let answer = self.host().register(metadata::request(request, &self.inner.id, "").unwrap()).await.unwrap();
+        let credential = self.inner.credential.lock().unwrap().clone();
+        let request = metadata::request(request, &self.inner.id, &credential).unwrap();
+        let answer = self.host().register(request).await.unwrap();
         *self.inner.credential.lock().unwrap() = answer.into_inner().credential;
     }
 
