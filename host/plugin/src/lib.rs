@@ -40,7 +40,7 @@ pub use limits::{Call, Limits, Meter};
 pub use plugin::Plugin;
 pub use quarterdeck_model::policy::PluginKind as Kind;
 pub use runtime::{Runtime, RuntimeOptions};
-pub use schedule::{Judge, RoundTrace, subject};
+pub use schedule::{ExchangeTimes, Judge, RoundTrace, subject};
 pub use verify::{Outline, outline};
 
 /// The first argument with which an executable that embeds this library is to call [`compile_child_main`].

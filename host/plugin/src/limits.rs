@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Limits on one call of a plugin. Every breach ends the call with a [`Failure`](crate::Failure) that names the limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// Wall time of a scheduling round (all its `open`, `propose` and `settle` together, without the host's verdicts).
     pub round: Duration,

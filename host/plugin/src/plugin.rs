@@ -129,10 +129,22 @@ impl Plugin {
         now_ms: i64,
         run: impl FnOnce(&mut Visit) -> Result<R, Failure>,
     ) -> Result<(R, Trace), Failure> {
+        let (result, trace) = self.call_traced(call, wall, now_ms, run)?;
+        result.map(|value| (value, trace))
+    }
+
+    /// As [`Plugin::call`], with what a call that failed left behind.
+    pub(crate) fn call_traced<R>(
+        &self,
+        call: &Call,
+        wall: fn(&Limits) -> Duration,
+        now_ms: i64,
+        run: impl FnOnce(&mut Visit) -> Result<R, Failure>,
+    ) -> Result<(Result<R, Failure>, Trace), Failure> {
         let mut visit = self.enter(call, wall, now_ms)?;
         let result = run(&mut visit);
         let trace = self.leave(visit, call);
-        result.map(|value| (value, trace))
+        Ok((result, trace))
     }
 }
 

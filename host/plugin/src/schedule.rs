@@ -1,6 +1,6 @@
 //! Scheduling rounds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use wasmtime::component::ResourceAny;
@@ -30,7 +30,7 @@ impl<F: FnMut(&[Proposal]) -> Vec<Outcome>> Judge for F {
 }
 
 /// The course of a round.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RoundTrace {
     /// What was proposed and how it was judged, in order.
     pub proposals: Vec<(Proposal, Outcome)>,
@@ -38,6 +38,10 @@ pub struct RoundTrace {
     pub calls: u32,
     /// Wall time of the round, the host's verdicts included.
     pub duration: Duration,
+    /// Wall time of `open`, the instance's making included.
+    pub open: Duration,
+    /// Where the time of each exchange went. The last `propose`, which ends the round, has an entry too.
+    pub exchanges: Vec<ExchangeTimes>,
     /// Fuel that was used, in metered calls.
     pub fuel_used: Option<u64>,
     /// What `host.budget` said.
@@ -46,6 +50,17 @@ pub struct RoundTrace {
     pub peak_memory: usize,
     /// Log and counters.
     pub journal: Journal,
+}
+
+/// Where the time of one `propose`, its verdicts and their `settle` went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExchangeTimes {
+    /// In `propose`.
+    pub propose: Duration,
+    /// In the host's books.
+    pub judge: Duration,
+    /// In `settle`.
+    pub settle: Duration,
 }
 
 impl PartialEq for RoundTrace {
@@ -59,27 +74,47 @@ impl PartialEq for RoundTrace {
 impl Plugin {
     /// Runs a round. On failure none of its accepted proposals may be used: start again with fresh books.
     pub fn schedule(&self, call: &Call, snapshot: &Snapshot, judge: &mut dyn Judge) -> Result<RoundTrace, Failure> {
-        self.must_be(Kind::Scheduler)?;
-        let mut proposals = Vec::new();
-        let mut calls = 0;
+        let (trace, result) = self.schedule_traced(call, snapshot, judge);
+        result.map(|()| trace)
+    }
+
+    /// As [`Plugin::schedule`], with the course of a round that failed, too: what it did until then.
+    pub fn schedule_traced(
+        &self,
+        call: &Call,
+        snapshot: &Snapshot,
+        judge: &mut dyn Judge,
+    ) -> (RoundTrace, Result<(), Failure>) {
+        let mut out = RoundTrace::default();
+        if let Err(failure) = self.must_be(Kind::Scheduler) {
+            return (out, Err(failure));
+        }
         let now_ms = i64::try_from(snapshot.now_ms).unwrap_or(i64::MAX);
-        let (budget, trace) = self.call(call, wall, now_ms, |visit| {
+        let started = Instant::now();
+        let called = self.call_traced(call, wall, now_ms, |visit| {
+            out.budget = visit.limits().budget;
             let mut round = Round::open(visit, snapshot)?;
-            while let Some(settled) = round.step(visit, snapshot, judge)? {
-                proposals.extend(settled);
+            out.open = started.elapsed();
+            loop {
+                let settled = round.step(visit, snapshot, judge);
+                out.exchanges.push(round.last);
+                out.calls = round.calls;
+                match settled? {
+                    Some(settled) => out.proposals.extend(settled),
+                    None => return Ok(()),
+                }
             }
-            calls = round.calls;
-            Ok(visit.limits().budget)
-        })?;
-        Ok(RoundTrace {
-            proposals,
-            calls,
-            duration: trace.duration,
-            fuel_used: trace.fuel_used,
-            budget,
-            peak_memory: trace.peak_memory,
-            journal: trace.journal,
-        })
+        });
+        match called {
+            Ok((result, trace)) => {
+                out.duration = trace.duration;
+                out.fuel_used = trace.fuel_used;
+                out.peak_memory = trace.peak_memory;
+                out.journal = trace.journal;
+                (out, result)
+            }
+            Err(failure) => (out, Err(failure)),
+        }
     }
 
     /// "Why is it pending": plays the round until the session's turn has come (or the round has ended without), then
@@ -129,6 +164,8 @@ struct Round {
     handle: ResourceAny,
     proposed: Vec<bool>,
     calls: u32,
+    /// Times of the exchange under way or just ended.
+    last: ExchangeTimes,
 }
 
 impl Round {
@@ -137,7 +174,13 @@ impl Round {
         let handle = visit
             .run("open", |store| guest.round().call_open(store, snapshot))?
             .map_err(|message| Failure::Guest { export: "open", message: presentable(&message, 1000) })?;
-        Ok(Round { guest, handle, proposed: vec![false; snapshot.pending.count as usize], calls: 0 })
+        Ok(Round {
+            guest,
+            handle,
+            proposed: vec![false; snapshot.pending.count as usize],
+            calls: 0,
+            last: ExchangeTimes::default(),
+        })
     }
 
     /// One exchange; none when the round has ended.
@@ -150,17 +193,26 @@ impl Round {
         let limit = visit.limits().proposals_per_call;
         let text_bytes = visit.limits().text_bytes;
         self.calls += 1;
+        self.last = ExchangeTimes::default();
         let round = self.guest.round();
-        let proposals = visit.run("propose", |store| round.call_propose(store, self.handle, limit))?;
+        let started = Instant::now();
+        let proposals = visit.run("propose", |store| round.call_propose(store, self.handle, limit));
+        self.last.propose = started.elapsed();
+        let proposals = proposals?;
         if proposals.is_empty() {
             return Ok(None);
         }
         check_proposals(&proposals, snapshot, &mut self.proposed, limit, text_bytes)
             .map_err(|reason| Failure::Output { export: "propose", reason })?;
+        let started = Instant::now();
         let mut outcomes = visit.off_the_clock(|| judge.judge(&proposals));
+        let judged = Instant::now();
+        self.last.judge = judged - started;
         debug_assert_eq!(outcomes.len(), proposals.len(), "the judge owes a verdict on each proposal");
         outcomes.resize(proposals.len(), Outcome::Refused(Refusal::Stale));
-        visit.run("settle", |store| round.call_settle(store, self.handle, &outcomes))?;
+        let settled = visit.run("settle", |store| round.call_settle(store, self.handle, &outcomes));
+        self.last.settle = judged.elapsed();
+        settled?;
         Ok(Some(proposals.into_iter().zip(outcomes).collect()))
     }
 }

@@ -6,16 +6,17 @@
 
 use quarterdeck_model::predicates;
 use quarterdeck_model::slots::{Quantity, SlotKind};
-use quarterdeck_model::{ClusterMode, SessionResult, SessionType};
 use quarterdeck_plugin::Judge;
 use quarterdeck_plugin::scheduling::{Deferral, Lack, Outcome, Placement, Proposal, Refusal};
+use quarterdeck_store::occupancy::Scope;
 
-use super::frame::{Account, Frame, Place, Session};
+use super::frame::Frame;
+use super::view::{Pin, Purse, Subject, View};
 
 /// What was decided about a session.
 #[derive(Clone, Debug)]
 pub(crate) struct Decision {
-    /// Row of [`Frame::pending`].
+    /// Row of the pending sessions.
     pub session: usize,
     /// The predicates at that time.
     pub checks: Checks,
@@ -26,7 +27,7 @@ pub(crate) struct Decision {
 /// What becomes of a session in a round.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// It gets these agents (rows of [`Frame::agents`]), one per kernel.
+    /// It gets these agents (their rows), one per kernel.
     Placed(Vec<u32>),
     /// A predicate failed.
     Ineligible,
@@ -58,10 +59,10 @@ pub(crate) struct Checks {
 /// A chunk of proposals and what was answered.
 pub(crate) type Exchange = (Vec<Proposal>, Vec<Outcome>);
 
-/// The books of one round.
+/// The books of one round, on the live frame or on a recording of one.
 #[derive(Debug)]
-pub(crate) struct Books<'f> {
-    frame: &'f Frame,
+pub(crate) struct Books<'f, V = Frame> {
+    view: &'f V,
     /// Agents × slots.
     agents: Vec<Vec<u64>>,
     owners: Vec<Vec<u64>>,
@@ -74,18 +75,19 @@ pub(crate) struct Books<'f> {
     steps: Vec<Exchange>,
 }
 
-impl<'f> Books<'f> {
+impl<'f, V: View> Books<'f, V> {
     /// The books as the snapshot is.
-    pub(crate) fn new(frame: &'f Frame) -> Self {
-        let held = |accounts: &[Account]| accounts.iter().map(|a| a.occupied.clone()).collect();
+    pub(crate) fn new(view: &'f V) -> Self {
+        let held = |scope| (0..view.accounts(scope)).map(|row| view.account(scope, row).occupied.to_vec()).collect();
+        let owners = 0..view.accounts(Scope::Keypair);
         Self {
-            frame,
-            agents: frame.agents.iter().map(|a| a.occupied.clone()).collect(),
-            owners: held(&frame.owners),
-            projects: held(&frame.projects),
-            domains: held(&frame.domains),
-            concurrent: frame.owners.iter().map(|o| o.sessions).collect(),
-            decided: vec![false; frame.pending.len()],
+            view,
+            agents: (0..view.agents()).map(|agent| view.site(agent as u32).occupied.to_vec()).collect(),
+            owners: held(Scope::Keypair),
+            projects: held(Scope::Project),
+            domains: held(Scope::Domain),
+            concurrent: owners.map(|row| view.account(Scope::Keypair, row).sessions).collect(),
+            decided: vec![false; view.pending()],
             decisions: Vec::new(),
             steps: Vec::new(),
         }
@@ -111,57 +113,50 @@ impl<'f> Books<'f> {
 
     /// All predicates of a pending session on the books as they are now.
     pub(crate) fn predicates(&self, session: usize) -> Checks {
-        let frame = self.frame;
-        let s = &frame.pending[session];
+        let s = self.view.subject(session);
         let mut checks = Checks::default();
         let mut note = |name: &'static str, failure: Option<String>, refusal| match failure {
             None => checks.passed.push(name),
             Some(msg) => checks.failed.push((name, msg, refusal)),
         };
-        let too_early = s.row.session_type == SessionType::Batch && s.row.starts_at.is_some_and(|at| at > frame.now);
-        note(predicates::RESERVED_TIME, too_early.then(predicates::before_start_time), Refusal::ReservedTime);
+        note(predicates::RESERVED_TIME, s.too_early.then(predicates::before_start_time), Refusal::ReservedTime);
 
-        let waiting: Vec<(String, String)> = s
-            .row
-            .dependencies
-            .iter()
-            .filter(|d| d.result != SessionResult::Success)
-            .map(|d| (d.name.clone(), d.id.to_string()))
-            .collect();
+        let waiting = self.view.waits_for(session);
         let failure = (!waiting.is_empty()).then(|| predicates::waiting_dependencies(&waiting));
         note(predicates::DEPENDENCIES, failure, Refusal::Dependency);
 
-        let (counted, limits) = (self.concurrent[s.owner], frame.owners[s.owner].session_limit);
-        let (count, limit) = if s.row.is_private { (counted.1, limits.1) } else { (counted.0, limits.0) };
+        let (counted, limits) = (self.concurrent[s.owner], self.view.account(Scope::Keypair, s.owner).session_limit);
+        let (count, limit) = if s.private { (counted.1, limits.1) } else { (counted.0, limits.0) };
         let failure = (count >= limit).then(|| predicates::too_many_sessions(limit));
         note(predicates::CONCURRENCY, failure, Refusal::Concurrency);
 
-        if !s.row.is_private {
-            let quota = |account: &Account, held: &[u64], message: fn(&str) -> String| {
-                let limit = match &account.limit {
+        if !s.private {
+            let quota = |scope: Scope, row: usize, held: &[u64], message: fn(&str) -> String| {
+                let Purse { limit, .. } = self.view.account(scope, row);
+                let limit = match limit {
                     Ok(limit) => limit,
                     Err(problem) => return Some(format!("The limit makes no sense: {problem}")),
                 };
                 let within = held
                     .iter()
-                    .zip(s.requested.iter())
+                    .zip(s.requested)
                     .zip(limit)
                     .all(|((held, more), limit)| *limit == u64::MAX || held.saturating_add(*more) <= *limit);
-                (!within).then(|| message(&account.limit_map.humanized(&frame.types)))
+                (!within).then(|| message(&self.view.limit_text(scope, row)))
             };
             note(
                 predicates::KEYPAIR_RESOURCE_LIMIT,
-                quota(&frame.owners[s.owner], &self.owners[s.owner], predicates::keypair_quota_exceeded),
+                quota(Scope::Keypair, s.owner, &self.owners[s.owner], predicates::keypair_quota_exceeded),
                 Refusal::OwnerQuota,
             );
             note(
                 predicates::USER_GROUP_RESOURCE_LIMIT,
-                quota(&frame.projects[s.project], &self.projects[s.project], predicates::group_quota_exceeded),
+                quota(Scope::Project, s.project, &self.projects[s.project], predicates::group_quota_exceeded),
                 Refusal::ProjectQuota,
             );
             note(
                 predicates::DOMAIN_RESOURCE_LIMIT,
-                quota(&frame.domains[s.domain], &self.domains[s.domain], predicates::domain_quota_exceeded),
+                quota(Scope::Domain, s.domain, &self.domains[s.domain], predicates::domain_quota_exceeded),
                 Refusal::DomainQuota,
             );
         }
@@ -199,70 +194,69 @@ impl<'f> Books<'f> {
     }
 
     fn place(&mut self, session: usize, placement: &Placement) -> Verdict {
-        let frame = self.frame;
-        let s = &frame.pending[session];
-        if let Some(no_room) = self.impossible_pin(s) {
+        let view = self.view;
+        let s = view.subject(session);
+        if let Some(no_room) = self.impossible_pin(session, &s) {
             return no_room;
         }
         let refused = |refusal, why: String| Verdict::Refused { refusal, why };
         let agents = &placement.agents;
-        if agents.len() != s.kernels.len() || agents.iter().any(|a| *a as usize >= frame.agents.len()) {
+        if agents.len() != s.kernels || agents.iter().any(|a| *a as usize >= view.agents()) {
             return refused(Refusal::Malformed, "The scheduler proposed a malformed placement.".to_owned());
         }
-        if s.row.cluster_mode == ClusterMode::SingleNode && agents.iter().any(|a| *a != agents[0]) {
+        if !s.multi_node && agents.iter().any(|a| *a != agents[0]) {
             return refused(Refusal::Malformed, "The scheduler split a single-node session.".to_owned());
         }
-        for (kernel, &agent) in s.kernels.iter().zip(agents) {
-            let row = &frame.agents[agent as usize];
-            match kernel.agent {
-                Place::At(pin) if pin != agent => {
+        for (kernel, &agent) in agents.iter().enumerate() {
+            let (task, site) = (view.task(session, kernel), view.site(agent));
+            match task.pin {
+                Pin::At(pin) if pin != agent => {
                     return refused(
                         Refusal::Pinned,
-                        format!("The scheduler ignored the designated agent ({}).", frame.agents[pin as usize].id),
+                        format!("The scheduler ignored the designated agent ({}).", view.site(pin).id),
                     );
                 }
-                Place::Free if !row.schedulable => {
+                Pin::Free if !site.schedulable => {
                     return refused(
                         Refusal::Architecture,
-                        format!("The scheduler chose an agent that takes no sessions ({}).", row.id),
+                        format!("The scheduler chose an agent that takes no sessions ({}).", site.id),
                     );
                 }
                 _ => {}
             }
-            if kernel.architecture != row.architecture {
+            if task.architecture != site.architecture {
                 return refused(
                     Refusal::Architecture,
                     format!(
                         "The scheduler chose an agent of another architecture ({}, {}).",
-                        row.id, frame.architectures[row.architecture as usize]
+                        site.id,
+                        view.architecture(site.architecture)
                     ),
                 );
             }
         }
         // Book kernel by kernel; take back when one doesn't fit.
-        for (i, (kernel, &agent)) in s.kernels.iter().zip(agents).enumerate() {
-            if self.fits(agent, &kernel.requested).is_some() {
-                for (kernel, &agent) in s.kernels[..i].iter().zip(agents) {
-                    subtract(&mut self.agents[agent as usize], &kernel.requested);
+        for (i, &agent) in agents.iter().enumerate() {
+            let requested = view.task(session, i).requested;
+            if self.fits(agent, requested).is_some() {
+                for (kernel, &agent) in agents[..i].iter().enumerate() {
+                    subtract(&mut self.agents[agent as usize], view.task(session, kernel).requested);
                 }
                 return refused(
                     Refusal::Capacity,
-                    format!(
-                        "The scheduler chose an agent without enough capacity ({}).",
-                        frame.agents[agent as usize].id
-                    ),
+                    format!("The scheduler chose an agent without enough capacity ({}).", view.site(agent).id),
                 );
             }
-            add(&mut self.agents[agent as usize], &kernel.requested);
+            add(&mut self.agents[agent as usize], requested);
         }
         let concurrent = &mut self.concurrent[s.owner];
-        if s.row.is_private {
+        if s.private {
             concurrent.1 += 1;
         } else {
             concurrent.0 += 1;
-            add(&mut self.owners[s.owner], &s.requested);
-            add(&mut self.projects[s.project], &s.requested);
-            add(&mut self.domains[s.domain], &s.requested);
+            add(&mut self.owners[s.owner], s.requested);
+            add(&mut self.projects[s.project], s.requested);
+            add(&mut self.domains[s.domain], s.requested);
         }
         Verdict::Placed(agents.clone())
     }
@@ -274,7 +268,7 @@ impl<'f> Books<'f> {
 
     /// As [`Books::fits`], with what is tentatively taken: (agent, amounts).
     fn fits_with(&self, agent: u32, requested: &[u64], taken: &[(u32, &[u64])]) -> Option<usize> {
-        let (capacity, occupied) = (&self.frame.agents[agent as usize].capacity, &self.agents[agent as usize]);
+        let (capacity, occupied) = (self.view.site(agent).capacity, &self.agents[agent as usize]);
         (0..capacity.len()).find(|&slot| {
             let tentative =
                 taken.iter().filter(|(a, _)| *a == agent).fold(0_u64, |sum, (_, t)| sum.saturating_add(t[slot]));
@@ -283,15 +277,19 @@ impl<'f> Books<'f> {
     }
 
     /// A pin that no placement can satisfy.
-    fn impossible_pin(&self, s: &Session) -> Option<Verdict> {
-        s.kernels.iter().enumerate().find_map(|(i, kernel)| {
-            let id = match &kernel.agent {
-                Place::Missing(id) => id,
-                Place::At(a) if !self.frame.agents[*a as usize].alive => &self.frame.agents[*a as usize].id,
-                Place::At(a) if self.frame.agents[*a as usize].architecture != kernel.architecture => {
-                    return Some(no_room(s, i, incompatible(s, i)));
-                }
-                _ => return None,
+    fn impossible_pin(&self, session: usize, s: &Subject) -> Option<Verdict> {
+        (0..s.kernels).find_map(|i| {
+            let task = self.view.task(session, i);
+            let id = match task.pin {
+                Pin::Free => return None,
+                Pin::Missing(id) => id,
+                Pin::At(agent) => match self.view.site(agent) {
+                    site if !site.alive => site.id,
+                    site if site.architecture != task.architecture => {
+                        return Some(no_room(s, i, self.incompatible(session, s, i)));
+                    }
+                    _ => return None,
+                },
             };
             Some(no_room(s, i, format!("The designated agent ({id}) is not available.")))
         })
@@ -300,11 +298,11 @@ impl<'f> Books<'f> {
     /// What a user is told about a session that a policy found no place for. The policy says what
     /// kind of lack it is; the facts are looked up here.
     fn no_room(&self, session: usize, deferral: &Deferral) -> Verdict {
-        let s = &self.frame.pending[session];
+        let s = self.view.subject(session);
         let mut verdict = if deferral.lack == Lack::HeldBack {
-            no_room(s, 0, "The scheduler holds the session back.".to_owned())
+            no_room(&s, 0, "The scheduler holds the session back.".to_owned())
         } else {
-            self.diagnose(s)
+            self.diagnose(session, &s)
         };
         let detail: String = deferral.detail.chars().filter(|c| !c.is_control()).take(512).collect();
         if let (Verdict::NoRoom { msg, .. }, false) = (&mut verdict, detail.is_empty()) {
@@ -313,20 +311,19 @@ impl<'f> Books<'f> {
         verdict
     }
 
-    fn diagnose(&self, s: &Session) -> Verdict {
-        if let Some(verdict) = self.impossible_pin(s) {
-            return verdict;
-        }
-        match s.row.cluster_mode {
-            ClusterMode::SingleNode => self.diagnose_single(s),
-            ClusterMode::MultiNode => self.diagnose_multi(s),
+    fn diagnose(&self, session: usize, s: &Subject) -> Verdict {
+        match self.impossible_pin(session, s) {
+            Some(verdict) => verdict,
+            None if s.multi_node => self.diagnose_multi(session, s),
+            None => self.diagnose_single(session, s),
         }
     }
 
-    fn diagnose_single(&self, s: &Session) -> Verdict {
-        let first = &s.kernels[0];
-        if s.kernels.iter().any(|k| k.architecture != first.architecture) {
-            let mut names: Vec<&str> = s.kernels.iter().map(|k| k.row.architecture.as_str()).collect();
+    fn diagnose_single(&self, session: usize, s: &Subject) -> Verdict {
+        let first = self.view.task(session, 0);
+        let architectures = || (0..s.kernels).map(|kernel| self.view.task(session, kernel).architecture);
+        if architectures().any(|a| a != first.architecture) {
+            let mut names: Vec<&str> = architectures().map(|a| self.view.architecture(a)).collect();
             names.sort_unstable();
             names.dedup();
             return no_room(
@@ -335,58 +332,76 @@ impl<'f> Books<'f> {
                 format!("Kernels of different architectures ({}) can't share a single node.", names.join(", ")),
             );
         }
-        if let Place::At(agent) = first.agent {
-            return match self.fits(agent, &s.requested) {
+        if let Pin::At(agent) = first.pin {
+            return match self.fits(agent, s.requested) {
                 Some(slot) => no_room(s, 0, self.too_small(agent, slot, s.requested[slot], &[])),
-                None => no_room(s, 0, nowhere(s, &self.frame.group)),
+                None => no_room(s, 0, self.nowhere(session, s)),
             };
         }
-        let compatible = self.frame.agents.iter().any(|a| a.schedulable && a.architecture == first.architecture);
-        no_room(s, 0, if compatible { nowhere(s, &self.frame.group) } else { incompatible(s, 0) })
+        let compatible = self.compatible(first.architecture).next().is_some();
+        no_room(s, 0, if compatible { self.nowhere(session, s) } else { self.incompatible(session, s, 0) })
+    }
+
+    /// Agents that take sessions of an architecture.
+    fn compatible(&self, architecture: u32) -> impl Iterator<Item = u32> {
+        (0..self.view.agents() as u32).filter(move |agent| {
+            let site = self.view.site(*agent);
+            site.schedulable && site.architecture == architecture
+        })
     }
 
     /// Walks the kernels, giving each the first agent with room, until one finds none.
-    fn diagnose_multi(&self, s: &Session) -> Verdict {
+    fn diagnose_multi(&self, session: usize, s: &Subject) -> Verdict {
         let mut taken: Vec<(u32, &[u64])> = Vec::new();
-        for (i, kernel) in s.kernels.iter().enumerate() {
-            if let Place::At(agent) = kernel.agent {
-                if let Some(slot) = self.fits_with(agent, &kernel.requested, &taken) {
-                    return no_room(s, i, self.too_small(agent, slot, kernel.requested[slot], &taken));
+        for i in 0..s.kernels {
+            let task = self.view.task(session, i);
+            if let Pin::At(agent) = task.pin {
+                if let Some(slot) = self.fits_with(agent, task.requested, &taken) {
+                    return no_room(s, i, self.too_small(agent, slot, task.requested[slot], &taken));
                 }
-                taken.push((agent, &kernel.requested));
+                taken.push((agent, task.requested));
                 continue;
             }
-            let mut compatible = self
-                .frame
-                .agents
-                .iter()
-                .enumerate()
-                .filter(|(_, a)| a.schedulable && a.architecture == kernel.architecture)
-                .map(|(i, _)| i as u32)
-                .peekable();
+            let mut compatible = self.compatible(task.architecture).peekable();
             if compatible.peek().is_none() {
-                return no_room(s, i, incompatible(s, i));
+                return no_room(s, i, self.incompatible(session, s, i));
             }
-            match compatible.find(|a| self.fits_with(*a, &kernel.requested, &taken).is_none()) {
-                Some(agent) => taken.push((agent, &kernel.requested)),
-                None => return no_room(s, i, nowhere(s, &self.frame.group)),
+            match compatible.find(|a| self.fits_with(*a, task.requested, &taken).is_none()) {
+                Some(agent) => taken.push((agent, task.requested)),
+                None => return no_room(s, i, self.nowhere(session, s)),
             }
         }
         // It might fit after all; the policy knows better why not.
-        no_room(s, s.kernels.len() - 1, nowhere(s, &self.frame.group))
+        no_room(s, s.kernels - 1, self.nowhere(session, s))
+    }
+
+    fn nowhere(&self, session: usize, s: &Subject) -> String {
+        let id = self.view.session_id(session);
+        let words = if s.multi_node { predicates::no_room_for_kernel } else { predicates::no_room_for_session };
+        words(&id, self.view.group())
+    }
+
+    fn incompatible(&self, session: usize, s: &Subject, kernel: usize) -> String {
+        let architecture = self.view.architecture(self.view.task(session, kernel).architecture);
+        let words = if s.multi_node {
+            predicates::no_compatible_agent_for_kernel
+        } else {
+            predicates::no_compatible_agent_for_session
+        };
+        words(self.view.image(session, kernel), architecture)
     }
 
     fn too_small(&self, agent: u32, slot: usize, requested: u64, taken: &[(u32, &[u64])]) -> String {
-        let (name, kind) = &self.frame.slots[slot];
-        let row = &self.frame.agents[agent as usize];
+        let (name, kind) = self.view.slot(slot);
+        let site = self.view.site(agent);
         let tentative =
             taken.iter().filter(|(a, _)| *a == agent).fold(0_u64, |sum, (_, t)| sum.saturating_add(t[slot]));
-        let left = row.capacity[slot].saturating_sub(self.agents[agent as usize][slot].saturating_add(tentative));
-        predicates::designated_agent_too_small(row.id.as_str(), name, &decimal(*kind, requested), &decimal(*kind, left))
+        let left = site.capacity[slot].saturating_sub(self.agents[agent as usize][slot].saturating_add(tentative));
+        predicates::designated_agent_too_small(site.id, name, &decimal(kind, requested), &decimal(kind, left))
     }
 }
 
-impl Judge for Books<'_> {
+impl<V: View> Judge for Books<'_, V> {
     fn judge(&mut self, proposals: &[Proposal]) -> Vec<Outcome> {
         let outcomes: Vec<Outcome> = proposals.iter().map(|p| self.judge_one(p)).collect();
         self.steps.push((proposals.to_vec(), outcomes.clone()));
@@ -412,22 +427,6 @@ fn decimal(kind: SlotKind, amount: u64) -> String {
     quantity.to_string()
 }
 
-fn no_room(s: &Session, kernel: usize, msg: String) -> Verdict {
-    Verdict::NoRoom { msg, kernel: (s.row.cluster_mode == ClusterMode::MultiNode).then_some(kernel) }
-}
-
-fn nowhere(s: &Session, group: &str) -> String {
-    let id = s.row.id.to_string();
-    match s.row.cluster_mode {
-        ClusterMode::SingleNode => predicates::no_room_for_session(&id, group),
-        ClusterMode::MultiNode => predicates::no_room_for_kernel(&id, group),
-    }
-}
-
-fn incompatible(s: &Session, kernel: usize) -> String {
-    let k = &s.kernels[kernel].row;
-    match s.row.cluster_mode {
-        ClusterMode::SingleNode => predicates::no_compatible_agent_for_session(&k.image, &k.architecture),
-        ClusterMode::MultiNode => predicates::no_compatible_agent_for_kernel(&k.image, &k.architecture),
-    }
+fn no_room(s: &Subject, kernel: usize, msg: String) -> Verdict {
+    Verdict::NoRoom { msg, kernel: s.multi_node.then_some(kernel) }
 }

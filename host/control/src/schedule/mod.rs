@@ -7,9 +7,14 @@
 
 mod books;
 mod commit;
+mod compare;
+mod facts;
 mod frame;
 mod record;
+mod recorded;
+mod replay;
 mod snapshot;
+mod view;
 mod worker;
 
 #[cfg(test)]
@@ -18,13 +23,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::{SessionId, SessionStatus, Timestamp};
 use quarterdeck_plugin::scheduling::Snapshot;
-use quarterdeck_plugin::{Call, Failure};
+use quarterdeck_plugin::{Call, Failure, RoundTrace};
 use quarterdeck_store::rounds::{self, NewRound};
 use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
 use quarterdeck_store::schedule as rows;
@@ -36,8 +41,13 @@ use crate::policies::Bound;
 
 use books::{Books, Decision, Exchange, Verdict};
 use frame::Frame;
+use record::Exposure;
 
-pub use record::{FORMAT as RECORDING_FORMAT, RecordedPlugin, Recording, Step};
+pub use compare::{Change, Changes, Decisions, Difference, Fate, RoundMetrics, SlotShare};
+pub use facts::{AccountFacts, AgentFacts, Facts, KernelFacts, Malformed, SessionFacts, TableColumn, Waiting};
+pub use record::{FORMAT as RECORDING_FORMAT, Fallback, RecordedCall, RecordedPlugin, Recording, Step, Timings};
+pub use recorded::{Reason, RecordedBooks};
+pub use replay::{REPLAY_FUEL, Replay};
 pub(crate) use snapshot::{session_kind, slot_kind};
 pub use worker::run;
 
@@ -150,6 +160,7 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         .map(|d| frame.pending[d.session].row.id)
         .collect();
     let duration = started.elapsed();
+    let recording = round.exposure.map(|exposure| exposure.develop(&frame).to_bytes()).transpose()?;
     let record = (!frame.pending.is_empty()).then(|| NewRound {
         scaling_group: group.name.clone(),
         at: now,
@@ -160,7 +171,7 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         deferred: deferred.len() as i64,
         refused: (round.decisions.len() - deferred.len() - commit.placed.len()) as i64,
         duration_us: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
-        recording: round.recording,
+        recording,
     });
     if commit::is_empty(&commit) && record.is_none() {
         return Ok(Pass::default());
@@ -271,7 +282,7 @@ fn split_expired(mut queue: rows::Queue, now: Timestamp, timeout: f64) -> (rows:
 struct Round {
     decisions: Vec<Decision>,
     outcome: String,
-    recording: Option<Vec<u8>>,
+    exposure: Option<Exposure>,
 }
 
 /// One run of a policy over a frame.
@@ -279,19 +290,23 @@ struct Run {
     decisions: Vec<Decision>,
     steps: Vec<Exchange>,
     snapshot: Snapshot,
+    snapshot_time: Duration,
+    seed: u64,
+    trace: RoundTrace,
     failure: Option<Failure>,
 }
 
 /// Asks the policy; when it fails, asks the built-in one on fresh books of the same frame.
 async fn decide(control: &Control, bound: &Bound, frame: &Arc<Frame>) -> Result<Round> {
     let number = control.schedule_state().next_round(frame.now);
-    let run = ask(bound, frame, number).await?;
-    let Some(failure) = run.failure else {
+    let mut run = ask(bound, frame, number).await?;
+    let outcome = replay::outcome(run.failure.as_ref());
+    let Some(failure) = run.failure.take() else {
         control.policies().succeeded(bound).await;
-        let recording = recording(control, frame, bound, run.snapshot, run.steps, "ok")?;
-        return Ok(Round { decisions: run.decisions, outcome: "ok".to_owned(), recording });
+        let decisions = std::mem::take(&mut run.decisions);
+        let exposure = expose(control, bound, run, &outcome, None);
+        return Ok(Round { decisions, outcome, exposure });
     };
-    let outcome = format!("{}: {failure}", failure.label());
     let info = &bound.plugin.info;
     tracing::warn!(group = frame.group, plugin = info.name, version = info.version, digest = bound.plugin.digest,
         outcome = failure.label(), reason = %failure, "a scheduler failed; the built-in one takes over for this round");
@@ -302,28 +317,30 @@ async fn decide(control: &Control, bound: &Bound, frame: &Arc<Frame>) -> Result<
     };
     control.metrics().plugin_fallbacks.get_or_create(&labels).inc();
     control.policies().failed(bound, &failure).await;
-    // The recording is about the policy that failed: that is what somebody will want to look at.
-    let recording = recording(control, frame, bound, run.snapshot, run.steps, &outcome)?;
     let fallback = control.policies().fallback_scheduler().await?;
-    let run = ask(&fallback, frame, number).await?;
-    match run.failure {
-        None => Ok(Round { decisions: run.decisions, outcome, recording }),
-        Some(failure) => Err(Error::Internal(format!("the built-in scheduler failed: {failure}"))),
+    let second = ask(&fallback, frame, number).await?;
+    if let Some(failure) = second.failure {
+        return Err(Error::Internal(format!("the built-in scheduler failed: {failure}")));
     }
+    let plugin = RecordedPlugin::of(&fallback.plugin, &fallback.config);
+    let fallback = Fallback { plugin, steps: record::steps(second.steps) };
+    // The recording is about the policy that failed: that is what somebody will want to look at.
+    let exposure = expose(control, bound, run, &outcome, Some(fallback));
+    Ok(Round { decisions: second.decisions, outcome, exposure })
 }
 
-fn recording(
-    control: &Control,
-    frame: &Frame,
-    bound: &Bound,
-    snapshot: Snapshot,
-    steps: Vec<Exchange>,
-    outcome: &str,
-) -> Result<Option<Vec<u8>>> {
-    if !control.settings().record_rounds {
-        return Ok(None);
-    }
-    Recording::new(frame, bound, snapshot, steps, outcome).to_bytes().map(Some)
+/// Keeps what a recording needs, if there is to be one.
+fn expose(control: &Control, bound: &Bound, run: Run, outcome: &str, fallback: Option<Fallback>) -> Option<Exposure> {
+    control.settings().record_rounds.then(|| Exposure {
+        plugin: RecordedPlugin::of(&bound.plugin, &bound.config),
+        call: RecordedCall { seed: run.seed, limits: control.runtime().limits().clone(), ..RecordedCall::default() },
+        snapshot: run.snapshot,
+        snapshot_time: run.snapshot_time,
+        steps: run.steps,
+        trace: run.trace,
+        outcome: outcome.to_owned(),
+        fallback,
+    })
 }
 
 /// Runs a policy on a thread that may block.
@@ -333,11 +350,13 @@ async fn ask(bound: &Bound, frame: &Arc<Frame>, number: u64) -> Result<Run> {
     call.seed = seed(&frame.group, number);
     call.tag = format!("{} {number}", frame.group);
     tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
         let snapshot = snapshot::columns(&frame, number, call.seed, &plugin.info.columns);
-        let mut books = Books::new(&frame);
-        let failure = plugin.schedule(&call, &snapshot, &mut books).err();
+        let snapshot_time = started.elapsed();
+        let mut books = Books::new(&*frame);
+        let (trace, result) = plugin.schedule_traced(&call, &snapshot, &mut books);
         let (decisions, steps) = books.close();
-        Run { decisions, steps, snapshot, failure }
+        Run { decisions, steps, snapshot, snapshot_time, seed: call.seed, trace, failure: result.err() }
     })
     .await
     .map_err(|e| Error::Internal(format!("a scheduling round broke off: {e}")))

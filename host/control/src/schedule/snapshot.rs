@@ -5,6 +5,7 @@ use quarterdeck_model::{ClusterMode, SessionType};
 use quarterdeck_plugin::{description, scheduling, types};
 
 use super::books::Books;
+use super::facts::TableColumn;
 use super::frame::{Account, Frame, Kernel, Place, Session};
 
 /// An optional column: its table, its name, and how it is made.
@@ -31,6 +32,15 @@ fn eligible(frame: &Frame) -> types::ColumnData {
 fn expected_ms(frame: &Frame) -> types::ColumnData {
     let expected = |s: &Session| s.row.expected_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
     types::ColumnData::Integers(frame.pending.iter().map(expected).collect())
+}
+
+/// All optional columns of `frame`, in the order in which policies are sent them.
+pub(crate) fn optional(frame: &Frame) -> Vec<TableColumn> {
+    let made = |c: &OptionalColumn| TableColumn {
+        table: c.table.to_owned(),
+        column: types::Column { name: c.name.to_owned(), data: (c.make)(frame) },
+    };
+    CATALOGUE.iter().map(made).collect()
 }
 
 /// The columns of `frame`, with those optional ones of `wanted` that exist.

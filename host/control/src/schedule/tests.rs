@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use quarterdeck_model::slots::{SlotKind, SlotTypes};
@@ -21,7 +22,8 @@ use uuid::Uuid;
 
 use super::books::{Books, Verdict};
 use super::frame::Frame;
-use super::snapshot;
+use super::record::Exposure;
+use super::{RecordedBooks, RecordedCall, RecordedPlugin, Recording, snapshot};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 const PROJECT: ProjectId = ProjectId(Uuid::nil());
@@ -165,6 +167,22 @@ fn agents(input: &Json) -> Vec<AgentRow> {
 
 fn frame(queue: Queue) -> Frame {
     Frame::build("sg", NOW, types(), queue)
+}
+
+/// A recording of a frame that no policy has seen yet, after a journey through its stored form.
+fn recorded(frame: &Frame) -> Recording {
+    let exposure = Exposure {
+        plugin: RecordedPlugin::default(),
+        call: RecordedCall::default(),
+        snapshot: snapshot::columns(frame, 1, 1, &[]),
+        snapshot_time: Duration::ZERO,
+        steps: Vec::new(),
+        trace: quarterdeck_plugin::RoundTrace::default(),
+        outcome: "ok".to_owned(),
+        fallback: None,
+    };
+    let recording = exposure.develop(frame);
+    Recording::from_bytes(&recording.to_bytes().unwrap()).unwrap()
 }
 
 #[test]
@@ -500,6 +518,17 @@ proptest! {
             prop_assert!(started.0 == 0 || booked.0 <= owner.session_limit.0);
             prop_assert!(started.1 == 0 || booked.1 <= owner.session_limit.1);
         }
+        // A recording, written down and read again, answers the same, to the word.
+        let (mut books, recording) = (Books::new(&frame), recorded(&frame));
+        let mut again = RecordedBooks::new(&recording).into_inner();
+        for (row, _) in frame.pending.iter().enumerate() {
+            prop_assert_eq!(books.predicates(row), again.predicates(row));
+        }
+        for chunk in &world.proposals {
+            prop_assert_eq!(books.judge(chunk), again.judge(chunk));
+        }
+        prop_assert_eq!(books.occupied(), again.occupied());
+        prop_assert_eq!(format!("{:?}", books.close()), format!("{:?}", again.close()));
         // What is written follows from it, whatever it was.
         let commit = super::commit::prepare(&frame, &[], &decisions);
         let noted = commit.placed.len() + commit.records.len() + commit.cancelled.len();
