@@ -141,6 +141,11 @@ u POST /admin/graphql query variables operation_name
 s GET,POST /plugins
 s POST,DELETE /plugins/bindings plugin target config order failure_policy
 s POST /plugins/rollback target kind
+s GET /plugins/rounds scaling_group plugin outcome since before recorded limit
+s GET /plugins/rounds/export id scaling_group plugin outcome since before recorded limit pseudonymise compression
+s GET /plugins/rounds/{n} decisions
+s POST /plugins/rounds/{n}/replay plugin config fuel
+s POST /plugins/rounds/{n}/diff left right fuel
 s GET /plugins/{n}
 - GET /healthz
 - GET /readyz

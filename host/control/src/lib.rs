@@ -34,6 +34,7 @@ pub mod plugins;
 pub mod policies;
 mod principal;
 pub mod retention;
+pub mod rounds;
 pub mod schedule;
 pub mod scope;
 pub mod sessions;
@@ -91,9 +92,9 @@ pub struct Settings {
     pub hide_agents: bool,
     /// Proxies whose `X-Forwarded-For` counts.
     pub trusted_proxies: Vec<IpNet>,
-    /// Keep scheduling rounds for replay.
+    /// Keep recordings of scheduling rounds for replay; without, only their summaries.
     pub record_rounds: bool,
-    /// How many rounds are kept for each scaling group.
+    /// How many rounds are kept for each scaling group, unless `config/rounds/keep` says otherwise.
     pub round_ring: usize,
     /// Calls to agents that may be under way at once, to start or to end kernels.
     pub agent_calls: usize,
@@ -160,6 +161,8 @@ pub(crate) struct Inner {
     arrivals: enqueue::Arrivals,
     leadership: leadership::Leadership,
     schedule: schedule::State,
+    recorder: schedule::Recorder,
+    replays: rounds::Replays,
     idle: idle::State,
 }
 
@@ -195,6 +198,7 @@ impl Control {
             policies::Policies::open(store.clone(), plugins.clone(), Arc::clone(&config), Arc::clone(&metrics)).await?;
         let (intake, reports) = agents::intake::Intake::new();
         let (arrivals, sessions) = enqueue::Arrivals::new();
+        let (recorder, recordings) = schedule::Recorder::new();
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
             calls: calls::Calls::new(settings.agent_calls),
@@ -203,6 +207,8 @@ impl Control {
             live: agents::Live::default(),
             signals: Signals::default(),
             schedule: schedule::State::default(),
+            recorder,
+            replays: rounds::Replays::default(),
             idle: idle::State::default(),
             runtime: plugins,
             store,
@@ -216,6 +222,7 @@ impl Control {
         });
         tokio::spawn(agents::intake::run(Arc::downgrade(&inner), reports));
         tokio::spawn(enqueue::run(Arc::downgrade(&inner), sessions));
+        tokio::spawn(schedule::recorder::run(Arc::downgrade(&inner), recordings));
         Ok(Self { inner })
     }
 
@@ -272,6 +279,15 @@ impl Control {
     /// What this host remembers of its scheduling passes.
     pub fn schedule_state(&self) -> &schedule::State {
         &self.inner.schedule
+    }
+
+    /// What writes the recordings of rounds.
+    pub fn recorder(&self) -> &schedule::Recorder {
+        &self.inner.recorder
+    }
+
+    pub(crate) fn replays(&self) -> &rounds::Replays {
+        &self.inner.replays
     }
 
     /// What this host remembers of its idle checks.

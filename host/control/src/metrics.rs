@@ -78,6 +78,8 @@ pub struct Metrics {
     pub starts: Family<ByOutcome, Counter>,
     /// Calls that end kernels, by outcome.
     pub destroys: Family<ByOutcome, Counter>,
+    /// Recordings of rounds that were not kept: too many at once, too large, or the database failed.
+    pub lost_recordings: Counter,
     /// When each of this host's loops last finished a pass, in Unix seconds.
     pub loop_passes: Family<ByLoop, Gauge>,
 }
@@ -111,6 +113,8 @@ impl Default for Metrics {
         registry.register("agent_starts", "Calls to agents that start kernels, by outcome", starts.clone());
         let destroys = Family::default();
         registry.register("agent_destroys", "Calls to agents that end kernels, by outcome", destroys.clone());
+        let lost_recordings = Counter::default();
+        registry.register("schedule_lost_recordings", "Recordings of rounds not kept", lost_recordings.clone());
         let loop_passes = Family::default();
         registry.register("loop_last_pass_timestamp_seconds", "When a loop last finished a pass", loop_passes.clone());
         Self {
@@ -128,6 +132,7 @@ impl Default for Metrics {
             enqueued,
             starts,
             destroys,
+            lost_recordings,
             loop_passes,
         }
     }

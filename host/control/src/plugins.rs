@@ -162,7 +162,8 @@ fn is_digest_of(reference: &str, digest: &str) -> bool {
     hex.len() >= 8 && hex.bytes().all(|b| b.is_ascii_hexdigit()) && digest.starts_with(&hex.to_ascii_lowercase())
 }
 
-async fn find(tx: &mut Tx, reference: &str) -> Result<RevisionRow> {
+/// The newest revision that `reference` (see [`BindRequest::plugin`]) names.
+pub(crate) async fn find(tx: &mut Tx, reference: &str) -> Result<RevisionRow> {
     let (name, version) = split_reference(reference);
     let mut matches: Vec<RevisionRow> = plugins::revisions(tx)
         .await?

@@ -60,8 +60,9 @@ async fn load_vectors() {
             schedule::pass(scenario.control(), "sg").await.unwrap();
             let state = scenario.control().schedule_state().groups();
             assert!(state["sg"].outcome.contains("Cannot load the scheduler plugin"), "{state:?}");
-            let rounds =
-                quarterdeck_store::rounds::newest(&mut scenario.control().store().reader(), "sg", 10).await.unwrap();
+            let all = quarterdeck_store::rounds::Filter::default();
+            let mut sql = scenario.control().store().reader();
+            let rounds = quarterdeck_store::rounds::list(&mut sql, &all, 10).await.unwrap();
             assert_eq!(rounds.len(), 1);
         }
         ran += 1;
@@ -151,20 +152,56 @@ async fn rounds_are_recorded_in_a_bounded_ring() {
     });
     for db in quarterdeck_store::testing::databases().await {
         let mut scenario = Scenario::build(db, &input).await;
-        for _ in 0..scenario.control().settings().round_ring + 3 {
+        let control = scenario.control().clone();
+        let list = async || {
+            control.recorder().flush().await;
+            let all = quarterdeck_store::rounds::Filter::default();
+            quarterdeck_store::rounds::list(&mut control.store().reader(), &all, 10_000).await.unwrap()
+        };
+        let set = async |key: &str, value: &str| {
+            control.config_tree().set(&[(format!("config/rounds/{key}"), value.to_owned())]).await.unwrap();
+        };
+        // The first round places one; the second finds that the other still has no room; the third says it again.
+        for kept in [1, 2, 2, 2] {
+            scenario.tick().await;
+            assert_eq!(list().await.len(), kept);
+        }
+        set("mode", "all").await;
+        set("keep", "5").await;
+        for _ in 0..8 {
             scenario.tick().await;
         }
-        let mut sql = scenario.control().store().reader();
-        let rounds = quarterdeck_store::rounds::newest(&mut sql, "sg", 10_000).await.unwrap();
-        assert_eq!(rounds.len(), scenario.control().settings().round_ring);
+        let rounds = list().await;
+        assert_eq!(rounds.len(), 5);
         let newest = &rounds[0];
-        assert_eq!((newest.outcome.as_str(), newest.placed, newest.deferred), ("ok", 0, 1));
-        let bytes = quarterdeck_store::rounds::recording(&mut sql, newest.id).await.unwrap().unwrap();
+        assert_eq!((newest.outcome.as_str(), newest.pending, newest.placed, newest.deferred), ("ok", 1, 0, 1));
+        let bytes =
+            quarterdeck_store::rounds::recording(&mut control.store().reader(), newest.id).await.unwrap().unwrap();
+        assert_eq!(newest.bytes, Some(bytes.len() as i64));
         let recording = schedule::Recording::from_bytes(&bytes).unwrap();
         assert_eq!(recording.plugin.name, "fifo");
-        assert_eq!(recording.plugin.digest, newest.digest);
+        assert_eq!((&recording.plugin.digest, &recording.plugin.version), (&newest.digest, &newest.version));
         assert_eq!(recording.snapshot.pending.count, 1);
+        assert_eq!(recording.facts.owners[0].id, "A");
         assert_eq!(recording.steps.len(), 1);
+        assert!(recording.timings.commit_us > 0 && recording.timings.total_us > recording.timings.call_us);
+        // The last exchange is the empty one that ends the round.
+        let timings = &recording.timings;
+        assert_eq!([&timings.propose_us, &timings.judge_us, &timings.settle_us].map(Vec::len), [2; 3]);
+
+        // Two recordings have room, then none; summaries stay.
+        let size = newest.bytes.unwrap();
+        set("max-bytes", &(size * 5 / 2).to_string()).await;
+        scenario.tick().await;
+        assert_eq!(list().await.iter().filter(|r| r.bytes.is_some()).count(), 2);
+        set("max-bytes", "10").await;
+        scenario.tick().await;
+        let rounds = list().await;
+        assert_eq!((rounds.len(), rounds[0].bytes), (5, None), "too large to be kept");
+        set("mode", "off").await;
+        let before = rounds[0].id;
+        scenario.tick().await;
+        assert_eq!(list().await[0].id, before);
     }
 }
 

@@ -4,8 +4,8 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value as Json;
@@ -77,6 +77,46 @@ impl ApiClient {
         content_type: &str,
         body: Bytes,
     ) -> anyhow::Result<Json> {
+        let response = self.request(method, path, content_type, body).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        let document: Json =
+            if bytes.is_empty() { Json::Null } else { serde_json::from_slice(&bytes).unwrap_or(Json::Null) };
+        if !status.is_success() {
+            bail!("{}", problem(status, &document));
+        }
+        Ok(document)
+    }
+
+    /// Fetches bytes of any length, piece by piece. A problem document becomes an error as in [`ApiClient::send`].
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> anyhow::Result<()> {
+        let response = self.request(Method::GET, path, "application/json", Bytes::new()).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            let bytes = body.collect().await?.to_bytes();
+            bail!("{}", problem(status, &serde_json::from_slice(&bytes).unwrap_or(Json::Null)));
+        }
+        while let Some(frame) = body.frame().await {
+            let frame = frame.context("the answer breaks off")?;
+            if let Some(bytes) = frame.data_ref() {
+                take(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> anyhow::Result<Response<Incoming>> {
         let date = chrono::Utc::now();
         let raw_date = date.to_rfc3339_opts(chrono::SecondsFormat::Micros, false);
         let signature = self.sign(&method, path, content_type, &raw_date, &date.format("%Y%m%d").to_string());
@@ -93,15 +133,7 @@ impl ApiClient {
                 format!("BackendAI signMethod=HMAC-SHA256, credential={}:{signature}", self.access_key),
             )
             .body(Full::new(body))?;
-        let response = self.http.request(request).await.with_context(|| format!("{} doesn't answer", self.endpoint))?;
-        let status = response.status();
-        let bytes = response.into_body().collect().await?.to_bytes();
-        let document: Json =
-            if bytes.is_empty() { Json::Null } else { serde_json::from_slice(&bytes).unwrap_or(Json::Null) };
-        if !status.is_success() {
-            bail!("{}", problem(status, &document));
-        }
-        Ok(document)
+        self.http.request(request).await.with_context(|| format!("{} doesn't answer", self.endpoint))
     }
 
     fn sign(&self, method: &Method, path: &str, content_type: &str, date: &str, day: &str) -> String {

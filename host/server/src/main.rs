@@ -30,6 +30,8 @@ enum Command {
     AgentToken(command::agent::TokenCommand),
     /// Administer policy plugins on a running server
     Plugin(command::plugin::PluginArgs),
+    /// Look at the scheduling rounds that a running server recorded, and play them again
+    Round(command::round::RoundArgs),
     /// Show what can be configured
     #[command(subcommand)]
     Config(command::config::ConfigCommand),
@@ -67,6 +69,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => command::agent::run(args),
         Command::AgentToken(command) => runtime()?.block_on(command::agent::token(command)),
         Command::Plugin(args) => runtime()?.block_on(command::plugin::run(args)),
+        Command::Round(args) => runtime()?.block_on(command::round::run(args)),
     }
 }
 

@@ -49,7 +49,8 @@ trusted_proxies = ["127.0.0.0/8", "::1/128"]
 # Hide agents and container ids from everybody but superadmins.
 hide_agents = false
 
-# Keep the newest scheduling rounds (snapshot, proposals, verdicts) for replay; 0 = none.
+# Keep so many of each group's newest scheduling rounds (snapshot, proposals, verdicts) for replay; 0 = summaries only.
+# `config/rounds/{keep,max-bytes,mode}` of the shared configuration change the bounds while the server runs.
 recorded_rounds = 200
 "#;
 

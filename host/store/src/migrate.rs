@@ -11,7 +11,10 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use crate::error::Result;
 use crate::sql::{Dialect, Pools};
 
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "first schema", include_str!("../migrations/0001_first_schema.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first schema", include_str!("../migrations/0001_first_schema.sql")),
+    (4, "recordings apart from rounds", include_str!("../migrations/0004_rounds.sql")),
+];
 
 fn migrator(dialect: Dialect) -> Migrator {
     let identity = match dialect {

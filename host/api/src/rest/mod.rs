@@ -8,6 +8,7 @@ mod manager;
 mod plugins;
 mod resource;
 mod root;
+mod rounds;
 mod scaling_groups;
 mod session;
 mod session_create;
@@ -29,6 +30,7 @@ pub(crate) fn routes() -> Vec<Route> {
         scaling_groups::routes(),
         acl::routes(),
         admin::routes(),
+        rounds::routes(),
         plugins::routes(),
         stream::routes(),
         inventory::routes(),

@@ -163,8 +163,13 @@ pub(crate) fn is_empty(commit: &Commit) -> bool {
 }
 
 /// Writes a round, with its record in the ring; collisions with other writers are sorted out by
-/// trying again.
-pub(crate) async fn write(store: &Store, commit: &Commit, round: Option<NewRound>, keep: i64) -> Result<Committed> {
+/// trying again. What became of it, and the id of its record.
+pub(crate) async fn write(
+    store: &Store,
+    commit: &Commit,
+    round: Option<NewRound>,
+    keep: i64,
+) -> Result<(Committed, Option<i64>)> {
     crate::retry(|| async { Ok(write_once(store, commit, round.clone(), keep).await?) }).await
 }
 
@@ -173,14 +178,15 @@ async fn write_once(
     commit: &Commit,
     round: Option<NewRound>,
     keep: i64,
-) -> quarterdeck_store::Result<Committed> {
+) -> quarterdeck_store::Result<(Committed, Option<i64>)> {
     let mut tx = store.begin().await?;
     let committed = rows::commit(&mut tx, commit).await?;
+    let mut id = None;
     if let Some(mut round) = round {
         round.placed = committed.placed.len() as i64;
-        round.refused += committed.stale.len() as i64;
-        rounds::append(&mut tx, &round, keep).await?;
+        round.stale = committed.stale.len() as i64;
+        id = Some(rounds::append(&mut tx, &round, keep).await?);
     }
     tx.commit().await?;
-    Ok(committed)
+    Ok((committed, id))
 }

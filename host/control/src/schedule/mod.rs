@@ -10,8 +10,11 @@ mod commit;
 mod compare;
 mod facts;
 mod frame;
+mod pseudonyms;
 mod record;
 mod recorded;
+pub(crate) mod recorder;
+mod recordings;
 mod replay;
 mod snapshot;
 mod view;
@@ -42,11 +45,15 @@ use crate::policies::Bound;
 use books::{Books, Decision, Exchange, Verdict};
 use frame::Frame;
 use record::Exposure;
+use recorder::{Film, Finish, Mode, Ring};
 
 pub use compare::{Change, Changes, Decisions, Difference, Fate, RoundMetrics, SlotShare};
 pub use facts::{AccountFacts, AgentFacts, Facts, KernelFacts, Malformed, SessionFacts, TableColumn, Waiting};
+pub use pseudonyms::Pseudonyms;
 pub use record::{FORMAT as RECORDING_FORMAT, Fallback, RecordedCall, RecordedPlugin, Recording, Step, Timings};
 pub use recorded::{Reason, RecordedBooks};
+pub use recorder::Recorder;
+pub use recordings::Recordings;
 pub use replay::{REPLAY_FUEL, Replay};
 pub(crate) use snapshot::{session_kind, slot_kind};
 pub use worker::run;
@@ -159,25 +166,42 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         .filter(|d| matches!(d.verdict, Verdict::NoRoom { .. }))
         .map(|d| frame.pending[d.session].row.id)
         .collect();
-    let duration = started.elapsed();
-    let recording = round.exposure.map(|exposure| exposure.develop(&frame).to_bytes()).transpose()?;
-    let record = (!frame.pending.is_empty()).then(|| NewRound {
+    let ring = Ring::of(control);
+    let pending = !frame.pending.is_empty();
+    let wanted = pending
+        && (control.recorder().wants(ring.mode, &frame, &bound, &round.outcome, &round.decisions)
+            || !expired.is_empty());
+    let record = wanted.then(|| NewRound {
         scaling_group: group.name.clone(),
         at: now,
         plugin: bound.plugin.info.name.clone(),
+        version: bound.plugin.info.version.clone(),
         digest: bound.plugin.digest.clone(),
         outcome: round.outcome.clone(),
+        pending: frame.pending.len() as i64,
         placed: 0,
         deferred: deferred.len() as i64,
         refused: (round.decisions.len() - deferred.len() - commit.placed.len()) as i64,
-        duration_us: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
-        recording,
+        stale: 0,
+        duration_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
     });
     if commit::is_empty(&commit) && record.is_none() {
         return Ok(Pass::default());
     }
-    let keep = i64::try_from(control.settings().round_ring).unwrap_or(i64::MAX);
-    let committed = commit::write(control.store(), &commit, record, keep).await?;
+    let committing = Instant::now();
+    let (committed, id) = commit::write(control.store(), &commit, record, ring.keep).await?;
+    if let (Some(round_id), Some(exposure)) = (id, round.exposure) {
+        let finish = Finish {
+            stale: stale_rows(&frame, &committed),
+            commit_us: record::micros(committing.elapsed()),
+            total_us: record::micros(started.elapsed()),
+        };
+        let film = Film { round: round_id, frame: Arc::clone(&frame), exposure, finish, max_bytes: ring.max_bytes };
+        if ring.mode != Mode::Off && !control.recorder().record(film) {
+            recorder::lost(control);
+            tracing::info!(group = group.name, round_id, "too many rounds wait to be recorded; this one is not");
+        }
+    }
 
     for (session, reason) in &committed.stale {
         tracing::debug!(%session, ?reason, group = group.name, "a placement no longer holds");
@@ -212,6 +236,12 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         stale: committed.stale.into_iter().map(|(id, _)| id).collect(),
         skipped: None,
     })
+}
+
+/// Rows of the pending sessions whose placement no longer held.
+fn stale_rows(frame: &Frame, committed: &rows::Committed) -> Vec<u32> {
+    let row = |id: &SessionId| frame.pending.iter().position(|s| s.row.id == *id).map(|row| row as u32);
+    committed.stale.iter().filter_map(|(id, _)| row(id)).collect()
 }
 
 /// Why a group is not scheduled.
@@ -249,15 +279,17 @@ async fn skip(control: &Control, group: &ScalingGroupRow, now: Timestamp, reason
             scaling_group: group.name.clone(),
             at: now,
             plugin: group.scheduler.clone(),
+            version: String::new(),
             digest: String::new(),
             outcome: state.outcome,
+            pending: 0,
             placed: 0,
             deferred: 0,
             refused: 0,
+            stale: 0,
             duration_us: 0,
-            recording: None,
         };
-        let keep = i64::try_from(control.settings().round_ring).unwrap_or(i64::MAX);
+        let keep = Ring::of(control).keep;
         let mut tx = control.store().begin().await?;
         rounds::append(&mut tx, &round, keep).await?;
         tx.commit().await?;

@@ -1,21 +1,21 @@
 //! Recorded rounds once more, with the same policy or another.
 
-use std::time::Duration;
-
 use quarterdeck_plugin::{Failure, Journal, Meter, Plugin};
 use serde::Serialize;
 
 use super::books::Books;
 use super::compare::{Decisions, Difference};
-use super::record::{Recording, Step, steps};
+use super::record::{Recording, Step, micros, steps};
 
-/// Fuel that a replayed round may use unless somebody says otherwise: some ten times what a second of a live round burns.
+/// Fuel that a replayed round may use unless somebody says otherwise: several times what a live round burns in the second
+/// that it may take.
 pub const REPLAY_FUEL: u64 = 10_000_000_000;
 
 /// What a policy did in a recorded round.
 #[derive(Clone, Debug, Serialize)]
 pub struct Replay {
     /// What it proposed and was told. When it failed: until then.
+    #[serde(skip)]
     pub steps: Vec<Step>,
     /// `ok`, or how it failed.
     pub outcome: String,
@@ -25,8 +25,8 @@ pub struct Replay {
     pub peak_memory: usize,
     /// Its log and counters.
     pub journal: Journal,
-    /// How long it took, the host's verdicts included.
-    pub duration: Duration,
+    /// How long it took, the host's verdicts included, in microseconds.
+    pub duration_us: u64,
     #[serde(skip)]
     pending: u32,
 }
@@ -78,7 +78,7 @@ impl Recording {
             fuel_used: trace.fuel_used,
             peak_memory: trace.peak_memory,
             journal: trace.journal,
-            duration: trace.duration,
+            duration_us: micros(trace.duration),
             pending: self.snapshot.pending.count,
         }
     }

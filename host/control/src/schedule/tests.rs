@@ -25,6 +25,8 @@ use super::frame::Frame;
 use super::record::Exposure;
 use super::{RecordedBooks, RecordedCall, RecordedPlugin, Recording, snapshot};
 
+mod replay;
+
 const NOW: Timestamp = Timestamp(1_700_000_000_000_000);
 const PROJECT: ProjectId = ProjectId(Uuid::nil());
 

@@ -4,4 +4,5 @@ pub(crate) mod agent;
 pub(crate) mod config;
 pub(crate) mod db;
 pub(crate) mod plugin;
+pub(crate) mod round;
 pub(crate) mod serve;

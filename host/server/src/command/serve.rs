@@ -110,6 +110,7 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
         Err(_) => tracing::warn!("some calls didn't finish in time"),
     }
     control.identity().flush().await?;
+    control.recorder().flush().await;
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! `quarterdeck plugin …`: policies on a running server.
 
+mod replay;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -63,6 +65,8 @@ enum PluginCommand {
         #[arg(long)]
         kind: Option<String>,
     },
+    /// Show what a scheduler would have decided in recorded rounds, without a server
+    Replay(replay::ReplayArgs),
     /// Show everything about a plugin
     Inspect {
         /// NAME, NAME@VERSION, or the beginning of a digest
@@ -103,8 +107,13 @@ impl TargetArgs {
 }
 
 pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
+    let command = match args.command {
+        PluginCommand::Replay(own) => return replay::run(own, &args.endpoint, args.json).await,
+        command => command,
+    };
     let client = ApiClient::new(&args.endpoint)?;
-    match args.command {
+    match command {
+        PluginCommand::Replay(_) => {}
         PluginCommand::Push { file } => {
             let component = std::fs::read(&file).with_context(|| file.display().to_string())?;
             let answer = client.send(Method::POST, "/plugins", "application/wasm", Bytes::from(component)).await?;
