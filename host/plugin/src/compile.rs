@@ -4,14 +4,17 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 
 use crate::LoadError;
 use crate::engine::{Metering, compiling_engine};
+use crate::journal::presentable;
 
 /// Where components are compiled.
 #[derive(Debug, Clone)]
@@ -70,7 +73,7 @@ pub(crate) fn compile(
 
 fn precompile(metering: Metering, wasm: &[u8]) -> Result<Vec<u8>, String> {
     let engine = compiling_engine(metering).map_err(|error| format!("{error:#}"))?;
-    engine.precompile_component(wasm).map_err(|error| format!("{error:#}"))
+    engine.precompile_component(wasm).map_err(|error| presentable(&format!("{error:#}"), COMPLAINT_BYTES as usize))
 }
 
 /// What the child says on standard error is shown up to this many bytes.
@@ -115,7 +118,9 @@ fn in_child(
             let _ = (&mut stderr).take(COMPLAINT_BYTES).read_to_end(&mut text);
             // Reads the rest, so that the child doesn't block on it.
             let _ = std::io::copy(&mut stderr, &mut std::io::sink());
-            String::from_utf8_lossy(&text).trim().to_owned()
+            let text = String::from_utf8_lossy(&text);
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("note: "));
+            lines.collect::<Vec<_>>().join(" ")
         });
         let mut pause = Duration::from_millis(1);
         let status = loop {
@@ -135,13 +140,23 @@ fn in_child(
         let complaint = complaint.join().unwrap_or_default();
         match status {
             Some(status) if status.success() => Ok(()),
-            Some(status) if complaint.is_empty() => {
-                Err(LoadError::Compile(format!("the compiling process exceeded its limits or crashed ({status})")))
-            }
-            Some(_) => Err(LoadError::Compile(crate::journal::presentable(&complaint, COMPLAINT_BYTES as usize))),
+            Some(status) if complaint.is_empty() => Err(LoadError::Compile(end_of(status, limits))),
+            Some(_) => Err(LoadError::Compile(presentable(&complaint, COMPLAINT_BYTES as usize))),
             None => Err(LoadError::Compile(format!("it took longer than {} s", limits.wall.as_secs()))),
         }
     })
+}
+
+/// Why a child ended that said nothing.
+fn end_of(status: ExitStatus, limits: &CompileLimits) -> String {
+    match status.signal().and_then(|number| Signal::try_from(number).ok()) {
+        // The kernel kills at the limit of processor time, and when memory runs out.
+        Some(Signal::SIGXCPU | Signal::SIGKILL) => {
+            format!("it took more than {} s of processor time, or all memory", limits.cpu.as_secs().max(1))
+        }
+        Some(Signal::SIGXFSZ) => format!("it becomes more than {} bytes of code", limits.output),
+        _ => format!("the compiling process exceeded its limits or crashed ({status})"),
+    }
 }
 
 /// The child's side: reads a component on standard input, writes compiled code on standard output. The last four

@@ -3,21 +3,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use jsonschema::PatternOptions;
 use serde_json::Value;
 
 use crate::journal::presentable;
 use crate::limits::{Call, Limits};
 use crate::plugin::{Plugin, Ready, Visit};
 use crate::runtime::Shared;
+use crate::schema::{self, MAX_DOCUMENT};
 use crate::verify::Outline;
 use crate::{ConfigProblem, Info, Kind, LoadError};
 
 /// Tables that may have optional columns.
 const TABLES: &[&str] = &["pending", "running", "kernels", "agents", "owners", "projects", "domains", "sessions"];
-
-/// Bytes of a configuration or of its schema.
-const MAX_DOCUMENT: usize = 256 << 10;
 
 /// Lets a linked component describe itself and checks what it says.
 pub(crate) fn introduce(
@@ -85,21 +82,7 @@ fn check(info: &Info, kind: Kind) -> Result<Option<jsonschema::Validator>, Strin
             return Err(format!("its event `{}` is not a name of `[A-Z0-9_]`, or named twice", presentable(event, 80)));
         }
     }
-    if info.config_schema.trim().is_empty() {
-        return Ok(None);
-    }
-    if info.config_schema.len() > MAX_DOCUMENT {
-        return Err("the schema of its configuration is too large".to_owned());
-    }
-    let schema: Value = serde_json::from_str(&info.config_schema)
-        .map_err(|error| format!("the schema of its configuration is not JSON: {error}"))?;
-    // Nothing is fetched for references, and patterns take linear time: the schema comes from a stranger.
-    jsonschema::options()
-        .with_draft(jsonschema::Draft::Draft202012)
-        .with_pattern_options(PatternOptions::regex().size_limit(1 << 20))
-        .build(&schema)
-        .map(Some)
-        .map_err(|error| format!("the schema of its configuration is none: {error}"))
+    schema::compile(&info.config_schema)
 }
 
 impl Plugin {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use crate::{LoadError, limits::Limits};
 
@@ -45,9 +45,12 @@ fn code_config(metering: Metering) -> Config {
     config.memory_guard_size(32 << 20);
     config.memory_may_move(false);
     config.memory_init_cow(true);
+    // Debug information is the guest's as well: nothing of it is parsed with the host's rights.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     match metering {
         Metering::Epoch => config.epoch_interruption(true),
-        Metering::Fuel => config.consume_fuel(true),
+        // Fuel doesn't see what host functions cost, so the clock stands behind it.
+        Metering::Fuel => config.consume_fuel(true).epoch_interruption(true),
     };
     config
 }
@@ -59,6 +62,9 @@ pub(crate) fn compiling_engine(metering: Metering) -> wasmtime::Result<Engine> {
     Engine::new(&config)
 }
 
+/// Linear memories of one component.
+const MEMORIES: u32 = 8;
+
 /// An engine that runs components. All pools are address space only until they are used, and give most of it back.
 fn running_engine(metering: Metering, concurrency: u32) -> Result<Engine, LoadError> {
     // Rust guests are one core instance with one table; those of Python and JavaScript are many.
@@ -66,11 +72,12 @@ fn running_engine(metering: Metering, concurrency: u32) -> Result<Engine, LoadEr
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(concurrency)
         .total_core_instances(concurrency * per_component)
-        .total_memories(concurrency * 2)
+        // As many as all calls together may have: none takes another one's place.
+        .total_memories(concurrency * MEMORIES)
         .total_tables(concurrency * per_component)
         .total_stacks(0)
         .max_core_instances_per_component(per_component)
-        .max_memories_per_component(8)
+        .max_memories_per_component(MEMORIES)
         .max_tables_per_component(per_component)
         .max_memories_per_module(4)
         .max_tables_per_module(8)
@@ -128,22 +135,20 @@ impl Machine {
         let concurrency = concurrency.clamp(1, 256);
         let engine = running_engine(metering, concurrency)?;
         let gate = Arc::new(Gate { state: Mutex::default(), changed: Condvar::new(), capacity: concurrency });
-        if metering == Metering::Epoch {
-            let (engine, gate) = (engine.weak(), gate.clone());
-            std::thread::Builder::new()
-                .name("plugin-epochs".to_owned())
-                .stack_size(64 << 10)
-                .spawn(move || {
-                    while gate.wait_for_calls() {
-                        std::thread::sleep(TICK);
-                        match engine.upgrade() {
-                            Some(engine) => engine.increment_epoch(),
-                            None => return,
-                        }
+        let (weak, clock) = (engine.weak(), gate.clone());
+        std::thread::Builder::new()
+            .name("plugin-epochs".to_owned())
+            .stack_size(64 << 10)
+            .spawn(move || {
+                while clock.wait_for_calls() {
+                    std::thread::sleep(TICK);
+                    match weak.upgrade() {
+                        Some(engine) => engine.increment_epoch(),
+                        None => return,
                     }
-                })
-                .map_err(|error| LoadError::Host(format!("no thread for the epoch clock: {error}")))?;
-        }
+                }
+            })
+            .map_err(|error| LoadError::Host(format!("no thread for the epoch clock: {error}")))?;
         let fingerprint = fingerprint(&engine);
         Ok(Machine { engine, metering, fingerprint, gate })
     }

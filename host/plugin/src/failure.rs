@@ -77,6 +77,19 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The exported function that failed, where it came to one: `instantiate` stands for the start functions.
+    pub fn export(&self) -> Option<&'static str> {
+        match self {
+            Failure::Trap { export, .. }
+            | Failure::Timeout { export, .. }
+            | Failure::Fuel { export, .. }
+            | Failure::Memory { export, .. }
+            | Failure::Output { export, .. }
+            | Failure::Guest { export, .. } => Some(export),
+            Failure::Instantiate { .. } | Failure::Kind { .. } => None,
+        }
+    }
+
     /// A short, stable word for metrics and records.
     pub fn label(&self) -> &'static str {
         match self {

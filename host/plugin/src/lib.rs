@@ -10,6 +10,7 @@
 //! - [`builtin`] are the policies that come with the host.
 //! - [`scheduling`], [`idling`], [`hooks`], [`types`] and [`description`] are the types of the contract.
 
+mod backtrace;
 mod bindings;
 pub mod builtin;
 mod cache;
@@ -25,6 +26,7 @@ mod plugin;
 mod runtime;
 mod sandbox;
 mod schedule;
+mod schema;
 mod verify;
 mod wasi;
 

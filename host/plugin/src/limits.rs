@@ -18,7 +18,10 @@ pub struct Limits {
     pub describe: Duration,
     /// Wall time of all repetitions with halved batches together, see [`Plugin::check_isolated`](crate::Plugin::check_isolated).
     pub isolate: Duration,
-    /// Bytes of each linear memory. At most [`Limits::MAX_MEMORY`].
+    /// Wall time of a call that is metered by fuel, whatever is left of its fuel: what host functions cost is not fuel. A
+    /// generous one, because where it cuts depends on the machine.
+    pub metered: Duration,
+    /// Bytes of all linear memories together. At most [`Limits::MAX_MEMORY`].
     pub memory_bytes: usize,
     /// Number of linear memories.
     pub memories: usize,
@@ -42,7 +45,7 @@ pub struct Limits {
     pub log_bytes: usize,
     /// Counters that one call may use.
     pub counters: usize,
-    /// Handles that the guest may hold on the host's resources.
+    /// Handles that the guest may hold on the host's resources, and on its own.
     pub handles: usize,
 }
 
@@ -59,6 +62,7 @@ impl Default for Limits {
             hook: Duration::from_millis(250),
             describe: Duration::from_secs(1),
             isolate: Duration::from_secs(10),
+            metered: Duration::from_secs(60),
             memory_bytes: 64 << 20,
             memories: 8,
             table_elements: 60_000,
@@ -83,7 +87,7 @@ pub enum Meter {
     #[default]
     Epoch,
     /// By so many units of fuel: deterministic, for replay and comparison. The first metered call of a plugin compiles
-    /// it a second time.
+    /// it a second time. [`Limits::metered`] stands behind it.
     Fuel(u64),
 }
 

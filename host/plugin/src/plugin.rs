@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use wasmtime::component::Instance;
+use wasmtime::component::{Instance, ResourceTableError};
 use wasmtime::{Store, Trap};
 
+use crate::backtrace;
 use crate::bindings::exports::quarterdeck::policy as world;
 use crate::engine::{Metering, Permit};
 use crate::journal::{Journal, presentable};
@@ -212,11 +213,12 @@ impl Visit {
         now_ms: i64,
     ) -> Result<Visit, Failure> {
         let machine = &ready.workshop.machine;
+        let wall = if matches!(call.meter, Meter::Fuel(_)) { limits.metered } else { wall };
         let permit = machine.enter();
         let started = Instant::now();
         let (fuel, deadline) = match call.meter {
             Meter::Epoch => (None, Some(started + wall)),
-            Meter::Fuel(fuel) => (Some(fuel), None),
+            Meter::Fuel(fuel) => (Some(fuel), Some(started + limits.metered)),
         };
         let sandbox = Sandbox::new(limits, call.config.clone(), call.seed, now_ms, deadline);
         let store = sandbox
@@ -313,15 +315,33 @@ impl Visit {
         match error.downcast_ref::<Trap>() {
             Some(Trap::OutOfFuel) => Failure::Fuel { export, limit: self.fuel.unwrap_or_default() },
             Some(Trap::Interrupt) => Failure::Timeout { export, limit: self.wall },
-            Some(_) => {
-                let mut reason = presentable(&format!("{error:?}"), 2000);
+            Some(trap) => {
+                let mut reason = backtrace::told(&trap.to_string(), &error);
                 if let Some(words) = sandbox.pen.last_words() {
                     reason = format!("{} ({reason})", presentable(&words, 1000));
                 }
                 Failure::Trap { export, reason }
             }
-            None => Failure::Output { export, reason: presentable(&format!("{error:#}"), 2000) },
+            None => self.refused(export, &error),
         }
+    }
+
+    /// What the runtime refused without a trap: breaches of its limits, and of the contract's types.
+    fn refused(&self, export: &'static str, error: &wasmtime::Error) -> Failure {
+        let limits = self.limits();
+        // The cause alone: a backtrace before it is made of the guest's words, of any length.
+        let cause = error.root_cause().to_string();
+        let full = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
+        // The runtime has no type for these two.
+        if full || cause.contains("store handle limit exceeded") {
+            let (wanted, limit) = (limits.handles.saturating_add(1), limits.handles);
+            return Failure::Memory { export, wanted, limit, unit: "handles" };
+        }
+        if cause.contains("fuel allocated for hostcalls has been exhausted") {
+            let reason = format!("it passed more than the {} bytes allowed at a time", limits.answer_bytes);
+            return Failure::Output { export, reason };
+        }
+        Failure::Output { export, reason: presentable(&cause, 2000) }
     }
 
     fn finish(self) -> Trace {

@@ -70,7 +70,8 @@ pub(crate) struct Shared {
     fuel: Mutex<Option<Arc<Workshop>>>,
     /// One compilation at a time: they are the only expensive thing here.
     compiling: Mutex<()>,
-    counters: Mutex<BTreeMap<(String, String), u64>>,
+    /// By plugin and metric.
+    counters: Mutex<BTreeMap<String, BTreeMap<String, u64>>>,
 }
 
 /// The plugin host. Cheap to clone; clones share everything.
@@ -146,7 +147,10 @@ impl Runtime {
     /// What plugins have counted since the runtime was set up: plugin name, metric, value.
     pub fn counters(&self) -> Vec<(String, String, u64)> {
         let counters = self.shared.counters.lock();
-        counters.iter().map(|((plugin, metric), value)| (plugin.clone(), metric.clone(), *value)).collect()
+        let of = |(plugin, metrics): (&String, &BTreeMap<String, u64>)| {
+            metrics.iter().map(|(metric, value)| (plugin.clone(), metric.clone(), *value)).collect::<Vec<_>>()
+        };
+        counters.iter().flat_map(of).collect()
     }
 
     /// The limits of calls that don't bring their own.
@@ -155,8 +159,11 @@ impl Runtime {
     }
 }
 
-/// Counters of all plugins together, so that a plugin with ever new names can't fill the memory.
-const MAX_COUNTERS: usize = 4096;
+/// Counters of one plugin, so that ever new names don't fill the memory.
+const MAX_COUNTERS: usize = 256;
+
+/// Counters of all plugins together.
+const MAX_COUNTERS_OF_ALL: usize = 16 * 1024;
 
 impl Shared {
     pub(crate) fn workshop(&self, metering: Metering) -> Result<Arc<Workshop>, LoadError> {
@@ -230,14 +237,15 @@ impl Shared {
         if journal.counters.is_empty() {
             return;
         }
-        let mut counters = self.counters.lock();
+        let mut all = self.counters.lock();
+        let others: usize = all.values().map(BTreeMap::len).sum();
+        let counters = all.entry(plugin.to_owned()).or_default();
         for (metric, delta) in &journal.counters {
-            let key = (plugin.to_owned(), metric.clone());
-            if counters.len() >= MAX_COUNTERS && !counters.contains_key(&key) {
-                continue;
+            if let Some(value) = counters.get_mut(metric) {
+                *value = value.saturating_add(*delta);
+            } else if counters.len() < MAX_COUNTERS && others < MAX_COUNTERS_OF_ALL {
+                counters.insert(metric.clone(), *delta);
             }
-            let value = counters.entry(key).or_default();
-            *value = value.saturating_add(*delta);
         }
     }
 }

@@ -37,6 +37,8 @@ pub(crate) struct Sandbox {
     /// When the call must be over.
     pub(crate) deadline: Option<Instant>,
     pub(crate) peak_memory: usize,
+    /// Bytes of all linear memories now.
+    memory: usize,
     config: String,
     wasi: WasiCtx,
     table: ResourceTable,
@@ -49,7 +51,7 @@ impl Sandbox {
         let wasi = wasi::context(&pen, seed, now_ms);
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
-        Sandbox { limits, pen, stopped: Stopped::No, deadline, peak_memory: 0, config, wasi, table }
+        Sandbox { limits, pen, stopped: Stopped::No, deadline, peak_memory: 0, memory: 0, config, wasi, table }
     }
 
     /// A store around it, limited and metered before any guest code can run.
@@ -59,19 +61,18 @@ impl Sandbox {
         metering: Metering,
         fuel: u64,
     ) -> Result<Store<Sandbox>, wasmtime::Error> {
-        let answer_bytes = self.limits.answer_bytes;
+        let (answer_bytes, handles) = (self.limits.answer_bytes, self.limits.handles);
         let mut store = Store::new(engine, self);
         store.limiter(|sandbox| sandbox);
         store.set_hostcall_fuel(answer_bytes);
-        match metering {
-            Metering::Epoch => {
-                store.set_epoch_deadline(1);
-                store.epoch_deadline_callback(|mut context: StoreContextMut<'_, Sandbox>| {
-                    context.data_mut().check_deadline()?;
-                    Ok(UpdateDeadline::Continue(1))
-                });
-            }
-            Metering::Fuel => store.set_fuel(fuel)?,
+        store.set_max_component_handles(handles);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context: StoreContextMut<'_, Sandbox>| {
+            context.data_mut().check_deadline()?;
+            Ok(UpdateDeadline::Continue(1))
+        });
+        if metering == Metering::Fuel {
+            store.set_fuel(fuel)?;
         }
         Ok(store)
     }
@@ -133,13 +134,16 @@ impl WasiView for Sandbox {
 }
 
 impl ResourceLimiter for Sandbox {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let limit = self.limits.memory_bytes.min(Limits::MAX_MEMORY);
-        if desired > limit {
-            self.stopped = Stopped::Memory { wanted: desired, limit };
+        // A component may have several memories: together they get no more than one would.
+        let wanted = self.memory.saturating_sub(current).saturating_add(desired);
+        if wanted > limit {
+            self.stopped = Stopped::Memory { wanted, limit };
             return Err(wasmtime::Error::msg("the memory limit was reached"));
         }
-        self.peak_memory = self.peak_memory.max(desired);
+        self.memory = wanted;
+        self.peak_memory = self.peak_memory.max(wanted);
         Ok(true)
     }
 

@@ -3,10 +3,21 @@
 use semver::{Version, VersionReq};
 use wasmparser::{Encoding, Parser, Payload};
 
+use crate::journal::presentable;
 use crate::{Kind, LoadError};
 
 /// The package that this host serves.
 const PACKAGE: &str = "quarterdeck:policy";
+
+/// Imports or exports of a component, at most. Real ones have two dozen.
+const MAX_NAMES: usize = 256;
+
+/// Bytes of a name among them.
+const MAX_NAME_BYTES: usize = 256;
+
+/// How deep components may lie within one another: those of compilers are two or three deep, and the compiler that comes
+/// next recurses.
+const MAX_DEPTH: usize = 32;
 
 /// The WASI interfaces that exist, empty, because tool chains import them unasked.
 const EMPTY_WASI: &[&str] = &[
@@ -92,7 +103,8 @@ pub fn outline(wasm: &[u8], max_size: usize) -> Result<Outline, LoadError> {
 fn names(wasm: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
     // The parser spreads some of its messages over many lines.
     let broken = |error: wasmparser::BinaryReaderError| {
-        LoadError::NotAComponent(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        let words = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        LoadError::NotAComponent(presentable(&words, 500))
     };
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
     let mut depth = 0_usize;
@@ -105,16 +117,19 @@ fn names(wasm: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
                     ));
                 }
                 depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(LoadError::NotAComponent(format!("its parts are nested more than {MAX_DEPTH} deep")));
+                }
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(section) if depth == 1 => {
                 for import in section {
-                    imports.push(import.map_err(broken)?.name.name.to_owned());
+                    note(&mut imports, import.map_err(broken)?.name.name, "imports")?;
                 }
             }
             Payload::ComponentExportSection(section) if depth == 1 => {
                 for export in section {
-                    exports.push(export.map_err(broken)?.name.name.to_owned());
+                    note(&mut exports, export.map_err(broken)?.name.name, "exports")?;
                 }
             }
             _ => {}
@@ -124,6 +139,22 @@ fn names(wasm: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
         return Err(LoadError::NotAComponent("it ends early".to_owned()));
     }
     Ok((imports, exports))
+}
+
+/// Takes down a name that is going to be stored and shown.
+fn note(names: &mut Vec<String>, name: &str, what: &str) -> Result<(), LoadError> {
+    if names.len() >= MAX_NAMES {
+        return Err(LoadError::Contract(format!("it {what} more than {MAX_NAMES} things")));
+    }
+    if name.len() > MAX_NAME_BYTES {
+        let shown = presentable(name, 80);
+        return Err(LoadError::Contract(format!(
+            "it {what} `{shown}…`, a name of {} bytes; {MAX_NAME_BYTES} are allowed",
+            name.len()
+        )));
+    }
+    names.push(presentable(name, MAX_NAME_BYTES));
+    Ok(())
 }
 
 /// Interface name and version when it is of our package.

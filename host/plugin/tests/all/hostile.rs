@@ -1,4 +1,5 @@
-//! Whatever a component does, the call ends with the failure that fits, in bounded time, and the host goes on.
+//! What hostile components can't do beyond failing their own calls. That each of them fails as it should is the table's
+//! business, in `tests/hostile`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +8,14 @@ use quarterdeck_plugin::hooks::{Event, Verdict};
 use quarterdeck_plugin::idling::{Access, Tick};
 use quarterdeck_plugin::scheduling::{Outcome, Proposal};
 use quarterdeck_plugin::types::SessionKind;
-use quarterdeck_plugin::{Call, Failure, Kind, Limits, LoadError, Meter, Plugin};
+use quarterdeck_plugin::{Call, Failure, Kind, Limits, Meter, Plugin};
 
 use crate::common::{Books, Builder, RUNTIME, builtin};
-use crate::hostile_wat::component;
+
+#[path = "../hostile/suite/mod.rs"]
+mod suite;
+
+use suite::{Body, case};
 
 /// Limits that make the tests quick, and still leave an honest call a hundredfold of what it needs.
 fn limits() -> Limits {
@@ -28,7 +33,7 @@ fn call() -> Call {
 }
 
 fn load(name: &str) -> Arc<Plugin> {
-    RUNTIME.load_blocking(&component(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    RUNTIME.load_blocking(&case(name).wasm()).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// After an attack, the host still schedules.
@@ -78,94 +83,41 @@ fn event() -> Event {
 }
 
 #[test]
-fn the_harness_itself_is_sound() {
-    let plugin = load("well-behaved");
-    assert_eq!((plugin.kind, plugin.info.name.as_str()), (Kind::Scheduler, "well-behaved"));
-    let snapshot = Builder::new(&["cpu"]).session(&[("cpu", 1)], 0).build();
-    let trace = plugin.schedule(&call(), &snapshot, &mut Books::of(&snapshot)).unwrap();
-    assert_eq!((trace.calls, trace.proposals.len()), (1, 0));
-}
-
-#[test]
-fn endless_loops_time_out() {
-    for name in ["loops-in-open", "loops-in-propose", "loops-in-settle"] {
-        let failure = round(name, &call());
-        assert_eq!(failure.label(), "timeout", "{name}: {failure}");
-        assert!(failure.to_string().contains("300 ms"), "{failure}");
-    }
-    let plugin = load("loops-in-explain");
-    let snapshot = Builder::new(&["cpu"]).session(&[("cpu", 1)], 0).build();
-    let failure = plugin.explain(&call(), &snapshot, &mut Books::of(&snapshot), 0, 5).unwrap_err();
-    assert_eq!(failure.label(), "timeout");
-    assert_eq!(load("loops-in-check").check(&call(), &tick(vec![1])).unwrap_err().label(), "timeout");
-    assert_eq!(load("loops-in-handle").handle(&call(), &event()).unwrap_err().label(), "timeout");
-}
-
-#[test]
 fn endless_loops_run_out_of_fuel_when_metered() {
     let metered = Call { meter: Meter::Fuel(1_000_000), ..Call::default() };
     let failure = round("loops-in-propose", &metered);
     assert_eq!(failure, Failure::Fuel { export: "propose", limit: 1_000_000 });
 }
 
+/// What the host does for a guest costs no fuel: there the clock ends it.
 #[test]
-fn loops_at_load_are_refused() {
-    for name in ["loops-at-start", "loops-in-describe"] {
-        let started = Instant::now();
-        let error = RUNTIME.load_blocking(&component(name)).unwrap_err();
-        assert!(matches!(error, LoadError::SelfTest(Failure::Timeout { .. })), "{name}: {error}");
-        assert!(started.elapsed() < Duration::from_secs(10));
+fn metered_calls_end_by_the_clock_too() {
+    let limits = Limits { metered: Duration::from_millis(300), ..Limits::default() };
+    let metered = Call { meter: Meter::Fuel(u64::MAX / 2), limits: Some(limits), ..Call::default() };
+    for name in ["loops-in-propose", "logs-megabytes"] {
+        let failure = round(name, &metered);
+        assert_eq!(failure, Failure::Timeout { export: "propose", limit: Duration::from_millis(300) }, "{name}");
     }
+    let hook = load("throws-dice-for-ever");
+    assert_eq!(hook.handle(&metered, &event()).unwrap_err().label(), "timeout");
+}
+
+/// One plugin with ever new names for its counters leaves room for those of others.
+#[test]
+fn counters_of_one_plugin_do_not_crowd_out_others() {
+    let flood = load("floods-the-counters");
+    let snapshot = Builder::new(&["cpu"]).session(&[("cpu", 1)], 0).build();
+    flood.schedule(&Call::default(), &snapshot, &mut Books::of(&snapshot)).unwrap();
     the_host_goes_on();
-}
-
-#[test]
-fn traps_are_traps() {
-    for name in ["traps-in-open", "traps-in-propose", "recurses"] {
-        let failure = round(name, &call());
-        assert_eq!(failure.label(), "trap", "{name}: {failure}");
-    }
-    assert!(matches!(
-        RUNTIME.load_blocking(&component("traps-in-describe")),
-        Err(LoadError::SelfTest(Failure::Trap { .. }))
-    ));
-    assert_eq!(load("traps-in-handle").handle(&call(), &event()).unwrap_err().label(), "trap");
-}
-
-#[test]
-fn memory_is_limited() {
-    let failure = round("allocates-4-gib", &call());
-    assert!(matches!(failure, Failure::Memory { limit: 67_108_864, .. }), "{failure}");
-    let error = RUNTIME.load_blocking(&component("starts-with-2-gib")).unwrap_err();
-    assert!(error.is_the_components_fault() && error.to_string().contains("memory"), "{error}");
-}
-
-#[test]
-fn nonsense_is_an_output_failure() {
-    for (name, words) in [
-        ("huge-list", ""),
-        ("amplifies", ""),
-        ("bad-pointer", ""),
-        ("bad-variant", ""),
-        ("nonsense-session", "pending session 99999 of 2"),
-        ("nonsense-agent", "agent 99999 of 1"),
-        ("too-few-agents", "has 1 kernels and was given 0 agents"),
-        ("repeats-itself", "proposed twice"),
-        ("too-many-proposals", "1000 proposals where at most 64"),
-    ] {
-        let failure = round(name, &call());
-        assert_eq!(failure.label(), "output", "{name}: {failure}");
-        assert!(failure.to_string().contains(words), "{name}: {failure}");
-    }
-    let failure = load("too-few-findings").check(&call(), &tick(vec![1, 2])).unwrap_err();
-    assert!(failure.to_string().contains("0 answers for 2 sessions"), "{failure}");
-    let failure = load("nonsense-patch").handle(&call(), &event()).unwrap_err();
-    assert!(failure.to_string().contains("patch is not JSON"), "{failure}");
+    let counters = RUNTIME.counters();
+    let of = |plugin: &str| counters.iter().filter(|(name, ..)| name == plugin).count();
+    assert_eq!(of("floods-the-counters"), 64);
+    assert!(of("fifo") > 0, "{counters:?}");
 }
 
 #[test]
 fn a_flooded_log_is_cut_and_the_call_succeeds() {
-    let plugin = load("floods-the-log");
+    let plugin = load("logs-a-little-too-much");
     let snapshot = Builder::new(&["cpu"]).build();
     let trace = plugin.schedule(&Call::default(), &snapshot, &mut Books::of(&snapshot)).unwrap();
     assert_eq!(trace.journal.lines.len(), 200);
@@ -175,7 +127,22 @@ fn a_flooded_log_is_cut_and_the_call_succeeds() {
 
 #[test]
 fn one_poisoned_session_does_not_keep_the_others_from_being_judged() {
-    let plugin = load("poisoned");
+    // Traps when any session was enqueued at 666.
+    let check = "
+        (local $at i32) (local $left i32)
+        (local.set $at (i32.load offset=28 (local.get 0)))
+        (local.set $left (i32.load offset=32 (local.get 0)))
+        (block $done
+            (loop $next
+                (br_if $done (i32.eqz (local.get $left)))
+                (if (i64.eq (i64.load (local.get $at)) (i64.const 666)) (then unreachable))
+                (local.set $at (i32.add (local.get $at) (i32.const 8)))
+                (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+                (br $next)))
+        (i32.store8 (i32.const 600) (i32.const 0))
+        (i32.store (i32.const 604) (call $zeroes (i32.mul (i32.load offset=8 (local.get 0)) (i32.const 40))))
+        (i32.store (i32.const 608) (i32.load offset=8 (local.get 0))) (i32.const 600)";
+    let plugin = RUNTIME.load_blocking(&suite::component("poisoned", &Body { check, ..suite::IDLE })).unwrap();
     let mut created: Vec<i64> = (1000..1100).collect();
     created[37] = 666;
     created[80] = 666;
@@ -207,34 +174,8 @@ fn the_wrong_kind_of_call_is_refused() {
 }
 
 #[test]
-fn bad_names_are_refused() {
-    let error = RUNTIME.load_blocking(&component("Not-A-Name")).unwrap_err();
-    assert!(error.to_string().contains("`Not-A-Name`"), "{error}");
-}
-
-#[test]
-fn what_is_not_a_policy_is_refused() {
-    let module = wat::parse_str("(module)").unwrap();
-    assert_eq!(RUNTIME.load_blocking(&module).unwrap_err().label(), "not-a-component");
-    let empty = wat::parse_str("(component)").unwrap();
-    assert_eq!(RUNTIME.load_blocking(&empty).unwrap_err().label(), "contract");
-    let reaching_out = wat::parse_str(r#"(component (import "wasi:http/types@0.2.0" (instance)))"#).unwrap();
-    let error = RUNTIME.load_blocking(&reaching_out).unwrap_err();
-    assert!(error.to_string().contains("wasi:http/types@0.2.0"), "{error}");
-    // Names alone don't make a policy: the exports are typed.
-    let pretender = wat::parse_str(
-        r#"(component
-            (instance $empty)
-            (export "quarterdeck:policy/plugin@0.1.0" (instance $empty))
-            (export "quarterdeck:policy/hooks@0.1.0" (instance $empty)))"#,
-    )
-    .unwrap();
-    assert_eq!(RUNTIME.load_blocking(&pretender).unwrap_err().label(), "contract");
-}
-
-#[test]
 fn truncated_and_flipped_components_never_get_through() {
-    let whole = component("well-behaved");
+    let whole = case("well-behaved").wasm();
     for length in (0..whole.len()).step_by(41) {
         assert!(RUNTIME.load_blocking(&whole[..length]).is_err(), "the first {length} bytes were loaded");
     }

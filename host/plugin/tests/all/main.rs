@@ -4,7 +4,6 @@
 mod builtins;
 mod common;
 mod hostile;
-mod hostile_wat;
 mod orders;
 mod repeatable;
 mod vectors;
