@@ -221,3 +221,29 @@ fn calls_work_from_asynchronous_code_too() {
         assert_eq!(verdict, Verdict::Allow);
     });
 }
+
+/// What tests of whole servers rely on: a component in disguise passes an inspection, and does harm in service.
+#[test]
+fn disguised_components_do_harm_only_when_they_are_configured() {
+    let all = suite::all();
+    let disguised: Vec<_> = all.iter().filter_map(|case| Some((case, case.in_disguise()?))).collect();
+    assert!(disguised.len() > 40);
+    let armed = Call { limits: Some(limits()), ..Call::new(r#"{"armed":true}"#) };
+    for (case, wasm) in disguised.into_iter().filter(|(case, _)| case.kind != "timeout") {
+        let plugin = RUNTIME.load_blocking(&wasm).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        let served = |call: &Call| match plugin.kind {
+            Kind::Scheduler => {
+                let mut builder = Builder::new(&["cpu"]).agent(&[("cpu", 4000)], &[]);
+                builder = builder.session(&[("cpu", 1000)], 0).session(&[("cpu", 1000)], 0);
+                let snapshot = builder.build();
+                let round = plugin.schedule(call, &snapshot, &mut Books::of(&snapshot)).map(drop);
+                round.and_then(|()| plugin.explain(call, &snapshot, &mut Books::of(&snapshot), 0, 5).map(drop))
+            }
+            Kind::IdleChecker => plugin.traits(call).and_then(|_| plugin.check(call, &tick(vec![1, 2])).map(drop)),
+            Kind::Hook => plugin.handle(call, &event()).map(drop),
+        };
+        assert_eq!(served(&call()), Ok(()), "{} behaves while it is looked at", case.name);
+        assert_eq!(served(&armed).unwrap_err().label(), case.kind, "{}", case.name);
+        RUNTIME.forget(&plugin.digest);
+    }
+}

@@ -82,10 +82,8 @@ pub fn compile_bomb() -> Vec<u8> {
         }
         // loop; local.get 0; br_if 0; end
         body.extend_from_slice(&[0x03, 0x40, 0x20, 0, 0x0d, 0, 0x0b]);
-        for _ in 0..599 {
-            // i32.xor
-            body.push(0x73);
-        }
+        // i32.xor
+        body.extend(std::iter::repeat_n(0x73, 599));
         // local.set 0
         body.extend_from_slice(&[0x21, 0]);
     }

@@ -37,6 +37,8 @@ pub struct Body {
     pub handle: &'static str,
     /// Linear memory at start, in pages.
     pub pages: u64,
+    /// Behaves in the calls that it is served with while its configuration is empty.
+    pub disguised: bool,
 }
 
 /// A policy of each kind that does nothing, and nothing wrong.
@@ -66,6 +68,7 @@ pub const WELL: Body = Body {
     // An ok with `allow`.
     handle: "(i32.const 640)",
     pages: 2,
+    disguised: false,
 };
 
 /// As [`WELL`], an idle checker.
@@ -136,6 +139,20 @@ const WASI: &str = "
 ";
 
 fn module(name: &str, body: &Body) -> String {
+    // A function that is called in service, with the way that it behaves.
+    let call = |export: &str, params: &[&str], answers: bool, does: &str, should: &str| {
+        let result = if answers { "(result i32)" } else { "" };
+        let signature = format!("(param {}) {result}", params.join(" "));
+        if !body.disguised {
+            return format!(r#"(func (export "{export}") {signature} {does})"#);
+        }
+        let arguments: String = (0..params.len()).map(|at| format!("(local.get {at})")).collect();
+        format!(
+            r#"(func $"bad {export}" {signature} {does})
+               (func (export "{export}") {signature}
+                 (if {result} (call $armed) (then (call $"bad {export}" {arguments})) (else {should})))"#
+        )
+    };
     let (mut resource, mut own) = ("(func $new (param i32) (result i32) unreachable)".to_owned(), String::new());
     let package = "quarterdeck:policy";
     let mut import = String::new();
@@ -144,30 +161,22 @@ fn module(name: &str, body: &Body) -> String {
             let i = format!("{package}/scheduling@0.1.0");
             resource = String::new();
             import = format!(r#"(import "[export]{i}" "[resource-new]round" (func $new (param i32) (result i32)))"#);
-            own = format!(
-                r#"(func (export "{i}#[static]round.open") (param i32) (result i32) {})
-                   (func (export "{i}#[method]round.propose") (param i32 i32) (result i32) {})
-                   (func (export "{i}#[method]round.settle") (param i32 i32 i32) {})
-                   (func (export "{i}#[method]round.explain") (param i32 i32 i32) (result i32) {})
-                   (func (export "{i}#[dtor]round") (param i32) {})"#,
-                body.open, body.propose, body.settle, body.explain, body.dropped
-            );
+            own += &call(&format!("{i}#[static]round.open"), &["i32"], true, body.open, WELL.open);
+            own += &call(&format!("{i}#[method]round.propose"), &["i32"; 2], true, body.propose, WELL.propose);
+            own += &call(&format!("{i}#[method]round.settle"), &["i32"; 3], false, body.settle, WELL.settle);
+            own += &call(&format!("{i}#[method]round.explain"), &["i32"; 3], true, body.explain, WELL.explain);
+            own += &format!(r#"(func (export "{i}#[dtor]round") (param i32) {})"#, body.dropped);
         }
         World::IdleChecker => {
             let i = format!("{package}/idling@0.1.0");
-            own = format!(
-                r#"(func (export "{i}#traits") (result i32) {})
-                   (func (export "{i}#check") (param i32) (result i32) {})"#,
-                body.traits, body.check
-            );
+            own += &call(&format!("{i}#traits"), &[], true, body.traits, WELL.traits);
+            own += &call(&format!("{i}#check"), &["i32"], true, body.check, WELL.check);
         }
         World::Hook => {
             let i = format!("{package}/hooks@0.1.0");
-            own += &format!(
-                r#"(func (export "{i}#handle")
-                     (param i32 i32 i64 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32) {})"#,
-                body.handle
-            );
+            let mut params = ["i32"; 15];
+            params[2] = "i64";
+            own += &call(&format!("{i}#handle"), &params, true, body.handle, WELL.handle);
         }
     }
     let name = if body.name.is_empty() { name } else { body.name };
@@ -202,6 +211,9 @@ fn module(name: &str, body: &Body) -> String {
                     (br_if $fits (i32.le_u (global.get $heap) (i32.mul (memory.size) (i32.const 65536))))
                     (drop (memory.grow (i32.add (i32.div_u (local.get $size) (i32.const 65536)) (i32.const 1)))))
                 (local.get $at))
+            (func $armed (result i32)
+                (call $config (i32.const 720))
+                (i32.gt_u (i32.load (i32.const 724)) (i32.const 2)))
             (func $deeper (param i32) (result i32)
                 (i32.add (call $deeper (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
             (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) {realloc})

@@ -37,6 +37,7 @@ pub enum Ends {
 }
 
 /// A hostile component and its end.
+#[allow(dead_code, reason = "not every test holds it against all of this")]
 pub struct Case {
     /// Unique in the table; what the component calls itself, if it comes to that.
     pub name: &'static str,
@@ -48,13 +49,36 @@ pub struct Case {
     pub kind: &'static str,
     /// Words that its reason has.
     pub reason: &'static str,
-    make: Box<dyn Fn() -> Vec<u8> + Send + Sync>,
+    make: Make,
+}
+
+/// How a component is made.
+enum Make {
+    /// A guest that misbehaves in one of its functions.
+    Guest(Box<guest::Body>),
+    /// Anything else.
+    Bytes(Box<dyn Fn() -> Vec<u8> + Send + Sync>),
 }
 
 impl Case {
     /// The component.
     pub fn wasm(&self) -> Vec<u8> {
-        (self.make)()
+        match &self.make {
+            Make::Guest(body) => component(self.name, body),
+            Make::Bytes(make) => make(),
+        }
+    }
+
+    /// The same component, which behaves as long as its configuration is empty: so it passes every test of a host that
+    /// tries it out first. None when it doesn't end in a call that it is served with.
+    #[allow(dead_code, reason = "for tests of whole servers")]
+    pub fn in_disguise(&self) -> Option<Vec<u8>> {
+        match (&self.make, self.ends) {
+            (Make::Guest(body), Ends::Called(_)) => {
+                Some(component(self.name, &guest::Body { disguised: true, schema: r#"{"type":"object"}"#, ..**body }))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The table itself.
 
 use super::guest::{Body, DEEPER, HOOK, IDLE, LOOP, LOOP_UNIT, ONE_DEFERRAL, TRAP, WELL, component};
-use super::{Case, Ends, World, bytes};
+use super::{Case, Ends, Make, World, bytes};
 
 /// Every hostile component.
 pub fn all() -> Vec<Case> {
@@ -25,11 +25,11 @@ fn made(
     reason: &'static str,
     make: impl Fn() -> Vec<u8> + Send + Sync + 'static,
 ) -> Case {
-    Case { name, world: World::Hook, ends, kind, reason, make: Box::new(make) }
+    Case { name, world: World::Hook, ends, kind, reason, make: Make::Bytes(Box::new(make)) }
 }
 
 fn guest(name: &'static str, ends: Ends, kind: &'static str, reason: &'static str, body: Body) -> Case {
-    Case { name, world: body.world, ends, kind, reason, make: Box::new(move || component(name, &body)) }
+    Case { name, world: body.world, ends, kind, reason, make: Make::Guest(Box::new(body)) }
 }
 
 /// A text for the length of the tests.
@@ -149,7 +149,7 @@ fn bombs() -> Vec<Case> {
         // The table's own control: nothing is wrong with this one.
         guest("well-behaved", Ends::Nowhere, "", "", WELL),
         Case {
-            make: Box::new(|| bytes::with_custom(component("custom-section-bomb", &HOOK), 48 << 20)),
+            make: Make::Bytes(Box::new(|| bytes::with_custom(component("custom-section-bomb", &HOOK), 48 << 20))),
             ..guest("custom-section-bomb", Ends::Nowhere, "", "", HOOK)
         },
     ]
