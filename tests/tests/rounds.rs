@@ -165,6 +165,8 @@ fn exported(lab: &Lab, id: &str) -> anyhow::Result<()> {
     assert!(text.contains("first-session") && text.contains("i-big"), "{text}");
     let lines = text.lines().count();
     assert_eq!(lab.server.cli(&["round", "export", id])?.lines().count(), 1);
+    assert_eq!(lab.server.cli(&["round", "export", id, id])?.lines().count(), 2);
+    assert!(lab.refused(&["round", "export", id, "999999999"]).contains("No such round"));
     let text = std::fs::read_to_string(&hidden)?;
     assert_eq!(text.lines().count(), lines);
     for name in ["first-session", "second-session", "i-big", "i-small", ADMIN.access, "conf-registry", "\"default\""] {
@@ -205,9 +207,10 @@ async fn failing() -> anyhow::Result<()> {
     std::fs::write(&config, json!({"misbehave": "trap"}).to_string())?;
     lab.server.cli(&["plugin", "push", guests::hostile_scheduler()?.to_str().unwrap()])?;
     lab.server.cli(&["plugin", "bind", "hostile", "--scaling-group", "default", "--config", &config])?;
-    let round = lab.placed("in-spite-of-it").await?.to_string();
+    let id = lab.placed("in-spite-of-it").await?;
+    let round = id.to_string();
     let failed = lab.rounds(&["--outcome", "trap"])?;
-    assert!(failed.iter().any(|r| r["id"].to_string() == round), "{failed:?}");
+    assert!(failed.iter().any(|r| r["id"] == id), "{failed:?}");
     assert_eq!(lab.rounds(&["--outcome", "failed"])?, failed);
     let shown = lab.json(&["round", "show", &round])?;
     assert_eq!((&shown["plugin"], &shown["recording"]["fallback"]["name"]), (&json!("hostile"), &json!("fifo")));

@@ -58,6 +58,11 @@ fn no_such_round(id: i64) -> Error {
     Error::not_found_msg("round", format!("the ring holds no round {id}"))
 }
 
+fn not_recorded(id: i64) -> Error {
+    let why = format!("round {id} was not recorded, or is so old that only its summary is left");
+    Error::not_found_msg("recording", why)
+}
+
 /// Rounds of the ring, newest first; at most `limit` (see [`MAX_ROUNDS`]) of them.
 ///
 /// # Errors
@@ -109,10 +114,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 async fn recording(control: &Control, id: i64) -> Result<Recording> {
     match read(control, id).await? {
         Some(recording) => Ok(recording),
-        None if rounds::get(&mut control.store().reader(), id).await?.is_some() => Err(Error::not_found_msg(
-            "recording",
-            format!("round {id} was not recorded, or is so old that only its summary is left"),
-        )),
+        None if rounds::get(&mut control.store().reader(), id).await?.is_some() => Err(not_recorded(id)),
         None => Err(no_such_round(id)),
     }
 }
@@ -124,6 +126,23 @@ async fn recording(control: &Control, id: i64) -> Result<Recording> {
 pub async fn recorded(control: &Control, caller: &Principal, filter: Filter, limit: i64) -> Result<Vec<i64>> {
     let rows = list(control, caller, &Filter { recorded: true, ..filter }, limit).await?;
     Ok(rows.into_iter().rev().map(|row| row.id).collect())
+}
+
+/// Whether all these rounds are there with a recording.
+///
+/// # Errors
+/// [`Error::NotFound`] for the first that isn't, [`Error::InsufficientPrivilege`], [`Error::Store`].
+pub async fn all_recorded(control: &Control, caller: &Principal, ids: &[i64]) -> Result<()> {
+    superadmin(caller)?;
+    let mut sql = control.store().reader();
+    for id in ids {
+        match rounds::get(&mut sql, *id).await? {
+            Some(row) if row.bytes.is_some() => {}
+            Some(_) => return Err(not_recorded(*id)),
+            None => return Err(no_such_round(*id)),
+        }
+    }
+    Ok(())
 }
 
 /// How recordings are exported.

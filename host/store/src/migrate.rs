@@ -17,11 +17,15 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {
+    migrator_of(dialect, MIGRATIONS)
+}
+
+fn migrator_of(dialect: Dialect, migrations: &'static [(i64, &'static str, &'static str)]) -> Migrator {
     let identity = match dialect {
         Dialect::Sqlite => "INTEGER PRIMARY KEY AUTOINCREMENT",
         Dialect::Postgres => "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
     };
-    let migrations = MIGRATIONS
+    let migrations = migrations
         .iter()
         .map(|(version, description, sql)| {
             Migration::new(
@@ -43,4 +47,38 @@ pub(crate) async fn run(pools: &Pools) -> Result<()> {
         Pools::Postgres(pool) => migrator.run(pool).await?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sql::{Sql as _, Stmt};
+    use crate::{Options, Store, rounds};
+
+    #[tokio::test]
+    async fn recordings_of_the_first_schema_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("old.db").display());
+        let store = Store::open(&url, &Options::default()).await.unwrap();
+        let Pools::Sqlite { write, .. } = &store.pools else { unreachable!("it was opened as such") };
+        migrator_of(Dialect::Sqlite, &MIGRATIONS[..1]).run(write).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        for recording in ["x'0102'", "NULL"] {
+            tx.execute(Stmt::assembled(format!(
+                "INSERT INTO rounds (scaling_group, at, plugin, digest, outcome, placed, deferred, refused, duration_us,
+                    recording) VALUES ('sg', 1, 'fifo', 'd', 'ok', 1, 2, 3, 4, {recording})"
+            )))
+            .await
+            .unwrap();
+        }
+        tx.commit().await.unwrap();
+        store.migrate().await.unwrap();
+        let rows = rounds::list(&mut store.reader(), &rounds::Filter::default(), 10).await.unwrap();
+        assert_eq!(
+            rows.iter().map(|r| (r.id, r.bytes, r.refused)).collect::<Vec<_>>(),
+            [(2, None, 3), (1, Some(2), 3)]
+        );
+        assert_eq!(rounds::recording(&mut store.reader(), 1).await.unwrap(), Some(vec![1, 2]));
+    }
 }

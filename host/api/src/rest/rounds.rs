@@ -32,6 +32,8 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// Rounds on a page unless the client says otherwise.
 const PAGE: i64 = 50;
+/// Rounds that one export may name.
+const EXPORT_IDS: usize = 100;
 /// Decisions that a look at a round shows unless the client says otherwise.
 const DECISIONS: i64 = 1000;
 
@@ -87,7 +89,7 @@ async fn show(mut call: Call) -> Answer {
 /// Recordings as lines of JSON, oldest first, as `quarterdeck plugin replay --rounds` reads them.
 async fn export(mut call: Call) -> Answer {
     let mut params = call.params().await?;
-    let one = params.optional(&["id"], None, nullable(coerced_int(1..=i64::MAX)));
+    let chosen = params.optional(&["id"], Vec::new(), ids);
     let filter = filter(&mut params);
     let limit = params.optional(&["limit"], PAGE, coerced_int(1..=MAX_ROUNDS));
     let pseudonymise = params.optional(&["pseudonymise"], false, boolish);
@@ -99,13 +101,17 @@ async fn export(mut call: Call) -> Answer {
         coding.trim().eq_ignore_ascii_case("zstd") && !matches!(quality.trim(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000")
     });
     let export = Export::begin(call.control(), &caller, pseudonymise, asked || accepts).await?;
-    let ids = match one {
-        Some(id) => {
-            // The first line is made now, so that a wrong number is told as such.
-            rounds::show(call.control(), &caller, id).await?;
-            vec![id]
+    // What can go wrong is looked for now: once the answer has begun, it can only break off.
+    let ids = match chosen.as_slice() {
+        [] => rounds::recorded(call.control(), &caller, filter, limit).await?,
+        [one] => {
+            rounds::show(call.control(), &caller, *one).await?;
+            chosen
         }
-        None => rounds::recorded(call.control(), &caller, filter, limit).await?,
+        several => {
+            rounds::all_recorded(call.control(), &caller, several).await?;
+            chosen
+        }
     };
     let state = (call.control().clone(), Arc::new(export), ids.into_iter());
     let lines = futures::stream::try_unfold(state, |(control, export, mut ids)| async move {
@@ -125,6 +131,17 @@ async fn export(mut call: Call) -> Answer {
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("zstd"));
     }
     Ok(response)
+}
+
+/// Ids with commas between them.
+fn ids(value: Value) -> Result<Vec<i64>, Value> {
+    let text = text(value)?;
+    let ids: Result<Vec<i64>, _> = text.split(',').map(|id| id.trim().parse()).collect();
+    match ids {
+        Ok(ids) if ids.len() <= EXPORT_IDS => Ok(ids),
+        Ok(_) => Err(Value::from(format!("value has more than {EXPORT_IDS} ids"))),
+        Err(_) => Err(Value::from("value is no list of ids")),
+    }
 }
 
 /// What a stored revision would have decided, beside what was decided.

@@ -40,8 +40,8 @@ enum RoundCommand {
     },
     /// Write recordings as lines of JSON, for `quarterdeck plugin replay --rounds`
     Export {
-        /// One round's id; without it, those that the filters let through
-        id: Option<i64>,
+        /// Ids of rounds; without any, those that the filters let through
+        ids: Vec<i64>,
         #[command(flatten)]
         filter: FilterArgs,
         /// The newest so many
@@ -146,10 +146,11 @@ pub(crate) async fn run(args: RoundArgs) -> anyhow::Result<ExitCode> {
             let answer = client.call(Method::GET, &format!("/plugins/rounds/{id}"), None).await?;
             if args.json { table::json(&answer)? } else { print_round(&answer)? }
         }
-        RoundCommand::Export { id, filter, limit, pseudonymise, output } => {
+        RoundCommand::Export { ids, filter, limit, pseudonymise, output } => {
             let mut path = format!("/plugins/rounds/export?{}", filter.query(limit));
-            if let Some(id) = id {
-                path.push_str(&format!("&id={id}"));
+            if !ids.is_empty() {
+                let ids: Vec<String> = ids.iter().map(i64::to_string).collect();
+                path.push_str(&format!("&id={}", ids.join(",")));
             }
             if pseudonymise {
                 path.push_str("&pseudonymise=true");
