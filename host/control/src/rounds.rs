@@ -267,9 +267,15 @@ pub struct Compared {
 }
 
 impl Compared {
-    /// Compares two takes of `recording`.
-    pub fn new(recording: &Recording, left: Take, right: Take) -> Self {
+    /// Compares two takes of `recording`. Their steps are dropped: many comparisons fit into memory, many rounds don't.
+    pub fn new(recording: &Recording, mut left: Take, mut right: Take) -> Self {
         let difference = Difference::between(&left.decisions, &right.decisions, &recording.snapshot);
+        for take in [&mut left, &mut right] {
+            take.decisions = Decisions::default();
+            if let Some(replay) = &mut take.replay {
+                replay.steps = Vec::new();
+            }
+        }
         Self {
             id: recording.id,
             scaling_group: recording.scaling_group.clone(),
