@@ -19,10 +19,12 @@ const FAMILIES: &[&str] = &[
     "test_config.py",
     "test_graphql_identity.py",
     "test_graphql_resources.py",
+    "test_logs.py",
     "test_manager.py",
     "test_resource.py",
     "test_session.py",
     "test_system.py",
+    "test_templates.py",
 ];
 
 /// Runs all tests.

@@ -16,13 +16,10 @@ type Row = (Method, &'static str, Access, Gate);
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
 const PUT: Method = Method::PUT;
-const PATCH: Method = Method::PATCH;
 const DELETE: Method = Method::DELETE;
 
 /// Sessions: files, services' insides, templates, reports.
 const SESSIONS: &[Row] = &[
-    (POST, "/session/_/create-from-template", Auth, Writes),
-    (POST, "/session/_/create-cluster", Auth, Writes),
     (POST, "/session/_/sync-agent-registry", Superadmin, Writes),
     (POST, "/session/{session}/upload", Auth, Reads),
     (GET, "/session/{session}/download", Auth, Reads),
@@ -100,36 +97,6 @@ const STREAMS: &[Row] = &[
     (GET, "/stream/session/{session}/tcpproxy", Auth, Reads),
 ];
 
-const TEMPLATES: &[Row] = &[
-    (GET, "/template/session", Auth, Reads),
-    (POST, "/template/session", Auth, Reads),
-    (GET, "/template/session/{template}", Auth, Reads),
-    (PUT, "/template/session/{template}", Auth, Reads),
-    (DELETE, "/template/session/{template}", Auth, Reads),
-    (GET, "/template/cluster", Auth, Reads),
-    (POST, "/template/cluster", Auth, Reads),
-    (GET, "/template/cluster/{template}", Auth, Reads),
-    (PUT, "/template/cluster/{template}", Auth, Reads),
-    (DELETE, "/template/cluster/{template}", Auth, Reads),
-];
-
-const DOTFILES: &[Row] = &[
-    (GET, "/user-config/dotfiles", Auth, Reads),
-    (POST, "/user-config/dotfiles", Auth, Reads),
-    (PATCH, "/user-config/dotfiles", Auth, Reads),
-    (DELETE, "/user-config/dotfiles", Auth, Reads),
-    (GET, "/user-config/bootstrap-script", Auth, Reads),
-    (POST, "/user-config/bootstrap-script", Auth, Reads),
-    (GET, "/domain-config/dotfiles", Auth, Reads),
-    (POST, "/domain-config/dotfiles", Admin, Reads),
-    (PATCH, "/domain-config/dotfiles", Admin, Reads),
-    (DELETE, "/domain-config/dotfiles", Admin, Reads),
-    (GET, "/group-config/dotfiles", Auth, Reads),
-    (POST, "/group-config/dotfiles", Admin, Reads),
-    (PATCH, "/group-config/dotfiles", Admin, Reads),
-    (DELETE, "/group-config/dotfiles", Admin, Reads),
-];
-
 const RESOURCES: &[Row] = &[
     (GET, "/resource/usage/month", Superadmin, Reads),
     (GET, "/resource/usage/period", Superadmin, Reads),
@@ -142,16 +109,13 @@ const RESOURCES: &[Row] = &[
 ];
 
 const OTHERS: &[Row] = &[
-    (GET, "/logs/error", Auth, Reads),
-    (POST, "/logs/error", Auth, Reads),
-    (POST, "/logs/error/{entry}/clear", Auth, Reads),
     (GET, "/image/import", Admin, Reads),
     (POST, "/image/import", Admin, Writes),
 ];
 
 /// The rows of the table.
 pub(crate) fn routes() -> Vec<Route> {
-    let families = [SESSIONS, FOLDERS, SERVICES, STREAMS, TEMPLATES, DOTFILES, RESOURCES, OTHERS];
+    let families = [SESSIONS, FOLDERS, SERVICES, STREAMS, RESOURCES, OTHERS];
     families
         .into_iter()
         .flatten()

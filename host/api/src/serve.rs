@@ -12,11 +12,11 @@ use axum::response::Response;
 use futures::FutureExt as _;
 use http::header::{HeaderName, ORIGIN, SERVER};
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
-use quarterdeck_control::manager;
+use quarterdeck_control::{error_logs, manager};
 use uuid::Uuid;
 
 use crate::auth::{self, ratelimit};
@@ -94,6 +94,7 @@ async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     let request_id = app.ids.of(&parts);
     let origin = parts.headers.get(ORIGIN).cloned();
     let is_preflight = parts.method == Method::OPTIONS;
+    let (method, uri) = (parts.method.clone(), parts.uri.clone());
     let mut known_route = None;
     let (answer, is_routed) = match app.table.find(&parts.method, parts.uri.path()) {
         Found::Route(index, route, args) => {
@@ -114,6 +115,10 @@ async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     };
     let mut response = answer.unwrap_or_else(|problem| problem.into_response(request_id.to_str().unwrap_or_default()));
     app.metrics.count(known_route, response.status(), begun.elapsed());
+    if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+        let id = request_id.to_str().unwrap_or_default();
+        remember(&app, format!("{method} {}: internal error, request {id}", uri.path()), uri.path());
+    }
     let headers = response.headers_mut();
     headers.insert(SERVER, PRODUCT);
     headers.insert(REQUEST_ID, request_id);
@@ -121,6 +126,17 @@ async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
         cors::expose(headers, origin);
     }
     response
+}
+
+/// Notes in the log of errors that the server failed; the answer doesn't wait for it.
+fn remember(app: &App, message: String, path: &str) {
+    let (control, path) = (app.control.clone(), path.to_owned());
+    tokio::spawn(async move {
+        let status = StatusCode::INTERNAL_SERVER_ERROR.as_u16();
+        if let Err(error) = error_logs::record_failure(&control, &message, &path, status).await {
+            tracing::warn!(%error, "a failure isn't in the log of errors");
+        }
+    });
 }
 
 /// Takes in a body of known, small size. One that breaks off is left to fail where it is read.

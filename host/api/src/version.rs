@@ -35,6 +35,9 @@ pub struct Version {
 }
 
 impl Version {
+    /// The newest, for what the server itself writes down.
+    pub const NEWEST: Self = Self { major: 6, revision: "20230315", named: None };
+
     /// Reads the version headers.
     ///
     /// # Errors

@@ -46,6 +46,8 @@ pub mod validate;
 
 pub mod auth;
 pub mod domains;
+pub mod dotfiles;
+pub mod error_logs;
 pub mod images;
 pub mod keypairs;
 pub mod manager;
@@ -54,6 +56,7 @@ pub mod projects;
 pub mod resource_policies;
 pub mod scaling_groups;
 pub mod seed;
+pub mod templates;
 pub mod users;
 
 pub use error::{AgentOperation, Error, Result, SessionMatch};

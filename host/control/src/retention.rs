@@ -7,7 +7,7 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size.
+/// Drops the oldest events beyond the ring's size, and error logs that are too old.
 ///
 /// # Errors
 /// [`crate::Error::Store`].
@@ -15,7 +15,7 @@ pub async fn pass(control: &Control) -> Result<u64> {
     let mut tx = control.store().begin().await?;
     let dropped = events::trim(&mut tx, control.settings().event_ring).await?;
     tx.commit().await?;
-    Ok(dropped)
+    Ok(dropped + crate::error_logs::expire(control).await?)
 }
 
 /// Sets the gauges that show how many sessions and agents are in which status.

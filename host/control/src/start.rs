@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use quarterdeck_model::dotfile::Dotfile;
 use quarterdeck_model::slots::{SlotKind, SlotTypes};
 use quarterdeck_model::{
     AccessKey, AgentId, AgentStatus, KernelStatus, SessionId, SessionStatus, SessionType, Timestamp,
@@ -14,7 +15,7 @@ use quarterdeck_store::agents::{self as agent_rows, AgentRow};
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
 use quarterdeck_store::work::Work;
-use quarterdeck_store::{kernels, sessions};
+use quarterdeck_store::{dotfiles, kernels, sessions};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -39,6 +40,7 @@ pub(crate) struct Starter {
 struct Facts {
     agents: HashMap<AgentId, Arc<AgentRow>>,
     ssh_keypairs: HashMap<AccessKey, (String, String)>,
+    dotfiles: HashMap<SessionId, Vec<Dotfile>>,
     /// (canonical name, architecture) → (digest, local)
     images: HashMap<(String, String), (String, bool)>,
     slot_types: Arc<SlotTypes>,
@@ -181,6 +183,7 @@ async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<Sessio
             .into_iter()
             .map(|(key, public, private)| (key, (public, private)))
             .collect(),
+        dotfiles: dotfiles::of_sessions(&mut reader, &rows.iter().map(|s| s.id).collect::<Vec<_>>()).await?,
         images: agent_rows::image_facts(&mut reader, &images)
             .await?
             .into_iter()
@@ -320,7 +323,7 @@ fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelR
     let is_batch = session.session_type == SessionType::Batch;
     let ssh = facts.ssh_keypairs.get(&session.access_key);
     let internal = json!({
-        "dotfiles": [],
+        "dotfiles": facts.dotfiles.get(&session.id).map_or(&[][..], Vec::as_slice),
         "ssh_keypair": ssh.map(|(public, private)| json!({"public_key": public, "private_key": private})),
     });
     pb::KernelSpec {

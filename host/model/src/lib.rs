@@ -1,5 +1,6 @@
 //! Domain types and rules. Pure: no I/O, no async, no clock but the one passed in.
 
+pub mod dotfile;
 pub mod duration;
 pub mod ids;
 pub mod image;
@@ -14,6 +15,7 @@ pub mod session;
 pub mod size;
 pub mod slots;
 pub mod status;
+pub mod template;
 pub mod time;
 
 pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId};

@@ -285,3 +285,12 @@ pub async fn bootstrap_script<S: Sql>(sql: &mut S, access_key: &str) -> Result<O
     let stmt = Stmt::new("SELECT bootstrap_script FROM keypairs WHERE access_key = $1").bind(access_key);
     sql.fetch_optional(stmt).await?.map_or(Ok(None), |row| row.get("bootstrap_script"))
 }
+
+/// Replaces that script; how many key pairs there were (0 or 1).
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn set_bootstrap_script<S: Sql>(sql: &mut S, access_key: &str, script: &str) -> Result<u64> {
+    let stmt = Stmt::new("UPDATE keypairs SET bootstrap_script = $2 WHERE access_key = $1");
+    sql.execute(stmt.bind(access_key).bind(script)).await
+}

@@ -6,7 +6,9 @@
 pub mod agents;
 pub mod config;
 pub mod domains;
+pub mod dotfiles;
 mod error;
+pub mod error_logs;
 pub mod events;
 pub mod history;
 pub mod idle;
@@ -30,6 +32,7 @@ pub mod schedule;
 pub mod sessions;
 mod set;
 pub mod sql;
+pub mod templates;
 pub mod testing;
 mod update;
 pub mod users;

@@ -1,5 +1,6 @@
 //! Sessions: reading, enqueueing, and what isn't a change of status (that is [`crate::work`]).
 
+use quarterdeck_model::dotfile::Dotfile;
 use quarterdeck_model::{
     AccessKey, ClusterMode, ProjectId, SessionId, SessionResult, SessionStatus, SessionType, Timestamp, UserId,
 };
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::error::Result;
 use crate::kernels::NewKernel;
 use crate::sql::{Row, Sql, Stmt};
-use crate::{events, history, kernels, set};
+use crate::{dotfiles, events, history, kernels, set};
 
 /// A session.
 #[derive(Clone, Debug)]
@@ -185,6 +186,8 @@ pub struct NewSession {
     pub kernels: Vec<NewKernel>,
     /// Sessions that must succeed first.
     pub dependencies: Vec<SessionId>,
+    /// What its kernels find in their home; those that win last.
+    pub dotfiles: Vec<Dotfile>,
 }
 
 /// Inserts sessions as `PENDING`, with kernels, dependencies, history and events, in a constant number of statements.
@@ -260,6 +263,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
         )
         .await?;
     }
+    dotfiles::keep(sql, sessions).await?;
     let pending =
         |session, kernel, at| history::Entry { session, kernel, status: "PENDING".to_owned(), reason: None, at };
     let entries: Vec<_> = sessions

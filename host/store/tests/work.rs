@@ -106,6 +106,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
         requested_slots: json!({"cpu": (cpu * size as i64).to_string()}),
         kernels: (0..size).map(|i| kernel(i, cpu)).collect(),
         dependencies: vec![],
+        dotfiles: vec![],
     }
 }
 

@@ -139,6 +139,11 @@ impl Params {
     }
 }
 
+/// The document of a text that is JSON or else YAML; `None` when it is neither.
+pub fn document(text: &str) -> Option<Value> {
+    serde_json::from_str(text).ok().or_else(|| yaml::read_typed(text.as_bytes()))
+}
+
 /// Reads a body that needn't be an object.
 ///
 /// # Errors

@@ -17,6 +17,12 @@ pub fn read(body: &[u8]) -> Option<Value> {
     Shape(&shape, &Budget::of(body)).deserialize(serde_yaml_ng::Deserializer::from_slice(body)).ok()
 }
 
+/// Reads a document with the types that its scalars have; `None` when it is malformed.
+pub fn read_typed(body: &[u8]) -> Option<Value> {
+    Measure(&Budget::of(body)).deserialize(serde_yaml_ng::Deserializer::from_slice(body)).ok()?;
+    serde_yaml_ng::from_slice(body).ok()
+}
+
 /// How much more a document may hold, in nodes and bytes of text. One that repeats little stays within it.
 struct Budget(Cell<usize>);
 

@@ -4,6 +4,8 @@ mod acl;
 mod admin;
 mod auth;
 mod config;
+mod dotfiles;
+mod error_logs;
 mod manager;
 mod plugins;
 mod resource;
@@ -13,6 +15,7 @@ mod scaling_groups;
 mod session;
 mod session_create;
 mod stream;
+mod templates;
 
 use crate::route::Route;
 use crate::{inventory, ops};
@@ -26,6 +29,9 @@ pub(crate) fn routes() -> Vec<Route> {
         session::routes(),
         manager::routes(),
         config::routes(),
+        dotfiles::routes(),
+        error_logs::routes(),
+        templates::routes(),
         resource::routes(),
         scaling_groups::routes(),
         acl::routes(),

@@ -5,6 +5,7 @@ use quarterdeck_model::session::RESERVED_NAME;
 use quarterdeck_model::{ClusterMode, SessionType};
 use serde_json::{Value, json};
 
+use super::templates;
 use crate::call::{Answer, Call, created};
 use crate::params::kinds::{boolish, coerced_int, int, list, map, member, nullable, number, object, text, url};
 use crate::params::{Fault, Params};
@@ -13,8 +14,20 @@ use crate::wire::{INVALID_API_PARAMS, Problem};
 
 /// `POST /session` and `POST /session/_/create`
 pub(super) async fn create(mut call: Call) -> Answer {
-    let mut params = call.params().await?;
-    let request = read(&mut params, call.version());
+    let params = call.params().await?;
+    let version = call.version();
+    enqueue(call, params, version).await
+}
+
+/// `POST /session/_/create-from-template`
+pub(super) async fn create_from_template(mut call: Call) -> Answer {
+    let params = templates::filled_in(&mut call).await?;
+    // Filled in, a request is written as the newest version writes it.
+    enqueue(call, params, Version::NEWEST).await
+}
+
+async fn enqueue(call: Call, mut params: Params, version: Version) -> Answer {
+    let request = read(&mut params, version);
     params.finish()?;
     if request.name == RESERVED_NAME {
         let msg = format!("Requested session ID {RESERVED_NAME} is reserved word");

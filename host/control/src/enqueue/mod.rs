@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{Mode, dispatch};
 use crate::principal::Principal;
 use crate::sessions::{Found, find, find_strictly};
-use crate::{Control, images, scaling_groups, scope};
+use crate::{Control, dotfiles, images, scaling_groups, scope};
 
 pub use arrivals::Arrivals;
 pub(crate) use arrivals::run;
@@ -294,6 +294,7 @@ async fn enqueue(
         requested_slots: kernel_set.total,
         kernels: kernel_set.kernels,
         dependencies: dependencies(control, owner, request).await?,
+        dotfiles: dotfiles::for_session(control, owner, project.id, &request.domain).await?,
     };
     if !(-1000..=1000).contains(&session.priority) {
         return Err(Error::invalid("The priority must be between -1000 and 1000."));
