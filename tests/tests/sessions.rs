@@ -83,6 +83,37 @@ async fn whole_life(database: Database) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A session from a template has its owner's dotfiles and ran its owner's script.
+async fn from_a_template(database: Database) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut server = Server::start(&database, &dir.path().join("server"))?;
+    let _agent = server.agent("i-template", "process", "cpu=4,mem=4g", &dir.path().join("agent"))?;
+    let (admin, user) = (server.client(ADMIN), server.client(USER));
+    admin.await_agents(1).await?;
+    user.post("/user-config/dotfiles", &json!({"path": ".sea/rc", "permission": "600", "data": "ahoy"})).await?.ok()?;
+    user.post("/user-config/bootstrap-script", &json!({"script": " cp .sea/rc landed\n"})).await?.ok()?;
+    let template = json!({
+        "api_version": "v1", "kind": "taskTemplate", "metadata": {"name": "t", "tag": "from-template"},
+        "spec": {
+            "kernel": {"image": PYTHON_IMAGE, "environ": {"A": "1"}, "git": null, "run": null},
+            "resources": {"cpu": "1", "mem": "256m"}, "scaling_group": "default",
+        },
+    });
+    let payload = json!({"session_templates": [{"template": template}]}).to_string();
+    let made = user.post("/template/session", &json!({"payload": payload})).await?.ok()?;
+    let request = json!({"template_id": made["id"], "name": "life", "config": {"environ": {"A": "2"}}});
+    let created = user.post("/session/_/create-from-template", &request).await?.ok()?;
+    assert_eq!(created["status"], "RUNNING", "{created}");
+    let row = user.session(created["sessionId"].as_str().unwrap(), "tag").await?;
+    assert_eq!(row["tag"], "from-template");
+    let code = "import os; print(os.environ['A'], open('.sea/rc').read(), open('landed').read(), oct(os.stat('.sea/rc').st_mode)[-3:])";
+    let (console, _) = run(&user, code).await?;
+    assert_eq!(console, "2 ahoy ahoy 600\n");
+    user.delete("/session/life").await?.ok()?;
+    server.process.stop()?;
+    Ok(())
+}
+
 /// Runs code to its end: what it printed, and its exit code.
 async fn run(user: &quarterdeck_tests::client::Client, code: &str) -> anyhow::Result<(String, Option<i64>)> {
     let (mut console, mut run_id, mut mode, mut text) = (String::new(), Value::Null, "query", code);
@@ -106,4 +137,9 @@ async fn a_session_lives_its_life() {
     for database in Database::each().unwrap() {
         whole_life(database).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_template_and_its_owners_belongings_make_a_session() {
+    from_a_template(Database::sqlite().unwrap()).await.unwrap();
 }

@@ -108,10 +108,7 @@ const RESOURCES: &[Row] = &[
     (POST, "/resource/watcher/agent/restart", Superadmin, Reads),
 ];
 
-const OTHERS: &[Row] = &[
-    (GET, "/image/import", Admin, Reads),
-    (POST, "/image/import", Admin, Writes),
-];
+const OTHERS: &[Row] = &[(GET, "/image/import", Admin, Reads), (POST, "/image/import", Admin, Writes)];
 
 /// The rows of the table.
 pub(crate) fn routes() -> Vec<Route> {

@@ -1,52 +1,23 @@
 //! Users, key pairs, projects and domains from the outside of the crate, on every database there is here.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod desk;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, OnceLock};
 
+use desk::{ADMIN, DOMAIN_ADMIN, USER, controls, who};
 use quarterdeck_control::auth::{Authorize, Signup};
-use quarterdeck_control::store::testing::{self, TestDb};
 use quarterdeck_control::store::{self, Store, agents, keypairs as key_rows, users as user_rows};
 use quarterdeck_control::{
-    Control, Error, Principal, Result, Settings, auth, config, domains, images, keypairs, manager, presets, projects,
-    resource_policies, scaling_groups, scope, seed, users,
+    Control, Error, Result, auth, config, domains, images, keypairs, manager, presets, projects, resource_policies,
+    scaling_groups, scope, users,
 };
 use quarterdeck_model::{AccessKey, ProjectId, Timestamp, UserRole, UserStatus};
-use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const ADMIN: &str = "AKIACONFADMIN0000001";
-const DOMAIN_ADMIN: &str = "AKIACONFDADMIN000002";
-const USER: &str = "AKIACONFUSER00000003";
 const PROJECT: &str = "9a000000-0000-4000-8000-000000000001";
-
-/// One runtime for all tests: components are compiled once.
-fn plugins() -> Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME
-        .get_or_init(|| {
-            Runtime::new(RuntimeOptions { compiler: Compiler::InProcess, ..RuntimeOptions::default() }).unwrap()
-        })
-        .clone()
-}
-
-async fn controls() -> Vec<(TestDb, Control)> {
-    let seed: Json = serde_json::from_str(include_str!("../../../tests/conformance/seed.json")).unwrap();
-    let mut out = Vec::new();
-    for db in testing::databases().await {
-        seed::load(&db.store, &seed).await.unwrap();
-        let control = Control::new(db.store.clone(), plugins(), Settings::default()).await.unwrap();
-        control.identity().refresh().await.unwrap();
-        out.push((db, control));
-    }
-    out
-}
-
-async fn who(control: &Control, access_key: &str) -> Arc<Principal> {
-    Arc::clone(&control.identity().credential(access_key).await.unwrap().unwrap().principal)
-}
 
 fn login(email: &str, password: &str) -> Authorize {
     Authorize { kind: "keypair".into(), domain: "default".into(), username: email.into(), password: password.into() }

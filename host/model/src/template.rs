@@ -8,8 +8,29 @@ use uuid::Uuid;
 
 /// Names that a mount can't have in the home.
 const RESERVED: &[&str] = &[
-    ".terminfo", ".jupyter", ".tmux.conf", ".ssh", "/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/media", "/mnt",
-    "/opt", "/proc", "/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var", "/home",
+    ".terminfo",
+    ".jupyter",
+    ".tmux.conf",
+    ".ssh",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/home",
 ];
 
 /// Why a document is no template.
@@ -324,10 +345,15 @@ mod tests {
     fn a_cluster_has_one_main_node() {
         let id = Uuid::new_v4();
         let with = |nodes: Value| {
-            cluster(&json!({"apiVersion": "v1", "kind": "clusterTemplate", "mode": "multi-node", "metadata": {"name": "c"}, "spec": {"nodes": nodes}}))
+            cluster(
+                &json!({"apiVersion": "v1", "kind": "clusterTemplate", "mode": "multi-node", "metadata": {"name": "c"}, "spec": {"nodes": nodes}}),
+            )
         };
         let normal = with(json!([{"role": "main", "sessionTemplate": id.simple().to_string()}])).unwrap();
-        assert_eq!(normal["spec"]["nodes"], json!([{"role": "main", "session_template": id.to_string(), "replicas": 1}]));
+        assert_eq!(
+            normal["spec"]["nodes"],
+            json!([{"role": "main", "session_template": id.to_string(), "replicas": 1}])
+        );
         assert_eq!((&normal["mode"], name(&normal)), (&json!("multi-node"), "c"));
         for bad in [
             json!([{"role": "worker", "session_template": id}]),
