@@ -10,7 +10,7 @@ use desk::{ADMIN, DOMAIN_ADMIN, USER, controls, who};
 use quarterdeck_control::auth::{Authorize, Signup};
 use quarterdeck_control::store::{self, Store, agents, keypairs as key_rows, users as user_rows};
 use quarterdeck_control::{
-    Control, Error, Result, auth, config, domains, images, keypairs, manager, presets, projects, resource_policies,
+    Error, Result, auth, config, domains, images, keypairs, manager, presets, projects, resource_policies,
     scaling_groups, scope, users,
 };
 use quarterdeck_model::{AccessKey, ProjectId, Timestamp, UserRole, UserStatus};
