@@ -232,6 +232,7 @@ impl Terminator {
     pub(crate) async fn begin(&self) -> Result<()> {
         let statuses = [SessionStatus::Terminating, SessionStatus::Restarting];
         sessions::hasten_all(&mut self.control.store().reader(), &statuses).await?;
+        sessions::hasten_finished(&mut self.control.store().reader(), self.control.clock().now()).await?;
         Ok(())
     }
 

@@ -9,11 +9,12 @@ use std::time::Duration;
 use lab::{ADMIN, FakeAgent, Lab, Manner, USER, eventually, request};
 use quarterdeck_control::enqueue::{self, CreateSession};
 use quarterdeck_control::{Error, sessions};
-use quarterdeck_model::{AgentStatus, SessionId, SessionResult, SessionStatus, SessionType};
+use quarterdeck_model::{AgentStatus, KernelStatus, SessionId, SessionResult, SessionStatus, SessionType};
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::host_server::Host;
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_store::testing::databases;
+use quarterdeck_store::work::Work;
 use quarterdeck_store::{agents, events, history, kernels, sessions as rows};
 use serde_json::json;
 
@@ -299,6 +300,49 @@ async fn a_restarted_session_runs_again() {
         let lab = Lab::new(&db).await;
         let agent = lab.agent("i-1", 8).await;
         let user = lab.who(USER).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_may_end_before_the_last_kernel_starts() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        agent.behaves(Manner::Forgets);
+        // The last news comes from the agent, or nobody was there to act on it.
+        for by_report in [true, false] {
+            let wanted = CreateSession {
+                kind: SessionType::Batch,
+                startup_command: Some("true".into()),
+                cluster_size: 2,
+                enqueue_only: true,
+                ..request(&format!("quick-{by_report}"))
+            };
+            let id = lab.create(wanted).await.session_id;
+            lab.reaches(id, SessionStatus::Preparing).await;
+            let mut reader = lab.control.store().reader();
+            let all = kernels::of_sessions(&mut reader, &[id]).await.unwrap();
+            let (main, sub) = if all[0].cluster_role == "main" { (&all[0], &all[1]) } else { (&all[1], &all[0]) };
+            let (session_id, sub_id) = (id.to_string(), sub.id);
+            agent.report(&session_id, &main.id.to_string(), FakeAgent::started_event()).await;
+            let event = Event::BatchFinished(pb::BatchFinished { reason: "task-done".into(), exit_code: 0 });
+            agent.report(&session_id, &main.id.to_string(), event).await;
+            assert_eq!(lab.status(id).await, SessionStatus::Preparing);
+            if by_report {
+                agent.report(&session_id, &sub_id.to_string(), FakeAgent::started_event()).await;
+            } else {
+                let mut tx = lab.control.store().begin().await.unwrap();
+                let mut work = Work::open(&mut tx, [id], lab.control.clock().now()).await.unwrap();
+                work.set_kernel(sub_id, KernelStatus::Running, None, None);
+                assert_eq!(work.derive(id, None), Some(SessionStatus::Running));
+                work.flush(&mut tx).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+            lab.reaches(id, SessionStatus::Terminated).await;
+            assert_eq!(session(&lab, id).await.result, SessionResult::Success);
+        }
+        lab.check_books().await;
+        lab.stop().await;
         let made = lab.create(CreateSession { cluster_size: 2, ..request("again") }).await;
         assert_eq!(made.status, "RUNNING");
         sessions::restart(&lab.control, &user, "again").await.unwrap();

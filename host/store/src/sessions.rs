@@ -376,7 +376,8 @@ pub async fn due<S: Sql>(
     rows.iter().map(|row| Ok((row.parse("id")?, row.parse("status")?))).collect()
 }
 
-/// Batch sessions whose command has ended (their turn was set by the report), and that still run.
+/// Batch sessions whose command has ended, and that still run. Their turn is set by the report of the result and by
+/// every change of status after it; [`hasten_finished`] gives one to those that have none.
 pub async fn finished_batches<S: Sql>(sql: &mut S, now: Timestamp, limit: i64) -> Result<Vec<SessionId>> {
     let rows = sql
         .fetch_all(
@@ -435,6 +436,15 @@ pub async fn hasten_all<S: Sql>(sql: &mut S, statuses: &[SessionStatus]) -> Resu
         list.join(", ")
     ));
     sql.execute(stmt).await
+}
+
+/// Has all finished batch sessions that still run looked at now.
+pub async fn hasten_finished<S: Sql>(sql: &mut S, now: Timestamp) -> Result<u64> {
+    let stmt = Stmt::new(
+        "UPDATE sessions SET retry_at = $1 WHERE status IN ('RUNNING', 'RUNNING_DEGRADED') \
+         AND status NOT IN ('TERMINATED', 'CANCELLED') AND result <> 'UNDEFINED'",
+    );
+    sql.execute(stmt.bind(now.0)).await
 }
 
 /// Gives a session another name.

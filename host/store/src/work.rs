@@ -401,7 +401,8 @@ impl Work {
         state.status_changed = self.now;
         state.history.insert(to.to_string(), Value::String(self.now.iso()));
         state.patch.dirty = true;
-        state.patch.retry_at = None;
+        // Finished batch sessions are found by their turn, whichever way they come to run.
+        state.patch.retry_at = (state.result != SessionResult::Undefined).then_some(self.now);
         if let Some(info) = info {
             state.patch.info = Some(info.to_owned());
         }

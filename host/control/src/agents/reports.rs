@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
-use quarterdeck_model::{AgentId, KernelId, KernelStatus, SessionId, SessionResult, SessionStatus};
+use quarterdeck_model::{AgentId, KernelId, KernelStatus, SessionId, SessionResult, SessionStatus, predicates};
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_store::work::{Change, Ended, Started, Work};
@@ -169,6 +169,10 @@ fn start(
         // A restart is no start that hooks are told of.
         if !has_run {
             after.started.push(session);
+        }
+        // Its command was faster than its last kernel.
+        if work.session(session).is_some_and(|s| s.result != SessionResult::Undefined) {
+            after.finished.push(session);
         }
     }
 }
