@@ -33,36 +33,76 @@ pub(crate) fn is_ambiguous(document: &ExecutableDocument, operation: Option<&str
     matches!(&document.operations, DocumentOperations::Multiple(all) if all.len() > 1) && operation.is_none()
 }
 
+/// Where a document's text stands, as far as brackets are concerned.
+#[derive(Clone, Copy, PartialEq)]
+enum In {
+    Code,
+    Comment,
+    Text,
+    BlockText,
+}
+
+const BLOCK: &[u8] = b"\"\"\"";
+
+/// Whether a block text ends.
+fn ends(mut text: &[u8]) -> bool {
+    loop {
+        match text {
+            [] => return false,
+            [b'\\', rest @ ..] if rest.starts_with(BLOCK) => text = &rest[3..],
+            _ if text.starts_with(BLOCK) => return true,
+            [_, rest @ ..] => text = rest,
+        }
+    }
+}
+
 /// The parser calls itself for each bracket, so that enough of them would exhaust the stack.
 fn check_nesting(query: &str) -> Result<(), ServerError> {
     let (mut depth, mut line, mut column) = (0usize, 1, 0);
-    let mut chars = query.chars().peekable();
-    let mut in_comment = false;
-    let mut in_string = false;
-    while let Some(c) = chars.next() {
-        column += 1;
-        match c {
-            '\n' => {
-                (line, column) = (line + 1, 0);
-                in_comment = false;
-            }
-            '\\' if in_string => {
-                chars.next();
-                column += 1;
-            }
-            // Each quote of `"""` toggles, so that block texts are left as they were entered.
-            '"' if !in_comment => in_string = !in_string,
-            '#' if !in_string => in_comment = true,
-            '{' | '[' | '(' if !in_string && !in_comment => {
+    let mut place = In::Code;
+    let mut rest = query.as_bytes();
+    let mut endless = false;
+    // From where the first search finds nothing, no later one finds anything.
+    let mut has_end = |text: &[u8]| {
+        endless = endless || !ends(text);
+        !endless
+    };
+    // All that matters is ASCII, and no part of a longer character is.
+    while let [byte, ..] = rest {
+        let mut width = 1;
+        match (place, byte) {
+            (In::Code, b'"') if rest.starts_with(BLOCK) => match has_end(&rest[3..]) {
+                true => (place, width) = (In::BlockText, 3),
+                // Without an end the parser takes it for an empty text and the begin of another.
+                false => width = 2,
+            },
+            (In::Code, b'"') => place = In::Text,
+            (In::Code, b'#') => place = In::Comment,
+            (In::Code, b'{' | b'[' | b'(') => {
                 depth += 1;
                 if depth > MAX_NESTING {
+                    let column = column + 1;
                     let message = format!("Syntax Error GraphQL ({line}:{column}) Nested too deeply");
                     return Err(ServerError::new(message, Some(Pos { line, column })));
                 }
             }
-            '}' | ']' | ')' if !in_string && !in_comment => depth = depth.saturating_sub(1),
+            (In::Code, b'}' | b']' | b')') => depth = depth.saturating_sub(1),
+            // A line's end ends what can't go on behind it. The parser refuses texts that do.
+            (In::Comment | In::Text, b'\n' | b'\r') => place = In::Code,
+            (In::Text, b'"') => place = In::Code,
+            // Not what ends the line, or the end of a comment might hide behind it.
+            (In::Text, b'\\') if !matches!(rest.get(1), None | Some(b'\n' | b'\r')) => width = 2,
+            (In::BlockText, b'"') if rest.starts_with(BLOCK) => (place, width) = (In::Code, 3),
+            (In::BlockText, b'\\') if rest[1..].starts_with(BLOCK) => width = 4,
             _ => {}
         }
+        if *byte == b'\n' || (*byte == b'\r' && rest.get(1) != Some(&b'\n')) {
+            (line, column) = (line + 1, 0);
+        } else {
+            // Characters are counted by their first byte.
+            column += rest[..width.min(rest.len())].iter().filter(|b| **b & 0xc0 != 0x80).count();
+        }
+        rest = &rest[width.min(rest.len())..];
     }
     Ok(())
 }
@@ -163,6 +203,39 @@ mod tests {
         assert!(parse(&lists).unwrap_err().message.contains("Nested too deeply"));
         let harmless = format!("{{ a(b: \"{}\") # {}\n }}", "[".repeat(500), "{".repeat(500));
         assert!(parse(&harmless).is_ok());
+    }
+
+    #[test]
+    fn brackets_count_wherever_the_parser_sees_them() {
+        let deep = format!("{{ a{} }}", "{a".repeat(100_000));
+        for before in [
+            "# a comment\r",
+            "# \" a comment\r\n",
+            "# \"\"\" one\r",
+            "query q($a: S = \"\"\" \" \"\"\") ",
+            "query q($a: S = \"\"\" \\\"\"\" \" \"\"\") ",
+            "query q($a: S = \"\"\"\\\"\"\"\"\"\") ",
+            "query q($a: S = \"\") ",
+            "query q($a: S = \"\\\\\") ",
+            "query q($a: S = \"\\\"\") ",
+            "query q($a: S = [\"\"\" \"",
+            "query q($a: S = [\"\"\" \\\"\"\" \"",
+            // The parser refuses these at the end of the line, and looks no further.
+            "\"\n",
+            "\"\\\n",
+            "é\"é\r",
+        ] {
+            let error = parse(&format!("{before}{deep}")).unwrap_err();
+            assert!(error.message.contains("Nested too deeply"), "{before:?}: {:.100}", error.message);
+        }
+        let brackets = "[".repeat(500);
+        for harmless in [
+            format!("{{ a(b: \"\"\" \" {brackets} \\\"\"\" {brackets} \"\"\") }}"),
+            format!("{{ a(b: \"\\\" {brackets}\") }}"),
+            format!("# \" {brackets}\r{{ a(b: \"\") }}"),
+        ] {
+            assert!(parse(&harmless).is_ok(), "{:?}", parse(&harmless));
+        }
     }
 
     #[test]
