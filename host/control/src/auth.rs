@@ -329,7 +329,7 @@ pub async fn signup(control: &Control, request: Signup, language: Option<&str>) 
     }
     users::insert(&mut tx, &user, Some(&hash)).await.map_err(taken)?;
     keypairs::insert(&mut tx, &pair, None).await.map_err(taken)?;
-    if let Some(project) = projects::by_name(&mut tx, &request.domain, &project).await? {
+    if let Some(project) = projects::by_name(&mut tx, &user.domain_name, &project).await? {
         projects::add_members(&mut tx, project.id, &[user.id]).await?;
     }
     commit(control, tx).await?;

@@ -66,10 +66,12 @@ fn members(mode: Option<&str>, users: Option<&[String]>) -> Result<Option<Member
         Some(_) => return Err(Error::invalid("invalid user_update_mode")),
     };
     let Some(users) = users.filter(|users| !users.is_empty()) else { return Ok(None) };
-    let users = users
+    let mut users = users
         .iter()
         .map(|id| id.parse().map_err(|_| Error::BadRequest("badly formed hexadecimal UUID string".to_owned())))
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<UserId>>>()?;
+    users.sort_unstable();
+    users.dedup();
     Ok(Some(if known { Members::Add(users) } else { Members::Remove(users) }))
 }
 
@@ -116,8 +118,9 @@ async fn changeable<S: quarterdeck_store::Sql>(sql: &mut S, caller: &Principal, 
 /// Changes a project, its members or both; the project when it was changed itself.
 ///
 /// # Errors
-/// As [`create`], and [`Error::NotFound`]; [`Error::BadRequest`] when there is nothing to change;
-/// [`Error::Integrity`] when a user is a member already.
+/// As [`create`], and [`Error::NotFound`]; [`Error::BadRequest`] when there is nothing to change, and
+/// for members who aren't users of the project's domain; [`Error::Integrity`] when a user is a
+/// member already.
 pub async fn modify(
     control: &Control,
     caller: &Principal,
@@ -152,7 +155,10 @@ pub async fn modify(
         None if updated.is_none() => return Err(nothing_to_update()),
         None => {}
         Some(Members::Add(users)) => {
-            projects::add_members(&mut tx, id, users).await.map_err(integrity)?;
+            // Whoever has no place in the domain looks like nobody: what other domains have is none of its business.
+            if projects::add_members(&mut tx, id, users).await.map_err(integrity)? < users.len() as u64 {
+                return Err(Error::BadRequest("only users of the project's domain can be its members".to_owned()));
+            }
         }
         Some(Members::Remove(users)) => {
             projects::remove_members(&mut tx, id, users).await?;

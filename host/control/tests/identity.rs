@@ -304,6 +304,21 @@ async fn domains_and_projects() {
         assert!(matches!(modify(&domain_admin, own.id, members("add")).await, Err(Error::Integrity(_))));
         assert_eq!(modify(&domain_admin, own.id, members("remove")).await.unwrap(), None);
         assert_eq!(text(modify(&domain_admin, own.id, members("swap")).await), "invalid user_update_mode");
+        // Users of another domain look like nobody, and then nobody is added.
+        let stranger = users::UserInput { domain_name: "d1".into(), ..new_user("stranger") };
+        users::create(&control, &admin, "stranger@x.test", stranger).await.unwrap();
+        let stranger = user_rows::by_email(&mut db.store.reader(), "stranger@x.test").await.unwrap().unwrap();
+        let refused = "only users of the project's domain can be its members";
+        for other in [stranger.id.to_string(), ProjectId::new().to_string()] {
+            let both =
+                projects::ModifyProjectInput { user_uuids: Some(vec![user.id.to_string(), other]), ..members("add") };
+            assert_eq!(text(modify(&domain_admin, own.id, both).await), refused);
+        }
+        let sql = &mut db.store.reader();
+        assert!(!store::projects::is_member(sql, own.id, stranger.id).await.unwrap());
+        assert!(!store::projects::is_member(sql, own.id, user.id).await.unwrap());
+        assert_eq!(text(modify(&admin, there.id, members("add")).await), refused);
+        users::purge(&control, &admin, "stranger@x.test").await.unwrap();
         for id in [there.id, ProjectId::new()] {
             let refused = modify(&domain_admin, id, members("add")).await;
             assert!(matches!(refused, Err(Error::InsufficientPrivilege(_))));

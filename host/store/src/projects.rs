@@ -208,19 +208,18 @@ pub async fn update<S: Sql>(
     sql.execute(update.set("modified_at", now.micros()).filter("id", id.to_string())).await.map(Some)
 }
 
-/// Makes users members.
+/// Makes those of the users members that belong to the project's domain; how many they were.
 ///
 /// # Errors
-/// A unique violation when one of them is a member already, a foreign-key one for an unknown user.
+/// A unique violation when one of them is a member already.
 pub async fn add_members<S: Sql>(sql: &mut S, project: ProjectId, users: &[UserId]) -> Result<u64> {
-    let stmt = Stmt::assembled_dialect(
-        "INSERT INTO project_members (project_id, user_id) SELECT $2, value FROM json_each($1)".to_owned(),
+    let stmt = Stmt::among(
         "INSERT INTO project_members (project_id, user_id) \
-         SELECT $2, jsonb_array_elements_text(CAST($1 AS jsonb))"
-            .to_owned(),
+         SELECT p.id, u.id FROM projects p JOIN users u ON u.domain_name = p.domain_name \
+         WHERE p.id = $2 AND u.id IN {list}",
+        users,
     );
-    let users: Vec<String> = users.iter().map(ToString::to_string).collect();
-    sql.execute(stmt.bind(Json::from(users)).bind(project.to_string())).await
+    sql.execute(stmt.bind(project.to_string())).await
 }
 
 /// Ends memberships; how many there were.
