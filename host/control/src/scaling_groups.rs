@@ -1,7 +1,7 @@
 //! Scaling groups: administration, and which ones a caller may use.
 
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
-use quarterdeck_model::{AccessKey, ProjectId, SessionType};
+use quarterdeck_model::{AccessKey, ProjectId, SessionType, UserRole};
 use quarterdeck_store::projects;
 use quarterdeck_store::scaling_groups::{self, Associate, ScalingGroupChanges, ScalingGroupRow};
 use serde_json::Value as Json;
@@ -222,12 +222,22 @@ pub async fn names_for(control: &Control, caller: &Principal, project: &str) -> 
     Ok(rows.into_iter().filter(|group| group.is_public || caller.is_admin).map(|group| group.name).collect())
 }
 
+/// A project that the caller may ask about, by id or name: superadmins about any, administrators about those of their
+/// domain, others about their own. The rest is unknown to them.
 async fn find_project(control: &Control, caller: &Principal, project: &str) -> Result<Option<ProjectId>> {
-    if let Ok(id) = project.parse::<ProjectId>() {
-        return Ok(Some(id));
-    }
-    let row = projects::by_name(&mut control.store().reader(), &caller.domain, project).await?;
-    Ok(row.map(|p| p.id))
+    let sql = &mut control.store().reader();
+    let row = match project.parse::<ProjectId>() {
+        Ok(id) => projects::get(sql, id).await?,
+        Err(_) if project.contains('\0') => None,
+        Err(_) => projects::by_name(sql, &caller.domain, project).await?,
+    };
+    let Some(row) = row else { return Ok(None) };
+    let may = match caller.role {
+        UserRole::Superadmin => true,
+        UserRole::Admin if row.domain_name == caller.domain => true,
+        _ => projects::is_member(sql, row.id, caller.user_id).await?,
+    };
+    Ok(may.then_some(row.id))
 }
 
 /// A scaling group by name, if the caller may use it (with a project, given by id or name).
