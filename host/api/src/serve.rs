@@ -191,6 +191,17 @@ fn unauthorized() -> Problem {
     Problem::new(AUTH_FAILED).msg("Unauthorized access")
 }
 
+/// Who doesn't sign is counted by address.
+fn check_stranger(app: &App, parts: &Parts, now_ms: u64) -> Result<(), Problem> {
+    let Some(address) = auth::client::address(parts, &app.control.settings().trusted_proxies)? else { return Ok(()) };
+    let network = auth::client::household(address).to_string();
+    app.strangers.count(&network, app.settings.anonymous_rate_limit, now_ms).map(drop).ok_or_else(too_often)
+}
+
+fn too_often() -> Problem {
+    Problem::new(RATE_LIMIT_EXCEEDED).retry_after(ratelimit::WINDOW_SECONDS)
+}
+
 fn limits(response: &mut Response, limit: HeaderValue, remaining: HeaderValue) {
     debug_assert_eq!(WINDOW_VALUE, HeaderValue::from(ratelimit::WINDOW_SECONDS));
     let headers = response.headers_mut();

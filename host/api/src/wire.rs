@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{ALLOW, CONTENT_TYPE};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use quarterdeck_control::{AgentOperation, Error};
 use serde_json::{Map, Value, json};
@@ -13,6 +13,8 @@ use serde_json::{Map, Value, json};
 /// What every problem's type starts with.
 const PROBLEMS: &str = "https://api.backend.ai/probs/";
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json; charset=utf-8");
+/// When to come back to a host that had too much to do.
+const OVERLOADED_SECONDS: u64 = 5;
 const PLAIN_JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
 /// One class of problems: status, the last part of its type, and its usual title.
@@ -103,6 +105,8 @@ struct Inner {
     data: Option<Value>,
     shape: Shape,
     allow: Option<String>,
+    /// Seconds.
+    retry_after: Option<u64>,
     cause: Option<String>,
 }
 
@@ -113,8 +117,16 @@ pub struct Problem(Box<Inner>);
 impl Problem {
     /// A problem of a class, without details.
     pub fn new(class: Class) -> Self {
-        let inner =
-            Inner { class, title: None, msg: None, data: None, shape: Shape::Document, allow: None, cause: None };
+        let inner = Inner {
+            class,
+            title: None,
+            msg: None,
+            data: None,
+            shape: Shape::Document,
+            allow: None,
+            retry_after: None,
+            cause: None,
+        };
         Self(Box::new(inner))
     }
 
@@ -136,6 +148,13 @@ impl Problem {
     #[must_use]
     pub fn title(mut self, title: impl Into<Cow<'static, str>>) -> Self {
         self.0.title = Some(title.into());
+        self
+    }
+
+    /// With the seconds after which another try may succeed.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        self.0.retry_after = Some(seconds);
         self
     }
 
@@ -188,6 +207,9 @@ impl Problem {
         response.headers_mut().insert(CONTENT_TYPE, content_type);
         if let Some(allow) = self.0.allow.take().and_then(|a| HeaderValue::from_str(&a).ok()) {
             response.headers_mut().insert(ALLOW, allow);
+        }
+        if let Some(seconds) = self.0.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
@@ -260,6 +282,7 @@ impl From<Error> for Problem {
             Error::QuotaExceeded(msg) => Self::new(QUOTA_EXCEEDED).msg(msg),
             Error::ServerFrozen => Self::new(SERVER_FROZEN),
             Error::Unavailable(msg) => Self::new(UNAVAILABLE).msg(msg),
+            Error::Overloaded(msg) => Self::new(UNAVAILABLE).msg(msg).retry_after(OVERLOADED_SECONDS),
             Error::NotImplemented => Self::new(NOT_IMPLEMENTED),
             Error::Agent { operation, timeout, message } => Self::agent(operation, timeout, &message),
             Error::Integrity(msg) => Self::new(BAD_REQUEST).msg(msg),
@@ -345,6 +368,13 @@ mod tests {
         assert_eq!(body["type"], "https://api.backend.ai/probs/kernel-execution-failed");
         assert_eq!(body["agent-details"], json!({"type": "https://api.backend.ai/probs/agent-timeout", "title": null}));
         assert!(body.get("msg").is_none());
+    }
+
+    #[tokio::test]
+    async fn who_comes_at_a_bad_time_learns_when_to_come_back() {
+        let response = Problem::from(Error::Overloaded("later")).into_response("r-1");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "5");
     }
 
     #[tokio::test]

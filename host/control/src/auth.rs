@@ -128,12 +128,10 @@ async fn check_password(control: &Control, domain: &str, email: &str, guess: &st
         true => None,
         false => users::by_email(sql, email).await?.filter(|user| user.domain_name == domain),
     };
-    let stored = match &user {
-        Some(user) => users::password(sql, user.id).await?,
-        None => None,
-    };
     // Also without a user: the answer must take as long as for a wrong password.
-    let check = password::verify(guess, stored.as_deref()).await?;
+    let stored = users::password(sql, user.as_ref().map_or_else(UserId::new, |user| user.id)).await?;
+    let slowest = control.identity().slowest_bcrypt().await?;
+    let check = password::verify(guess, stored.as_deref(), slowest).await?;
     let (Some(user), true) = (user, check.is_match()) else { return Err(mismatch()) };
     if check == Check::MatchOutdated {
         let old = stored.unwrap_or_default();

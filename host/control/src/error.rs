@@ -109,6 +109,9 @@ pub enum Error {
     /// Something that this needs is not there (now).
     #[error("{0}")]
     Unavailable(String),
+    /// Too many ask for this at once; another try may have more luck soon.
+    #[error("{0}")]
+    Overloaded(&'static str),
     /// This release doesn't serve that call.
     #[error("not implemented")]
     NotImplemented,

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use quarterdeck_model::{AccessKey, UserStatus};
-use quarterdeck_store::{Store, Tx, keypairs, revisions};
+use quarterdeck_store::{Store, Tx, keypairs, revisions, users};
 
 use crate::Control;
 use crate::error::{Error, Result};
+use crate::password;
 use crate::principal::Principal;
 
 /// Key pairs kept in memory at most.
@@ -54,6 +55,8 @@ struct Inner {
     /// Key pair → the revision it was read under, and what was read.
     /// Unknown ones too, so that asking for them costs as little as asking for known ones.
     entries: moka::sync::Cache<String, (i64, Option<Arc<Credential>>)>,
+    /// The highest cost of a bcrypt hash that was stored when this host first looked. New hashes aren't of that kind.
+    slowest_bcrypt: tokio::sync::OnceCell<Option<u32>>,
     counts: Mutex<HashMap<AccessKey, i64>>,
     /// Held while counts are on their way to the database, so that whoever flushes next finds them there.
     flushing: tokio::sync::Mutex<()>,
@@ -74,6 +77,7 @@ impl IdentityCache {
                 store,
                 revision: AtomicI64::new(0),
                 entries,
+                slowest_bcrypt: tokio::sync::OnceCell::new(),
                 counts: Mutex::default(),
                 flushing: tokio::sync::Mutex::default(),
             }),
@@ -99,6 +103,18 @@ impl IdentityCache {
         let credential = row.map(credential).transpose()?.map(Arc::new);
         self.inner.entries.insert(access_key.to_owned(), (revision, credential.clone()));
         Ok(credential)
+    }
+
+    /// The highest cost among the bcrypt hashes of passwords; `None` without any.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database can't be read.
+    pub async fn slowest_bcrypt(&self) -> Result<Option<u32>> {
+        let look = || async {
+            let kinds = users::bcrypt_kinds(&mut self.inner.store.reader()).await?;
+            Ok(kinds.iter().filter_map(|kind| password::bcrypt_cost(kind)).max())
+        };
+        self.inner.slowest_bcrypt.get_or_try_init(look).await.copied()
     }
 
     /// Notes that a key pair signed a request.

@@ -260,7 +260,7 @@ async fn new_hashes(store: &Store, seed: &Seed) -> Result<HashMap<String, String
             Some(row) => users::password(sql, row.id).await?,
             None => None,
         };
-        if stored.is_none() || !password::verify(wanted, stored.as_deref()).await?.is_match() {
+        if stored.is_none() || !password::verify(wanted, stored.as_deref(), None).await?.is_match() {
             hashes.insert(user.email.clone(), password::hash(wanted).await?);
         }
     }
@@ -704,7 +704,7 @@ pub(crate) mod tests {
         let sql = &mut db.store.reader();
         let user = users::by_email(sql, "user@conf.test").await.unwrap().unwrap();
         let hash = users::password(sql, user.id).await.unwrap();
-        assert!(password::verify("another", hash.as_deref()).await.unwrap().is_match());
+        assert!(password::verify("another", hash.as_deref(), None).await.unwrap().is_match());
         assert_eq!(keypairs::get(sql, "AKIACONFUSER00000003").await.unwrap().unwrap().secret_key, "x".repeat(40));
     }
 

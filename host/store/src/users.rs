@@ -159,6 +159,15 @@ pub async fn password<S: Sql>(sql: &mut S, id: UserId) -> Result<Option<String>>
     Ok(sql.fetch_optional(stmt).await?.map(|r| r.get::<Option<String>>("password")).transpose()?.flatten())
 }
 
+/// How the bcrypt hashes among the passwords begin, each once: variant and cost, as `$2b$12`.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn bcrypt_kinds<S: Sql>(sql: &mut S) -> Result<Vec<String>> {
+    let stmt = Stmt::new("SELECT DISTINCT SUBSTR(password, 1, 6) AS kind FROM users WHERE password LIKE '$2%'");
+    sql.fetch_all(stmt).await?.iter().map(|r| r.get("kind")).collect()
+}
+
 /// Adds a user with the hash of its password.
 ///
 /// # Errors
