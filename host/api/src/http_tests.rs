@@ -224,6 +224,35 @@ async fn limits_count_refused_requests() {
 }
 
 #[tokio::test]
+async fn strangers_are_counted_by_their_address() {
+    let server = server().await;
+    let settings = ApiSettings { anonymous_rate_limit: 2, ..ApiSettings::default() };
+    let server = Server { router: router(server.control.clone(), settings), ..server };
+    let login = || request(Method::POST, "/auth/authorize", "{");
+    let from = |address: &str| with(login(), "x-forwarded-for", address);
+    for _ in 0..2 {
+        server.send(from("192.0.2.7")).await.is(400, "invalid-api-params", "Malformed body");
+    }
+    let refused = server.send(from("192.0.2.7")).await;
+    refused.is(429, "rate-limit-exceeded", "");
+    assert_eq!(refused.header("retry-after"), "900");
+    // What the client puts in front of its own address changes nothing; nor does another path.
+    server.send(from("192.0.2.8, 192.0.2.7")).await.is(429, "rate-limit-exceeded", "");
+    let signup = with(request(Method::POST, "/auth/signup", "{"), "x-forwarded-for", "192.0.2.7");
+    server.send(signup).await.is(429, "rate-limit-exceeded", "");
+    // Others may, and so may those who only read or who sign.
+    server.send(from("192.0.2.9")).await.is(400, "invalid-api-params", "Malformed body");
+    let read = request(Method::GET, "/manager/announcement", Body::empty());
+    server.send(with(read, "x-forwarded-for", "192.0.2.7")).await.is_ok();
+    server.send(with(get(USER, "/auth?echo=x"), "x-forwarded-for", "192.0.2.7")).await.is_ok();
+    // An address of IPv6 is as good as its neighbour.
+    for (address, status) in [("2001:db8::1", 400), ("2001:db8::2", 400), ("2001:db8::3", 429), ("2001:db8:0:1::", 400)]
+    {
+        assert_eq!(server.send(from(address)).await.status, status, "{address}");
+    }
+}
+
+#[tokio::test]
 async fn pages_of_any_origin_may_call() {
     let server = server().await;
     let origin = "http://console.example.com";

@@ -39,11 +39,13 @@ pub struct ApiSettings {
     pub tls: bool,
     /// Whether `/metrics` is answered.
     pub metrics: bool,
+    /// Unsigned POSTs (logins, sign-ups) allowed to one client address in a rolling window of 900 seconds.
+    pub anonymous_rate_limit: i64,
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { tls: false, metrics: true }
+        Self { tls: false, metrics: true, anonymous_rate_limit: 1000 }
     }
 }
 
@@ -53,6 +55,8 @@ pub(crate) struct App {
     settings: ApiSettings,
     table: Table,
     limiter: RateLimiter,
+    /// The windows of addresses that don't sign.
+    strangers: RateLimiter,
     schema: graphql::Schema,
     metrics: HttpMetrics,
     ids: RequestIds,
@@ -70,6 +74,7 @@ pub fn router(control: Control, settings: ApiSettings) -> Router {
         settings,
         table,
         limiter: RateLimiter::default(),
+        strangers: RateLimiter::default(),
         metrics,
         ids: RequestIds::default(),
         started: Instant::now(),

@@ -165,7 +165,12 @@ fn allow(methods: &[&Method]) -> String {
 async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: Vec<String>) -> Answer {
     let version = Version::of(&parts.headers)?;
     let mut call = Call { app: app.clone(), parts, body, version, caller: None, args };
+    let now_ms = u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if route.access == Access::Anonymous {
+        // Passwords are hashed for them, which costs.
+        if call.parts.method == Method::POST {
+            check_stranger(app, &call.parts, now_ms)?;
+        }
         check_gate(app, route.gate).await?;
         let mut response = (route.handler)(call).await?;
         limits(&mut response, ANONYMOUS_LIMIT, ANONYMOUS_LIMIT);
@@ -175,9 +180,8 @@ async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: 
     let Some(caller) = call.caller.clone() else {
         return Err(unauthorized());
     };
-    let now_ms = u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let left = app.limiter.count(caller.access_key.as_str(), caller.rate_limit, now_ms);
-    let left = left.ok_or_else(|| Problem::new(RATE_LIMIT_EXCEEDED))?;
+    let left = left.ok_or_else(too_often)?;
     if !route.access.admits(Some(&caller)) {
         return Err(unauthorized());
     }
@@ -185,10 +189,6 @@ async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: 
     let mut response = (route.handler)(call).await?;
     limits(&mut response, HeaderValue::from(caller.rate_limit), HeaderValue::from(left));
     Ok(response)
-}
-
-fn unauthorized() -> Problem {
-    Problem::new(AUTH_FAILED).msg("Unauthorized access")
 }
 
 /// Who doesn't sign is counted by address.
@@ -200,6 +200,10 @@ fn check_stranger(app: &App, parts: &Parts, now_ms: u64) -> Result<(), Problem> 
 
 fn too_often() -> Problem {
     Problem::new(RATE_LIMIT_EXCEEDED).retry_after(ratelimit::WINDOW_SECONDS)
+}
+
+fn unauthorized() -> Problem {
+    Problem::new(AUTH_FAILED).msg("Unauthorized access")
 }
 
 fn limits(response: &mut Response, limit: HeaderValue, remaining: HeaderValue) {

@@ -46,6 +46,9 @@ idle_interval_seconds = 15.0
 # Proxies whose X-Forwarded-For header counts.
 trusted_proxies = ["127.0.0.0/8", "::1/128"]
 
+# Logins, sign-ups and other unsigned POSTs allowed to one client address within 15 minutes.
+anonymous_rate_limit = 1000
+
 # Hide agents and container ids from everybody but superadmins.
 hide_agents = false
 
@@ -67,6 +70,7 @@ pub(crate) struct FileSettings {
     pub(crate) heartbeat_timeout_seconds: Option<f64>,
     pub(crate) idle_interval_seconds: Option<f64>,
     pub(crate) trusted_proxies: Option<Vec<String>>,
+    pub(crate) anonymous_rate_limit: Option<u32>,
     pub(crate) hide_agents: Option<bool>,
     pub(crate) recorded_rounds: Option<u32>,
 }

@@ -1,6 +1,6 @@
 //! Where a request comes from.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::extract::ConnectInfo;
 use http::request::Parts;
@@ -40,6 +40,14 @@ pub fn address(parts: &Parts, trusted: &[IpNet]) -> Result<Option<IpAddr>, Probl
 fn parse(text: &str) -> Option<IpAddr> {
     let address = text.parse().or_else(|_| text.parse::<SocketAddr>().map(|a| a.ip())).ok();
     address.map(|a: IpAddr| a.to_canonical())
+}
+
+/// Whom an address is counted as: one of IPv6 is as good as any other of its network of 64 bits.
+pub fn household(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+    }
 }
 
 /// Whether an address belongs to one of the networks.

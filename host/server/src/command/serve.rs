@@ -86,7 +86,11 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
     tokio::spawn(shutdown_signal(shutdown.clone()));
     let loops = control.spawn_loops(shutdown.clone());
 
-    let router = quarterdeck_api::router(control.clone(), quarterdeck_api::ApiSettings::default());
+    let mut api_settings = quarterdeck_api::ApiSettings::default();
+    if let Some(limit) = file.anonymous_rate_limit {
+        api_settings.anonymous_rate_limit = limit.into();
+    }
+    let router = quarterdeck_api::router(control.clone(), api_settings);
     let http = tokio::spawn(serve_api(api, router, shutdown.clone()));
     let agents = tokio::spawn(serve_agents(control.clone(), rpc, shutdown.clone()));
 
