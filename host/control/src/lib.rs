@@ -105,6 +105,8 @@ pub struct Settings {
     pub start_attempts: i64,
     /// How long a session whose start is under way waits for an agent that was lost.
     pub lost_start_grace: Duration,
+    /// How long an agent that can't be reached gets nothing new to start.
+    pub unreachable_cooldown: Duration,
     /// How long the call that ends a session waits for its end.
     pub destroy_wait: Duration,
     /// Events kept in the log.
@@ -135,6 +137,7 @@ impl Default for Settings {
             agent_calls: 128,
             start_attempts: 5,
             lost_start_grace: Duration::from_secs(60),
+            unreachable_cooldown: Duration::from_secs(30),
             destroy_wait: Duration::from_secs(60),
             event_ring: 100_000,
         }

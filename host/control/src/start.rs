@@ -10,7 +10,7 @@ use quarterdeck_model::slots::{SlotKind, SlotTypes};
 use quarterdeck_model::{
     AccessKey, AgentId, AgentStatus, KernelStatus, SessionId, SessionStatus, SessionType, Timestamp,
 };
-use quarterdeck_rpc::pb;
+use quarterdeck_rpc::{CallError, pb};
 use quarterdeck_store::agents::{self as agent_rows, AgentRow};
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
@@ -27,12 +27,23 @@ const PASS: i64 = 1000;
 /// After agents accepted to create kernels, when they are asked again (which does no harm: they leave alone what exists).
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-/// The loop's memory: what is under way, and which sessions the start hook let pass.
+/// The loop's memory.
 #[derive(Debug)]
 pub(crate) struct Starter {
     control: Control,
     under_way: Arc<Mutex<HashSet<SessionId>>>,
-    admitted: Arc<Mutex<HashMap<SessionId, Timestamp>>>,
+    memory: Arc<Memory>,
+}
+
+/// What the loop remembers of single sessions, and since when.
+#[derive(Debug, Default)]
+struct Memory {
+    /// The start hook let them pass.
+    admitted: Mutex<HashMap<SessionId, Timestamp>>,
+    /// Some agent may know them.
+    told: Mutex<HashMap<SessionId, Timestamp>>,
+    /// An agent of theirs can't be reached.
+    cut_off: Mutex<HashMap<SessionId, Timestamp>>,
 }
 
 /// What is common to the sessions of one pass.
@@ -48,13 +59,16 @@ struct Facts {
 
 impl Starter {
     pub(crate) fn new(control: Control) -> Self {
-        Self { control, under_way: Arc::default(), admitted: Arc::default() }
+        Self { control, under_way: Arc::default(), memory: Arc::default() }
     }
 
-    /// This host begins to lead: it doesn't know what was sent before, so everything is due.
+    /// This host begins to lead: it doesn't know what was sent before, so everything is due, and may have been sent.
     pub(crate) async fn begin(&self) -> Result<()> {
         let statuses = [SessionStatus::Scheduled, SessionStatus::Preparing, SessionStatus::Pulling];
-        sessions::hasten_all(&mut self.control.store().reader(), &statuses).await?;
+        let (mut reader, now) = (self.control.store().reader(), self.control.clock().now());
+        sessions::hasten_all(&mut reader, &statuses).await?;
+        let sent = sessions::due(&mut reader, &statuses[1..], now, i64::MAX).await?;
+        self.memory.told.lock().extend(sent.into_iter().map(|(id, _)| (id, now)));
         Ok(())
     }
 
@@ -136,10 +150,10 @@ impl Starter {
             unknown.remove(&row.id);
             let kernels = by_session.remove(&row.id).unwrap_or_default();
             let (control, facts) = (control.clone(), Arc::clone(&facts));
-            let (under_way, admitted) = (Arc::clone(&self.under_way), Arc::clone(&self.admitted));
+            let (under_way, memory) = (Arc::clone(&self.under_way), Arc::clone(&self.memory));
             tokio::spawn(async move {
                 let id = row.id;
-                if let Err(error) = start(&control, &facts, &admitted, row, kernels).await {
+                if let Err(error) = start(&control, &facts, &memory, row, kernels).await {
                     // The lease runs out and the session is looked at again.
                     tracing::warn!(session = %id, %error, "a session can't be started now");
                 }
@@ -153,10 +167,12 @@ impl Starter {
         Ok(())
     }
 
-    /// Forgets admissions that are of no use any more.
+    /// Forgets what is of no use any more: sessions that start are looked at more often than that.
     pub(crate) fn tidy(&self) {
         let horizon = self.control.clock().now().plus_millis(-3_600_000);
-        self.admitted.lock().retain(|_, at| *at > horizon);
+        self.memory.admitted.lock().retain(|_, at| *at > horizon);
+        self.memory.told.lock().retain(|_, at| *at > horizon);
+        self.memory.cut_off.lock().retain(|_, at| *at > horizon);
     }
 }
 
@@ -196,15 +212,15 @@ async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<Sessio
 async fn start(
     control: &Control,
     facts: &Facts,
-    admitted: &Mutex<HashMap<SessionId, Timestamp>>,
+    memory: &Memory,
     session: SessionRow,
     kernels: Vec<KernelRow>,
 ) -> Result<()> {
     let id = session.id;
-    if control.policies().has_hooks("PRE_START_SESSION") && !admitted.lock().contains_key(&id) {
+    if control.policies().has_hooks("PRE_START_SESSION") && !memory.admitted.lock().contains_key(&id) {
         match crate::sessions::hooks::before_start(control, &session, &kernels).await {
             Ok(()) => {
-                admitted.lock().insert(id, control.clock().now());
+                memory.admitted.lock().insert(id, control.clock().now());
             }
             Err(Error::RejectedByHook { plugin, reason }) => {
                 let repr = format!(
@@ -231,39 +247,85 @@ async fn start(
         }
     }
     let mut failure: Option<(AgentId, Error)> = None;
-    let mut absent: Option<AgentId> = None;
+    let mut absent: Option<(AgentId, String, bool)> = None;
     let calls = groups.into_iter().map(|(agent, group)| {
         let (session, kernels) = (&session, &kernels);
         async move {
             let Some(row) = facts.agents.get(&agent).filter(|row| row.status == AgentStatus::Alive) else {
-                return (agent, None);
+                return (agent, Told::Lost);
             };
             let request = create_request(facts, session, kernels, &group);
-            (agent, Some(call(control, row, request).await))
+            let told = call(control, row, request).await;
+            (agent, told)
         }
     });
-    for (agent, result) in futures::future::join_all(calls).await {
-        match result {
-            None => absent = Some(agent),
-            Some(Err(error)) => failure = Some((agent, error)),
-            Some(Ok(())) => {}
+    let now = control.clock().now();
+    for (agent, told) in futures::future::join_all(calls).await {
+        if !matches!(told, Told::Lost | Told::Unreachable(_)) {
+            memory.told.lock().insert(id, now);
+        }
+        match told {
+            Told::Lost => {
+                let reason = format!("The agent {agent} is lost.");
+                absent = Some((agent, reason, false));
+            }
+            Told::Unreachable(reason) => absent = Some((agent, reason, true)),
+            Told::Refused(error) => failure = Some((agent, error)),
+            Told::Unanswered(error) => {
+                // The next sessions needn't wait for it, too.
+                control.intake().unreachable(id, Some(agent.clone()), error.to_string(), false).await?;
+                failure = Some((agent, error));
+            }
+            Told::Accepted => {}
         }
     }
     if let Some((agent, error)) = failure {
         return failed(control, &session, &agent, &error).await;
     }
-    if let Some(agent) = absent {
-        return wait_for(control, &session, &agent).await;
+    let Some((agent, reason, lives)) = absent else {
+        memory.cut_off.lock().remove(&id);
+        return Ok(());
+    };
+    let untold = !memory.told.lock().contains_key(&id);
+    let unreachable = lives.then(|| agent.clone());
+    if control.intake().unreachable(id, unreachable, reason.clone(), untold).await? {
+        tracing::warn!(session = %id, %agent, reason, "a session goes back into the queue");
+        return Ok(());
     }
-    Ok(())
+    let since = lives.then(|| *memory.cut_off.lock().entry(id).or_insert(now));
+    wait_for(control, &session, &agent, since).await
 }
 
-async fn call(control: &Control, agent: &AgentRow, request: pb::CreateKernelsRequest) -> Result<()> {
+/// How telling an agent to create kernels went.
+enum Told {
+    Accepted,
+    /// It has heard of it, and doesn't.
+    Refused(Error),
+    /// Whether it has heard of it is unknown.
+    Unanswered(Error),
+    /// It hasn't heard of it: there is no connection, for this reason.
+    Unreachable(String),
+    /// It isn't there to be told.
+    Lost,
+}
+
+async fn call(control: &Control, agent: &AgentRow, request: pb::CreateKernelsRequest) -> Told {
     let _permit = control.calls().permit(&agent.id).await;
-    let result = agents::handle(control, agent, AgentOperation::Create)?.create_kernels(request).await;
+    let result = match control.rpc().agent(&agent.addr, agent.id.as_str(), &agent.host_secret) {
+        Ok(handle) => handle.create_kernels(request).await,
+        Err(error) => Err(error),
+    };
     let outcome = if result.is_ok() { "ok" } else { "failed" };
     control.metrics().starts.get_or_create(&ByOutcome { outcome: outcome.to_owned() }).inc();
-    result.map_err(|error| agents::call_error(AgentOperation::Create, &error))
+    let Err(error) = result else { return Told::Accepted };
+    let repr = agents::call_error(AgentOperation::Create, &error);
+    match error {
+        CallError::NoConnection(cause) => {
+            Told::Unreachable(format!("The agent {} can't be reached ({cause}).", agent.id))
+        }
+        CallError::Unreachable(_) | CallError::Timeout => Told::Unanswered(repr),
+        _ => Told::Refused(repr),
+    }
 }
 
 /// An agent that is alive didn't take the start.
@@ -281,13 +343,14 @@ async fn failed(control: &Control, session: &SessionRow, agent: &AgentId, error:
     Ok(())
 }
 
-/// The agent is lost: it may come back soon, or never.
-async fn wait_for(control: &Control, session: &SessionRow, agent: &AgentId) -> Result<()> {
+/// The agent is lost, or alive but cut off since then: it may come back soon, or never.
+async fn wait_for(control: &Control, session: &SessionRow, agent: &AgentId, cut_off: Option<Timestamp>) -> Result<()> {
     let now = control.clock().now();
     let grace = i64::try_from(control.settings().lost_start_grace.as_millis()).unwrap_or(i64::MAX);
     let lost_at = agent_rows::get(&mut control.store().reader(), agent).await?.and_then(|row| row.lost_at);
     // It may have been lost before the session was placed there.
     let since = lost_at.map_or(session.status_changed, |at| at.max(session.status_changed));
+    let since = cut_off.unwrap_or(since);
     if since.plus_millis(grace) < now {
         let data =
             json!({"error": {"src": "agent", "agent_id": agent, "name": "AgentLost", "repr": "the agent was lost"}});

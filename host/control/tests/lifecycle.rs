@@ -127,6 +127,37 @@ async fn a_start_that_fails_cancels_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crashed_agent_does_not_swallow_the_queue() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let _crashed = lab.crashed_agent("i-1", 64).await;
+        let wanted = CreateSession { enqueue_only: true, cluster_size: 2, ..request("patient") };
+        let id = lab.create(wanted).await.session_id;
+        let back = async || {
+            let entries = history::of_session(&mut lab.control.store().reader(), id).await.unwrap();
+            let back = |e: &&history::Entry| e.status == "PENDING" && e.reason.as_deref() == Some("agent-unreachable");
+            entries.iter().filter(back).count() == 3
+        };
+        eventually("the session and its kernels to be back in the queue", back).await;
+        assert_eq!((lab.status(id).await, session(&lab, id).await.attempts), (SessionStatus::Pending, 0));
+        assert_eq!(kernel_of(&lab, id).await.agent_id, None);
+        assert!(lab.books().await.is_empty(), "{:?}", lab.books().await);
+        let row = agents::get(&mut lab.control.store().reader(), &"i-1".into()).await.unwrap().unwrap();
+        assert!(row.cooldown_until.unwrap() > lab.control.clock().now());
+        assert!(row.cooldown_reason.unwrap().contains("The agent i-1 can't be reached"));
+
+        // Others take what it can't, and it is spared for now.
+        let agent = lab.agent("i-2", 4).await;
+        lab.reaches(id, SessionStatus::Running).await;
+        assert_eq!(kernel_of(&lab, id).await.agent_id, Some("i-2".into()));
+        assert_eq!(lab.create(request("next")).await.status, "RUNNING");
+        assert_eq!(agent.kernels().len(), 3);
+        lab.check_books().await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_under_way_goes_on_after_a_restart_of_the_host() {
     for db in databases().await {
         let lab = Lab::new(&db).await;
@@ -273,37 +304,6 @@ async fn batch_sessions_end_with_their_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_of_a_lost_agent_end_by_force_and_it_may_come_back() {
-    for db in databases().await {
-        let lab = Lab::new(&db).await;
-        let agent = lab.agent("i-1", 8).await;
-        let user = lab.who(USER).await;
-        let id = lab.create(request("on-lost")).await.session_id;
-        let now = lab.control.clock().now();
-        agents::set_status(&mut lab.control.store().reader(), &["i-1".into()], AgentStatus::Lost, now).await.unwrap();
-        sessions::destroy(&lab.control, &user, "on-lost", None, true, false).await.unwrap();
-        assert_eq!(lab.status(id).await, SessionStatus::Terminated);
-        assert!(lab.books().await.is_empty());
-        eventually("the agent to be alive, and without the kernel", async || {
-            agent.heartbeat().await;
-            let row = agents::get(&mut lab.control.store().reader(), &"i-1".into()).await.unwrap().unwrap();
-            row.status == AgentStatus::Alive && agent.kernels().is_empty()
-        })
-        .await;
-        lab.stop().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_session_runs_again() {
-    for db in databases().await {
-        let lab = Lab::new(&db).await;
-        let agent = lab.agent("i-1", 8).await;
-        let user = lab.who(USER).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_command_may_end_before_the_last_kernel_starts() {
     for db in databases().await {
         let lab = Lab::new(&db).await;
@@ -343,6 +343,37 @@ async fn a_command_may_end_before_the_last_kernel_starts() {
         }
         lab.check_books().await;
         lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_of_a_lost_agent_end_by_force_and_it_may_come_back() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let user = lab.who(USER).await;
+        let id = lab.create(request("on-lost")).await.session_id;
+        let now = lab.control.clock().now();
+        agents::set_status(&mut lab.control.store().reader(), &["i-1".into()], AgentStatus::Lost, now).await.unwrap();
+        sessions::destroy(&lab.control, &user, "on-lost", None, true, false).await.unwrap();
+        assert_eq!(lab.status(id).await, SessionStatus::Terminated);
+        assert!(lab.books().await.is_empty());
+        eventually("the agent to be alive, and without the kernel", async || {
+            agent.heartbeat().await;
+            let row = agents::get(&mut lab.control.store().reader(), &"i-1".into()).await.unwrap().unwrap();
+            row.status == AgentStatus::Alive && agent.kernels().is_empty()
+        })
+        .await;
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_session_runs_again() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let user = lab.who(USER).await;
         let made = lab.create(CreateSession { cluster_size: 2, ..request("again") }).await;
         assert_eq!(made.status, "RUNNING");
         sessions::restart(&lab.control, &user, "again").await.unwrap();

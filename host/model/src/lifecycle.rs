@@ -1,7 +1,8 @@
 //! Which status may follow which, what counts as occupying, and how a session follows its kernels.
 //!
 //! The tables are the union of the reference's maps and the paths that it performs without asking
-//! them (`spec/lifecycle.md` §2): PREPARING → CANCELLED when a start fails, forced termination, …
+//! them (`spec/lifecycle.md` §2): PREPARING → CANCELLED when a start fails, forced termination, … One is
+//! this host's own: PREPARING → PENDING, when no agent could be told.
 //! Nothing else in the host decides about a change of status.
 
 use crate::status::{KernelStatus, SessionStatus};
@@ -82,8 +83,8 @@ pub fn session_can(from: SessionStatus, to: SessionStatus) -> bool {
     match from {
         S::Terminated | S::Cancelled => false,
         _ if from == to => false,
-        // A session never goes back to the queue.
-        _ if to == S::Pending => false,
+        // There is one way back to the queue: its agents couldn't be told of it.
+        _ if to == S::Pending => from == S::Preparing,
         S::Pending => to != S::Terminated,
         // A start that fails cancels the session; a forced end terminates it.
         S::Scheduled | S::Pulling | S::Preparing => to != S::Scheduled,
@@ -101,7 +102,8 @@ pub fn kernel_can(from: KernelStatus, to: KernelStatus) -> bool {
     match from {
         K::Terminated | K::Cancelled => false,
         _ if from == to => false,
-        _ if to == K::Pending => false,
+        // With its session, as long as its agent doesn't know it.
+        _ if to == K::Pending => from == K::Preparing,
         K::Pending => to != K::Terminated,
         // A forced end terminates what never ran.
         K::Scheduled | K::Preparing | K::Building | K::Pulling | K::Restarting | K::Resizing | K::Suspended => {
@@ -170,12 +172,13 @@ mod tests {
     fn dead_is_for_ever() {
         for to in SessionStatus::ALL {
             assert!(!session_can(SessionStatus::Terminated, *to) && !session_can(SessionStatus::Cancelled, *to));
-            assert!(!session_can(*to, SessionStatus::Pending), "{to} must not go back to the queue");
+            let untold = *to == SessionStatus::Preparing;
+            assert_eq!(session_can(*to, SessionStatus::Pending), untold, "{to} must not go back to the queue");
             assert!(!session_can(*to, *to));
         }
         for to in KernelStatus::ALL {
             assert!(!kernel_can(KernelStatus::Terminated, *to) && !kernel_can(KernelStatus::Cancelled, *to));
-            assert!(!kernel_can(*to, KernelStatus::Pending));
+            assert_eq!(kernel_can(*to, KernelStatus::Pending), *to == KernelStatus::Preparing);
         }
     }
 
@@ -219,6 +222,7 @@ mod tests {
             S::Cancelled => starting.contains(&from),
             S::Terminated => starting.contains(&from) || matches!(from, S::Restarting | S::RunningDegraded | S::Error),
             S::Terminating => matches!(from, S::Pulling | S::Error),
+            S::Pending => from == S::Preparing,
             _ => false,
         };
         for from in S::ALL {
@@ -231,6 +235,7 @@ mod tests {
             K::Cancelled => from == K::Error,
             K::Terminated => !matches!(from, K::Pending | K::Cancelled | K::Terminated),
             K::Terminating => from == K::Error,
+            K::Pending => from == K::Preparing,
             _ => false,
         };
         for from in K::ALL {
@@ -321,8 +326,9 @@ mod tests {
             for to in steps {
                 if kernel_can(at, to) {
                     prop_assert_eq!(died, None, "left {}", at);
-                    // What holds an agent's resources never goes back to holding none without ending.
-                    prop_assert!(!at.occupies_agent() || to.occupies_agent() || to.is_dead());
+                    // What holds an agent's resources goes back to holding none by ending, or before the agent knew it.
+                    let untold = at == KernelStatus::Preparing && to == KernelStatus::Pending;
+                    prop_assert!(!at.occupies_agent() || to.occupies_agent() || to.is_dead() || untold);
                     at = to;
                     died = at.is_dead().then_some(at);
                 }

@@ -20,6 +20,8 @@ pub const DOMAIN_RESOURCE_LIMIT: &str = "domain_resource_limit";
 pub const CHECKS_FAILED: &str = "predicate-checks-failed";
 /// `status_info`: no agent had room.
 pub const NO_AVAILABLE_INSTANCES: &str = "no-available-instances";
+/// `status_info` of a session that is back in the queue because its agent couldn't be told of it.
+pub const AGENT_UNREACHABLE: &str = "agent-unreachable";
 /// `status_info`: the scheduler failed on this session.
 pub const SCHEDULER_ERROR: &str = "scheduler-error";
 /// `status_info`: it has a place.

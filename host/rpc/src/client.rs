@@ -176,7 +176,7 @@ impl HostClient {
 /// An address as an endpoint: `host:port` is taken as `http://host:port`.
 fn endpoint(addr: &str) -> Result<Endpoint, CallError> {
     let url = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };
-    let endpoint = Endpoint::from_shared(url).map_err(|error| CallError::Unreachable(format!("{addr:?}: {error}")))?;
+    let endpoint = Endpoint::from_shared(url).map_err(|error| CallError::NoConnection(format!("{addr:?}: {error}")))?;
     Ok(endpoint
         .connect_timeout(limits::CONNECT_TIMEOUT)
         .http2_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)

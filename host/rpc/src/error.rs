@@ -5,6 +5,9 @@ use tonic::{Code, Status};
 /// Why a call between host and agent had no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
+    /// No connection could be made: the other side never saw the call.
+    #[error("no connection: {0}")]
+    NoConnection(String),
     /// The other side can't be reached, or went away during the call: whether it acted is unknown.
     #[error("unreachable: {0}")]
     Unreachable(String),
@@ -25,7 +28,7 @@ pub enum CallError {
 impl CallError {
     /// Whether the same call may succeed later without anything else changing.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Timeout)
+        matches!(self, Self::NoConnection(_) | Self::Unreachable(_) | Self::Timeout)
     }
 }
 
@@ -33,6 +36,7 @@ impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         let message = status.message().to_owned();
         match status.code() {
+            _ if never_connected(&status) => Self::NoConnection(cause(&status)),
             Code::Unavailable => Self::Unreachable(cause(&status)),
             Code::DeadlineExceeded => Self::Timeout,
             Code::Unauthenticated | Code::PermissionDenied => Self::Unauthenticated(message),
@@ -44,6 +48,17 @@ impl From<Status> for CallError {
             _ => Self::Refused(message),
         }
     }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn cause(status: &Status) -> String {

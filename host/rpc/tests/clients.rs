@@ -62,7 +62,7 @@ async fn calls_carry_metadata_and_errors_are_typed() {
     let _ = server.await;
     let fresh = AgentClient::new().agent(&addr.to_string(), "i-1", "secret").unwrap();
     let error = fresh.interrupt("k").await.unwrap_err();
-    assert!(matches!(error, CallError::Unreachable(_)), "{error:?}");
+    assert!(matches!(error, CallError::NoConnection(_)), "{error:?}");
     assert!(error.is_transient());
     assert!(AgentClient::new().agent("not an address", "i-1", "").is_err());
 }

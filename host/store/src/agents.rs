@@ -232,6 +232,21 @@ pub async fn set_status<S: Sql>(
     rows.iter().map(|row| row.parse("id")).collect()
 }
 
+/// Withholds new kernels from an agent until then, and says why. What is withheld for longer stays so.
+pub async fn set_cooldown<S: Sql>(sql: &mut S, id: &AgentId, until: Timestamp, reason: &str) -> Result<()> {
+    sql.execute(
+        Stmt::new(
+            "UPDATE agents SET cooldown_until = $1, cooldown_reason = $2 \
+             WHERE id = $3 AND (cooldown_until IS NULL OR cooldown_until < $1)",
+        )
+        .bind(until.0)
+        .bind(set::clean(reason).into_owned())
+        .bind(id.as_str()),
+    )
+    .await?;
+    Ok(())
+}
+
 /// Notes when agents were heard last (never backwards).
 pub async fn touch<S: Sql>(sql: &mut S, seen: &[(AgentId, Timestamp)]) -> Result<()> {
     if seen.is_empty() {

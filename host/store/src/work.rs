@@ -99,6 +99,7 @@ struct KernelPatch {
     dirty: bool,
     info: Option<String>,
     agent_addr: Option<String>,
+    unplaced: bool,
     exit_code: Option<i64>,
     last_stat: Option<String>,
     log: Option<String>,
@@ -291,6 +292,27 @@ impl Work {
         state.agent = Some(agent.clone());
         state.patch.agent_addr = Some(addr.to_owned());
         state.patch.dirty = true;
+        true
+    }
+
+    /// Puts a session back into the queue that no agent knows: all of it is `PREPARING`, and it has never run. Its kernels
+    /// lose their agents. Returns whether that was so.
+    pub fn requeue(&mut self, id: SessionId, info: &str, data: &Value) -> bool {
+        let is_untold = self.sessions.get(&id).is_some_and(|s| s.status == SessionStatus::Preparing)
+            && !self.has_run(id)
+            && self.kernels_of(id).iter().all(|k| k.status == KernelStatus::Preparing);
+        if !is_untold || !self.set_session(id, SessionStatus::Pending, Some(info), Some(data.clone())) {
+            return false;
+        }
+        let kernels: Vec<_> = self.kernels_of(id).iter().map(|k| k.id).collect();
+        for kernel in kernels {
+            self.set_kernel(kernel, KernelStatus::Pending, Some(info), Some(data.clone()));
+            if let Some(state) = self.kernels.get_mut(&kernel) {
+                state.agent = None;
+                state.patch.agent_addr = None;
+                state.patch.unplaced = true;
+            }
+        }
         true
     }
 

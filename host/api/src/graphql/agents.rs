@@ -61,6 +61,12 @@ pub(crate) fn mebibytes(slots: &Json) -> i32 {
 impl From<AgentItem> for Agent {
     fn from(row: AgentItem) -> Self {
         let available = &row.available_slots;
+        let mut local_config =
+            json!({ "agent": { "auto_terminate_abusing_kernel": row.auto_terminate_abusing_kernel } });
+        if let Some(until) = row.cooldown_until {
+            // Clients know no field for it; this one may hold anything.
+            local_config["agent"]["cooldown"] = json!({ "until": until.iso(), "reason": row.cooldown_reason });
+        }
         Self {
             id: Some(ID(row.id.to_string())),
             status: Some(row.status.to_string()),
@@ -80,9 +86,7 @@ impl From<AgentItem> for Agent {
             version: Some(row.version),
             compute_plugins: Some(JsonString(row.compute_plugins)),
             auto_terminate_abusing_kernel: Some(row.auto_terminate_abusing_kernel),
-            local_config: Some(JsonString(
-                json!({ "agent": { "auto_terminate_abusing_kernel": row.auto_terminate_abusing_kernel } }),
-            )),
+            local_config: Some(JsonString(local_config)),
             key: row.id,
         }
     }

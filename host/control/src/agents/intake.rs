@@ -4,6 +4,7 @@
 //! agents cost as many transactions as the database manages, not as many as there are calls. When
 //! such a transaction fails for a reason of its own, each item is tried alone.
 
+use std::collections::BTreeMap;
 use std::sync::Weak;
 
 use quarterdeck_model::{AgentId, KernelId, SessionId};
@@ -44,6 +45,9 @@ pub(crate) enum What {
     Vanished { kernels: Vec<KernelId> },
     /// A session whose start can't succeed.
     StartFailed { session: SessionId, data: serde_json::Value },
+    /// A session that couldn't be told to its agent (named if it counts as alive). It goes back into the queue if no
+    /// other was told (`requeue`).
+    Unreachable { session: SessionId, agent: Option<AgentId>, reason: String, requeue: bool },
 }
 
 impl What {
@@ -51,7 +55,7 @@ impl What {
         match self {
             What::Reports { reports, .. } => reports.len(),
             What::Gone { kernels } | What::Vanished { kernels } => kernels.len(),
-            What::StartFailed { .. } => 1,
+            What::StartFailed { .. } | What::Unreachable { .. } => 1,
         }
     }
 
@@ -59,7 +63,7 @@ impl What {
         match self {
             What::Reports { reports, .. } => reports.iter().filter_map(|r| r.kernel_id.parse().ok()).collect(),
             What::Gone { kernels } | What::Vanished { kernels } => kernels.clone(),
-            What::StartFailed { .. } => Vec::new(),
+            What::StartFailed { .. } | What::Unreachable { .. } => Vec::new(),
         }
     }
 }
@@ -99,6 +103,18 @@ impl Intake {
     /// A session can't be started.
     pub(crate) async fn start_failed(&self, session: SessionId, data: serde_json::Value) -> Result<()> {
         self.put(What::StartFailed { session, data }).await.map(drop)
+    }
+
+    /// An agent can't be told of a session: it gets nothing new for a while, and the session goes back into the queue
+    /// if `requeue` and its status allow it. Returns whether it did.
+    pub(crate) async fn unreachable(
+        &self,
+        session: SessionId,
+        agent: Option<AgentId>,
+        reason: String,
+        requeue: bool,
+    ) -> Result<bool> {
+        Ok(self.put(What::Unreachable { session, agent, reason, requeue }).await? == Some(1))
     }
 }
 
@@ -152,7 +168,7 @@ async fn transaction(control: &Control, whats: &[What]) -> Result<Vec<Option<u64
     let owners = kernels::sessions_of(&mut tx, &kernels).await?;
     let mut sessions: Vec<SessionId> = owners.into_iter().map(|(_, session)| session).collect();
     sessions.extend(whats.iter().filter_map(|what| match what {
-        What::StartFailed { session, .. } => Some(*session),
+        What::StartFailed { session, .. } | What::Unreachable { session, .. } => Some(*session),
         _ => None,
     }));
     let mut work = Work::open(&mut tx, sessions, control.clock().now()).await?;
@@ -169,6 +185,7 @@ async fn transaction(control: &Control, whats: &[What]) -> Result<Vec<Option<u64
     let before = marks.clone();
 
     let mut after = Aftermath::new(control);
+    let mut cooldowns: BTreeMap<&AgentId, &str> = BTreeMap::new();
     let mut taken = 0;
     let mut answers = Vec::with_capacity(whats.len());
     for what in whats {
@@ -203,7 +220,15 @@ async fn transaction(control: &Control, whats: &[What]) -> Result<Vec<Option<u64
                 reports::start_failed(&mut work, &mut after, *session, data);
                 Some(0)
             }
+            What::Unreachable { session, agent, reason, requeue } => {
+                cooldowns.extend(agent.as_ref().map(|agent| (agent, reason.as_str())));
+                Some(u64::from(*requeue && reports::requeue(&mut work, *session, reason)))
+            }
         });
+    }
+    let pause = i64::try_from(control.settings().unreachable_cooldown.as_micros()).unwrap_or(i64::MAX);
+    for (agent, reason) in cooldowns {
+        rows::set_cooldown(&mut tx, agent, work.now().plus_micros(pause), reason).await?;
     }
     let changes: Vec<Change> = work.flush(&mut tx).await?;
     let moved: Vec<_> = marks

@@ -252,6 +252,12 @@ pub(crate) fn vanished(work: &mut Work, after: &mut Aftermath<'_>, kernel: Kerne
     end(work, after, kernel, "self-terminated", Ended { last_stat, ..Ended::default() });
 }
 
+/// The agents of a session couldn't be told of it: it waits for others. Returns whether it may.
+pub(crate) fn requeue(work: &mut Work, session: SessionId, reason: &str) -> bool {
+    let data = predicates::note_no_instance(None, &work.now().iso(), reason);
+    work.requeue(session, predicates::AGENT_UNREACHABLE, &data)
+}
+
 /// A session can't be started: it and its kernels are cancelled, and what was created is cleaned up.
 pub(crate) fn start_failed(work: &mut Work, after: &mut Aftermath<'_>, session: SessionId, data: &Value) {
     const REASON: &str = "failed-to-start";

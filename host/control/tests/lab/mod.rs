@@ -104,7 +104,12 @@ impl Lab {
 
     /// Registers an agent with that many processors; it serves the default group.
     pub async fn agent(&self, id: &str, cpus: u64) -> FakeAgent {
-        FakeAgent::join(&self.control, id, cpus).await
+        FakeAgent::join(&self.control, id, cpus, true).await
+    }
+
+    /// Registers an agent as [`Lab::agent`] does, but nobody listens at its address.
+    pub async fn crashed_agent(&self, id: &str, cpus: u64) -> FakeAgent {
+        FakeAgent::join(&self.control, id, cpus, false).await
     }
 }
 
@@ -226,7 +231,7 @@ struct Inner {
 }
 
 impl FakeAgent {
-    async fn join(control: &Control, id: &str, cpus: u64) -> Self {
+    async fn join(control: &Control, id: &str, cpus: u64, listens: bool) -> Self {
         let token = new_join_token(control.store(), None, None).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = format!("http://{}", listener.local_addr().unwrap());
@@ -247,9 +252,11 @@ impl FakeAgent {
                 created: Mutex::default(),
             }),
         };
-        let service = quarterdeck_rpc::agent_service(agent.clone());
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        if listens {
+            let service = quarterdeck_rpc::agent_service(agent.clone());
+            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        }
         agent.boot().await;
         agent
     }

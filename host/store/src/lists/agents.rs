@@ -40,7 +40,7 @@ pub const SUMMARY_FIELDS: &[Field] = &[
 const SOURCE: Source = Source {
     columns: "a.id, a.status, a.status_changed, a.region, a.scaling_group, a.schedulable, a.addr, a.architecture, \
               a.version, a.compute_plugins, a.available_slots, a.auto_terminate_abusing_kernel, \
-              a.first_contact, a.lost_at",
+              a.first_contact, a.lost_at, a.cooldown_until, a.cooldown_reason",
     from: "agents a",
     count_from: "agents a",
     order: "CASE a.status WHEN 'ALIVE' THEN 0 WHEN 'LOST' THEN 1 WHEN 'RESTARTING' THEN 2 ELSE 3 END, \
@@ -79,6 +79,10 @@ pub struct AgentItem {
     pub first_contact: Timestamp,
     /// When it was lost.
     pub lost_at: Option<Timestamp>,
+    /// New kernels are withheld from it until then.
+    pub cooldown_until: Option<Timestamp>,
+    /// Why.
+    pub cooldown_reason: Option<String>,
 }
 
 fn read(row: &Row) -> Result<AgentItem> {
@@ -97,6 +101,8 @@ fn read(row: &Row) -> Result<AgentItem> {
         auto_terminate_abusing_kernel: row.get("auto_terminate_abusing_kernel")?,
         first_contact: instant(row, "first_contact")?,
         lost_at: instant_opt(row, "lost_at")?,
+        cooldown_until: instant_opt(row, "cooldown_until")?,
+        cooldown_reason: row.get("cooldown_reason")?,
     })
 }
 

@@ -97,6 +97,7 @@ pub(super) async fn kernels<S: Sql>(
             ("ended", json!((moved && k.status.is_dead()).then_some(now.0))),
             ("agent_id", json!(k.agent)),
             ("agent_addr", json!(k.patch.agent_addr)),
+            ("unplaced", json!(k.patch.unplaced)),
             ("exit_code", json!(k.patch.exit_code)),
             ("last_stat", json!(k.patch.last_stat.as_deref().map(set::clean_json))),
             ("result", json!(k.patch.result)),
@@ -129,6 +130,7 @@ pub(super) async fn kernels<S: Sql>(
         ("ended", "bigint"),
         ("agent_id", "text"),
         ("agent_addr", "text"),
+        ("unplaced", "boolean"),
         ("exit_code", "bigint"),
         ("last_stat", "text"),
         ("result", "text"),
@@ -145,8 +147,9 @@ pub(super) async fn kernels<S: Sql>(
         Stmt::assembled(format!(
             "UPDATE kernels SET status = x.status, status_info = COALESCE(x.info, kernels.status_info), \
              status_data = COALESCE(x.data, kernels.status_data), status_changed = x.changed, \
-             terminated_at = COALESCE(x.ended, kernels.terminated_at), agent_id = COALESCE(x.agent_id, kernels.agent_id), \
-             agent_addr = COALESCE(x.agent_addr, kernels.agent_addr), exit_code = COALESCE(x.exit_code, kernels.exit_code), \
+             terminated_at = COALESCE(x.ended, kernels.terminated_at), \
+             agent_id = CASE WHEN x.unplaced THEN NULL ELSE COALESCE(x.agent_id, kernels.agent_id) END, \
+             agent_addr = CASE WHEN x.unplaced THEN NULL ELSE COALESCE(x.agent_addr, kernels.agent_addr) END, exit_code = COALESCE(x.exit_code, kernels.exit_code), \
              last_stat = COALESCE(x.last_stat, kernels.last_stat), result = COALESCE(x.result, kernels.result), \
              started_at = COALESCE(x.started, kernels.started_at), container_id = COALESCE(x.container_id, kernels.container_id), \
              kernel_host = COALESCE(x.kernel_host, kernels.kernel_host), \
