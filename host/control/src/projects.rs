@@ -155,8 +155,9 @@ pub async fn modify(
         None if updated.is_none() => return Err(nothing_to_update()),
         None => {}
         Some(Members::Add(users)) => {
+            let added = projects::add_members(&mut tx, id, users).await.map_err(integrity)?;
             // Whoever has no place in the domain looks like nobody: what other domains have is none of its business.
-            if projects::add_members(&mut tx, id, users).await.map_err(integrity)? < users.len() as u64 {
+            if added < users.len() as u64 {
                 return Err(Error::BadRequest("only users of the project's domain can be its members".to_owned()));
             }
         }
