@@ -276,6 +276,52 @@ async fn heartbeats_bring_both_sides_together() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_agents_say_harms_nobody_else() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let agent = lab.agent("i-1", 8).await;
+        let other = lab.agent("i-2", 8).await;
+        agent.behaves(Manner::Forgets);
+        other.behaves(Manner::Forgets);
+        let id = lab.create(CreateSession { enqueue_only: true, ..request("modest") }).await.session_id;
+        lab.reaches(id, SessionStatus::Preparing).await;
+        let row = kernel_of(&lab, id).await;
+        let (kernel, session_id) = (row.id.to_string(), id.to_string());
+        let (mine, foreign) = if row.agent_id == Some("i-1".into()) { (&agent, &other) } else { (&other, &agent) };
+        let reserved = lab.books().await;
+
+        // It got more than was reserved for it, it says, and something that nobody knows.
+        let slot = |name: &str, amount| pb::Slot { name: name.into(), kind: "count".into(), amount };
+        let Event::Started(started) = FakeAgent::started_event() else { unreachable!() };
+        let allocated = vec![slot("cpu", u64::MAX), slot("mem", 512 << 20), slot("warp\0", 9), slot("warp", 9)];
+        let started = pb::Started { allocated, kernel_host: "10.0.0.1\0\u{1b}[2J".into(), ..started };
+        mine.report(&session_id, &kernel, Event::Started(started)).await;
+        lab.reaches(id, SessionStatus::Running).await;
+        assert_eq!(lab.books().await, reserved);
+        lab.check_books().await;
+
+        // It tells how its own kernels do, as long as they are.
+        let stat = |text: &str| vec![pb::KernelStat { kernel_id: kernel.clone(), stat: text.into() }];
+        mine.adopt(&kernel, &session_id);
+        let live = || lab.control.live().kernel_stat(row.id);
+        foreign.heartbeat_with(stat(r#"{"cpu": "stolen"}"#)).await;
+        assert_eq!(live(), None);
+        mine.heartbeat_with(stat(r#"{"cpu": "1"}"#)).await;
+        foreign.heartbeat_with(stat(r#"{"cpu": "stolen"}"#)).await;
+        assert_eq!(live(), Some(json!({"cpu": "1"})));
+        let reason = "over\0 and\u{1b}[2J out\n".to_owned();
+        let ended = Event::Terminated(pb::Terminated { reason, ..pb::Terminated::default() });
+        mine.report(&session_id, &kernel, ended).await;
+        lab.reaches(id, SessionStatus::Terminated).await;
+        assert_eq!(session(&lab, id).await.status_info.as_deref(), Some("over and[2J out"));
+        assert_eq!(kernel_of(&lab, id).await.last_stat, Some(json!({"cpu": "1"})));
+        mine.heartbeat_with(stat(r#"{"cpu": "2"}"#)).await;
+        assert_eq!(live(), None);
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batch_sessions_end_with_their_command() {
     for db in databases().await {
         let lab = Lab::new(&db).await;

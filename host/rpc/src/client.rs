@@ -192,3 +192,22 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<Response<T
         Err(_) => Err(CallError::Timeout),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_leaves_the_node_in_plaintext_is_exposed() {
+        for addr in
+            ["http://10.0.0.1:6021", "10.0.0.1:6021", "db.example.org", "0.0.0.0:6021", "http://[2001:db8::1]:1/"]
+        {
+            assert!(is_exposed(addr), "{addr}");
+        }
+        let local =
+            ["http://127.0.0.1:6021", "127.8.8.8:1", "http://localhost:6021/x", "[::1]:6021", "[::ffff:127.0.0.1]:1"];
+        for addr in local.into_iter().chain(["https://10.0.0.1:6021", "HTTPS://agent.example.org"]) {
+            assert!(!is_exposed(addr), "{addr}");
+        }
+    }
+}

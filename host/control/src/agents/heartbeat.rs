@@ -30,6 +30,7 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
     if control.live().claim_reconciliation(id, control.settings().reconcile_interval) {
         reconcile(control, id, &beat.kernels).await?;
     }
+    control.live().measure(id, &beat.kernel_stats);
     if control.policies().has_hooks("POST_AGENT_HEARTBEAT") {
         let (_, shown) = amounts(&beat.slots);
         let body = serde_json::json!({
@@ -47,6 +48,7 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
 /// hasn't is sent again (while it starts) or counted as ended (when it ran).
 async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> Result<()> {
     let rows = kernels::on_agent(&mut control.store().reader(), id).await?;
+    control.live().owns(id, rows.iter().map(|row| row.id).collect());
     let counted: HashMap<KernelId, &kernels::OnAgent> = rows.iter().map(|row| (row.id, row)).collect();
     let present: HashSet<KernelId> = has.iter().filter_map(|k| k.kernel_id.parse().ok()).collect();
 

@@ -15,6 +15,7 @@ use super::Text;
 #[derive(Debug, Default)]
 pub struct Live {
     agents: RwLock<HashMap<AgentId, Heard>>,
+    /// Statistics of kernels, as their own agents sent them. Locked after `agents`, when both are.
     kernels: RwLock<HashMap<KernelId, Text>>,
 }
 
@@ -27,7 +28,8 @@ struct Heard {
     last: Option<Timestamp>,
     slots: Option<Vec<pb::Slot>>,
     stat: Option<Text>,
-    kernels: HashSet<KernelId>,
+    /// Kernels that the host counts on it: it tells how those do, and of no others.
+    own: HashSet<KernelId>,
     reconcile_at: Instant,
     /// Kernels that the host counts on it and that it hasn't, since when.
     missing: HashMap<KernelId, Instant>,
@@ -44,7 +46,7 @@ impl Live {
             heard.scaling_group.clone_from(&row.scaling_group);
             return;
         }
-        agents.insert(
+        let before = agents.insert(
             row.id.clone(),
             Heard {
                 credential: row.credential.clone(),
@@ -54,16 +56,69 @@ impl Live {
                 last: None,
                 slots: None,
                 stat: None,
-                kernels: HashSet::new(),
+                own: HashSet::new(),
                 reconcile_at: Instant::now(),
                 missing: HashMap::new(),
             },
         );
+        self.drop_stats(before.into_iter().flat_map(|heard| heard.own));
     }
 
     /// Forgets an agent that left.
     pub(crate) fn forget(&self, id: &AgentId) {
-        self.agents.write().remove(id);
+        let mut agents = self.agents.write();
+        let gone = agents.remove(id);
+        self.drop_stats(gone.into_iter().flat_map(|heard| heard.own));
+    }
+
+    fn drop_stats(&self, gone: impl IntoIterator<Item = KernelId>) {
+        let mut kernels = self.kernels.write();
+        for kernel in gone {
+            kernels.remove(&kernel);
+        }
+    }
+
+    /// Notes which kernels the host counts on an agent.
+    pub(crate) fn owns(&self, id: &AgentId, own: HashSet<KernelId>) {
+        let mut agents = self.agents.write();
+        let Some(heard) = agents.get_mut(id) else { return };
+        let before = std::mem::replace(&mut heard.own, own);
+        self.drop_stats(before.into_iter().filter(|kernel| !heard.own.contains(kernel)));
+    }
+
+    /// Notes kernels that have begun to run on their agents.
+    pub(crate) fn began(&self, began: &[(AgentId, KernelId)]) {
+        let mut agents = self.agents.write();
+        for (agent, kernel) in began {
+            if let Some(heard) = agents.get_mut(agent) {
+                heard.own.insert(*kernel);
+            }
+        }
+    }
+
+    /// Forgets kernels that are over.
+    pub(crate) fn over(&self, over: &[(Option<AgentId>, KernelId)]) {
+        let mut agents = self.agents.write();
+        for (agent, kernel) in over {
+            if let Some(heard) = agent.as_ref().and_then(|agent| agents.get_mut(agent)) {
+                heard.own.remove(kernel);
+            }
+        }
+        self.drop_stats(over.iter().map(|(_, kernel)| *kernel));
+    }
+
+    /// Notes how an agent's own kernels do.
+    pub(crate) fn measure(&self, id: &AgentId, stats: &[pb::KernelStat]) {
+        let agents = self.agents.read();
+        let Some(heard) = agents.get(id) else { return };
+        let mut kernels = self.kernels.write();
+        for stat in stats {
+            if let Ok(kernel) = stat.kernel_id.parse()
+                && heard.own.contains(&kernel)
+            {
+                kernels.insert(kernel, stat.stat.as_str().into());
+            }
+        }
     }
 
     /// The hash of the credential that an agent presents.
@@ -83,8 +138,6 @@ impl Live {
 
     /// Notes a heartbeat; returns whether the slots differ from those heard last.
     pub(crate) fn hear(&self, id: &AgentId, beat: &pb::HeartbeatRequest, now: Timestamp) -> bool {
-        let running: HashSet<KernelId> = beat.kernels.iter().filter_map(|k| k.kernel_id.parse().ok()).collect();
-        let mut gone = Vec::new();
         let mut changed = false;
         if let Some(heard) = self.agents.write().get_mut(id) {
             heard.seen = Some(now);
@@ -95,17 +148,6 @@ impl Live {
             if heard.slots.as_ref() != Some(&beat.slots) {
                 heard.slots = Some(beat.slots.clone());
                 changed = true;
-            }
-            gone.extend(heard.kernels.difference(&running).copied());
-            heard.kernels = running;
-        }
-        let mut kernels = self.kernels.write();
-        for kernel in gone {
-            kernels.remove(&kernel);
-        }
-        for stat in &beat.kernel_stats {
-            if let Ok(id) = stat.kernel_id.parse() {
-                kernels.insert(id, stat.stat.as_str().into());
             }
         }
         changed

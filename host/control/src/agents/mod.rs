@@ -10,6 +10,7 @@ mod live;
 mod modify;
 mod register;
 pub(crate) mod reports;
+mod scrub;
 
 use std::sync::Arc;
 
@@ -84,14 +85,18 @@ impl Host for HostService {
         if !self.control.live().is_boot(&id, &request.get_ref().boot_id) {
             return Ok(again);
         }
-        heartbeat::receive(&self.control, &id, request.into_inner()).await.map_err(internal)?;
+        let mut beat = request.into_inner();
+        scrub::heartbeat(&mut beat);
+        heartbeat::receive(&self.control, &id, beat).await.map_err(internal)?;
         Ok(Response::new(pb::HeartbeatResponse { heartbeat_interval_ms, register_again: false }))
     }
 
     async fn report(&self, request: Request<pb::ReportRequest>) -> Result<Response<pb::ReportResponse>, Status> {
         let again = Response::new(pb::ReportResponse { acknowledged: 0, register_again: true });
         let Some(id) = self.authenticate(&request).await? else { return Ok(again) };
-        let pb::ReportRequest { boot_id, reports } = request.into_inner();
+        let pb::ReportRequest { boot_id, mut reports } = request.into_inner();
+        reports.truncate(scrub::REPORTS);
+        reports.iter_mut().for_each(scrub::report);
         match self.control.intake().reports(id, boot_id, reports).await.map_err(internal)? {
             Some(acknowledged) => Ok(Response::new(pb::ReportResponse { acknowledged, register_again: false })),
             None => Ok(again),
@@ -131,8 +136,9 @@ pub(crate) fn amounts(list: &[pb::Slot]) -> (Units, SlotMap) {
     let mut shown = SlotMap::new();
     for slot in list {
         let kind = slot.kind.parse().unwrap_or_else(|_| SlotKind::guess(&slot.name));
-        units.insert(slot.name.clone(), i64::try_from(slot.amount).unwrap_or(i64::MAX));
-        shown.insert(slot.name.clone(), slots::from_units(kind, slot.amount));
+        let amount = slot.amount.min(scrub::LARGEST);
+        units.insert(slot.name.clone(), i64::try_from(amount).unwrap_or(i64::MAX));
+        shown.insert(slot.name.clone(), slots::from_units(kind, amount));
     }
     (units, shown)
 }

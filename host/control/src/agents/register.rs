@@ -6,7 +6,7 @@ use quarterdeck_rpc::{credentials, metadata, pb};
 use quarterdeck_store::{agents as rows, scaling_groups};
 use tonic::{Request, Status};
 
-use super::{amounts, internal, json};
+use super::{amounts, internal, json, scrub};
 use crate::Control;
 
 /// Who misses so many heartbeats may have its place taken by whoever has a join token.
@@ -18,9 +18,10 @@ pub(super) async fn register(
     request: Request<pb::RegisterRequest>,
 ) -> Result<pb::RegisterResponse, Status> {
     let bearer = metadata::caller(request.metadata()).map(|caller| caller.bearer).unwrap_or_default();
-    let agent = request.into_inner();
+    let mut agent = request.into_inner();
     let now = control.clock().now();
     check(&agent)?;
+    scrub::slots(&mut agent.slots);
     let id = AgentId(agent.agent_id.clone());
     let mut reader = control.store().reader();
     let known = rows::get(&mut reader, &id).await.map_err(internal)?;
@@ -91,19 +92,8 @@ fn is_silent(control: &Control, row: &rows::AgentRow, now: Timestamp) -> bool {
 
 #[allow(clippy::result_large_err, reason = "it is the error type of tonic's services")]
 fn check(agent: &pb::RegisterRequest) -> Result<(), Status> {
-    let texts = [
-        ("agent_id", &agent.agent_id),
-        ("addr", &agent.addr),
-        ("scaling_group", &agent.scaling_group),
-        ("architecture", &agent.architecture),
-        ("runtime", &agent.runtime),
-        ("boot_id", &agent.boot_id),
-        ("host_secret", &agent.host_secret),
-    ];
-    for (name, text) in texts {
-        if text.is_empty() || text.len() > 1024 || text.contains('\0') {
-            return Err(Status::invalid_argument(format!("{name} is empty, too long or malformed")));
-        }
+    if let Some(name) = scrub::registration(agent) {
+        return Err(Status::invalid_argument(format!("{name} is missing, too long or malformed")));
     }
     if agent.slots.len() > 256 {
         return Err(Status::invalid_argument("too many slots"));

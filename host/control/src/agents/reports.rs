@@ -9,7 +9,7 @@ use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_store::work::{Change, Ended, Started, Work};
 use serde_json::{Value, json};
 
-use super::{amounts, json as parsed};
+use super::{amounts, json as parsed, scrub};
 use crate::{Control, sessions, terminate};
 
 /// What is done once the transaction is committed.
@@ -19,6 +19,9 @@ pub(crate) struct Aftermath<'c> {
     access: IndexMap<SessionId, bool>,
     started: Vec<SessionId>,
     finished: Vec<SessionId>,
+    /// Kernels that run from now on, and those that are over.
+    began: Vec<(AgentId, KernelId)>,
+    over: Vec<(Option<AgentId>, KernelId)>,
     leftovers: HashMap<(AgentId, SessionId), Vec<KernelId>>,
     start: bool,
     terminate: bool,
@@ -31,6 +34,8 @@ impl<'c> Aftermath<'c> {
             access: IndexMap::new(),
             started: Vec::new(),
             finished: Vec::new(),
+            began: Vec::new(),
+            over: Vec::new(),
             leftovers: HashMap::new(),
             start: false,
             terminate: false,
@@ -51,6 +56,8 @@ impl<'c> Aftermath<'c> {
     pub(crate) fn run(self, changes: &[Change]) {
         let control = self.control;
         control.announce(changes);
+        control.live().began(&self.began);
+        control.live().over(&self.over);
         if self.start {
             control.signals().start.notify_one();
         }
@@ -147,17 +154,18 @@ fn start(
         return;
     }
     let allocated = (!started.allocated.is_empty()).then(|| {
-        let (units, shown) = amounts(&started.allocated);
+        let (units, shown) = amounts(&scrub::within(&started.allocated, &reserved));
         (units, shown.to_json())
     });
     work.started(
+    after.began.push((agent.clone(), kernel));
         kernel,
         Started {
             container_id: started.container_id.clone(),
             kernel_host: Some(started.kernel_host.clone()).filter(|host| !host.is_empty()),
-            service_ports: parsed(&started.service_ports).unwrap_or_else(|| json!([])),
-            runtime_info: parsed(&started.runtime_info),
-            attached_devices: parsed(&started.attached_devices).unwrap_or_else(|| json!({})),
+            service_ports: parsed(&started.service_ports).filter(Value::is_array).unwrap_or_else(|| json!([])),
+            runtime_info: parsed(&started.runtime_info).filter(Value::is_object),
+            attached_devices: parsed(&started.attached_devices).filter(Value::is_object).unwrap_or_else(|| json!({})),
             allocated,
         },
     );
@@ -182,6 +190,7 @@ fn end(work: &mut Work, after: &mut Aftermath<'_>, kernel: KernelId, reason: &st
     let Some(state) = work.kernel(kernel) else { return };
     let (session, status, role) = (state.session, state.status, state.role.clone());
     if status == KernelStatus::Restarting {
+    let agent = state.agent.clone();
         // The first half of a restart is done; from here it starts like a new one.
         work.set_kernel(kernel, KernelStatus::Preparing, Some("restarting"), None);
         // The session stays where the loop that ends kernels sees it, until all of them are down.
@@ -196,6 +205,7 @@ fn end(work: &mut Work, after: &mut Aftermath<'_>, kernel: KernelId, reason: &st
         return;
     }
     work.kernel_event("kernel_terminated", kernel, reason, Some(exit_code.unwrap_or(-1)));
+    after.over.push((agent, kernel));
     if role == "main" {
         // Without its main kernel a session is over: what is left of it follows.
         let rest: Vec<_> = work.kernels_of(session).iter().filter(|k| !k.status.is_dead()).map(|k| k.id).collect();

@@ -347,6 +347,11 @@ impl FakeAgent {
     }
 
     pub async fn heartbeat(&self) -> pb::HeartbeatResponse {
+        self.heartbeat_with(Vec::new()).await
+    }
+
+    /// A heartbeat that tells how kernels do.
+    pub async fn heartbeat_with(&self, kernel_stats: Vec<pb::KernelStat>) -> pb::HeartbeatResponse {
         let state = |(kernel_id, (session_id, _)): (&String, &Known)| pb::KernelState {
             kernel_id: kernel_id.clone(),
             session_id: session_id.clone(),
@@ -357,6 +362,7 @@ impl FakeAgent {
             boot_id: self.boot_id(),
             slots: self.slots(),
             kernels,
+            kernel_stats,
             ..pb::HeartbeatRequest::default()
         };
         self.host().heartbeat(self.authorized(beat)).await.unwrap().into_inner()
