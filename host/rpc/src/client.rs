@@ -173,6 +173,17 @@ impl HostClient {
     }
 }
 
+/// Whether what is said to that address (`host:port` or a URL) leaves the node, and isn't encrypted.
+pub fn is_exposed(addr: &str) -> bool {
+    let (scheme, rest) = addr.split_once("://").unwrap_or(("http", addr));
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_local = host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+    !scheme.eq_ignore_ascii_case("https") && !is_local
+}
+
 /// An address as an endpoint: `host:port` is taken as `http://host:port`.
 fn endpoint(addr: &str) -> Result<Endpoint, CallError> {
     let url = if addr.contains("://") { addr.to_owned() } else { format!("http://{addr}") };

@@ -17,6 +17,6 @@ pub mod service;
 #[path = "generated/quarterdeck.agent.v1.rs"]
 pub mod pb;
 
-pub use client::{AgentClient, AgentHandle, HostClient};
+pub use client::{AgentClient, AgentHandle, HostClient, is_exposed};
 pub use error::CallError;
 pub use service::{agent_service, host_service};

@@ -143,6 +143,12 @@ pub(crate) fn data_dir_made(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
+/// Files that are made from here on, such as the database with everybody's secrets, are for their owner alone. To be called
+/// while there is one thread.
+pub(crate) fn keep_files_private() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+}
+
 /// Keeps other processes of the same user, such as kernels, from reading this one's memory and environment.
 pub(crate) fn keep_memory_private() {
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {

@@ -77,6 +77,9 @@ pub(super) async fn register(
     }
     let reason = if known.is_some() { "revived" } else { "self-started" };
     tracing::info!(agent = %id, group = agent.scaling_group, runtime = agent.runtime, reason, "agent registered");
+    if quarterdeck_rpc::is_exposed(&agent.addr) {
+        tracing::warn!(agent = %id, addr = agent.addr, "this agent is spoken to without encryption");
+    }
     control.signals().schedule.notify_one();
     control.signals().start.notify_one();
     control.signals().terminate.notify_one();

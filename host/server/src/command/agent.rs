@@ -93,6 +93,14 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     if matches!(runtime, RuntimeKind::Process) {
         tracing::warn!("kernels run as this agent's own user: the process runtime is no security boundary");
     }
+    if [&args.server, &args.listen.to_string()].into_iter().any(|addr| quarterdeck_rpc::is_exposed(addr)) {
+        tracing::warn!(
+            "THE SERVER IS SPOKEN TO WITHOUT ENCRYPTION ({}, listening on {}): whoever sees that network reads the agent's \
+             credential and users' code; keep it private (a tunnel or a network of its own)",
+            args.server,
+            args.listen
+        );
+    }
     let options = AgentOptions {
         server: args.server,
         listen: args.listen,

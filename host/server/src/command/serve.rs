@@ -66,6 +66,12 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
     let rpc_listen = args.rpc_listen.or(file.rpc_listen).unwrap_or(DEFAULT_RPC_LISTEN);
     let rpc = TcpListener::bind(rpc_listen).await.with_context(|| format!("--rpc-listen {rpc_listen}"))?;
     let (api_addr, rpc_addr) = (api.local_addr()?, rpc.local_addr()?);
+    if quarterdeck_rpc::is_exposed(&rpc_addr.to_string()) {
+        tracing::warn!(
+            "AGENTS ARE SPOKEN TO WITHOUT ENCRYPTION on {rpc_addr}: whoever sees that network reads their credentials and \
+             users' code, and may take an agent's place; keep it private (a tunnel or a network of its own)"
+        );
+    }
 
     let store =
         Store::open(&url, &Options { sync_full: file.sync_full.unwrap_or(false), ..Options::default() }).await?;
