@@ -1,6 +1,7 @@
 //! Which host leads a loop: advisory locks of PostgreSQL, held by one connection of each host.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
@@ -8,6 +9,10 @@ use sqlx::{Connection as _, Row as _};
 use crate::Store;
 use crate::error::Result;
 use crate::sql::Pools;
+
+/// A database that is silent for longer is lost, and with it what this host leads. The database itself gives a silent
+/// host's locks away later than that (see [`crate::sql::WATCHFUL`]), so that there are never two leaders for long.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The leaderships of one host. They end with it, or with its connection.
 #[derive(Debug)]
@@ -25,23 +30,26 @@ impl Leadership {
     /// Tries to lead each of `names`; the ones that this host leads now. With SQLite that is all of them: it has one host.
     ///
     /// # Errors
-    /// [`crate::Error::Sqlx`] when the database can't be reached: then this host leads nothing.
+    /// [`crate::Error::Sqlx`] when the database can't be reached or doesn't answer in time: then this host leads nothing.
     pub async fn campaign(&mut self, names: &[&str]) -> Result<BTreeSet<String>> {
         let Pools::Postgres(pool) = &self.pools else {
             return Ok(names.iter().map(|name| (*name).to_owned()).collect());
         };
-        let result = async {
-            let connection = match &mut self.connection {
+        let (connection, held) = (&mut self.connection, &mut self.held);
+        let campaign = async {
+            let connection = match connection {
                 Some(connection) => connection,
                 None => {
-                    self.held.clear();
+                    held.clear();
                     // Not from the pool: this one is never given back.
-                    self.connection.insert(PgConnection::connect_with(&pool.connect_options()).await?)
+                    let mut new = PgConnection::connect_with(&pool.connect_options()).await?;
+                    sqlx::raw_sql(crate::sql::WATCHFUL).execute(&mut new).await?;
+                    connection.insert(new)
                 }
             };
             connection.ping().await?;
             for name in names {
-                if self.held.contains(*name) {
+                if held.contains(*name) {
                     continue;
                 }
                 let row = sqlx::query("SELECT pg_try_advisory_lock(hashtextextended($1, 0)) AS led")
@@ -49,12 +57,18 @@ impl Leadership {
                     .fetch_one(&mut *connection)
                     .await?;
                 if row.try_get("led")? {
-                    self.held.insert((*name).to_owned());
+                    held.insert((*name).to_owned());
                 }
             }
-            Ok(self.held.clone())
-        }
-        .await;
+            Ok(held.clone())
+        };
+        let result = match tokio::time::timeout(PATIENCE, campaign).await {
+            Ok(result) => result,
+            Err(_) => {
+                let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "the database doesn't answer");
+                Err(sqlx::Error::Io(late).into())
+            }
+        };
         if result.is_err() {
             self.connection = None;
             self.held.clear();
@@ -67,7 +81,7 @@ impl Leadership {
         self.held.clear();
         if let Some(connection) = self.connection.take() {
             // The locks end with the connection however it ends.
-            let _ = connection.close().await;
+            let _ = tokio::time::timeout(PATIENCE, connection.close()).await;
         }
     }
 }

@@ -326,6 +326,9 @@ impl Pools {
             let pool = PgPoolOptions::new()
                 .max_connections(options.connections)
                 .acquire_timeout(Duration::from_secs(30))
+                .after_connect(|connection, _| {
+                    Box::pin(async move { sqlx::raw_sql(WATCHFUL).execute(connection).await.map(drop) })
+                })
                 .connect(url)
                 .await?;
             return Ok(Pools::Postgres(pool));
