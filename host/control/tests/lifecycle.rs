@@ -415,6 +415,32 @@ async fn sessions_of_a_lost_agent_end_by_force_and_it_may_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_left_is_not_called_back_by_an_older_heartbeat() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let _agent = lab.agent("i-1", 8).await;
+        let mut reader = lab.control.store().reader();
+        let now = lab.control.clock().now();
+        for (status, since, back) in [
+            (AgentStatus::Terminated, -1, false),
+            (AgentStatus::Terminated, 1, true),
+            (AgentStatus::Restarting, -1, false),
+            (AgentStatus::Restarting, 1, true),
+            (AgentStatus::Lost, -1, true),
+        ] {
+            agents::set_status(&mut reader, &["i-1".into()], AgentStatus::Alive, now).await.unwrap();
+            agents::set_status(&mut reader, &["i-1".into()], status, now).await.unwrap();
+            let seen = [("i-1".into(), now.plus_micros(since))];
+            let revived = agents::revive(&mut reader, &seen, now).await.unwrap();
+            assert_eq!(!revived.is_empty(), back, "{status} {since}");
+            let row = agents::get(&mut reader, &"i-1".into()).await.unwrap().unwrap();
+            assert_eq!(row.status == AgentStatus::Alive, back);
+        }
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_session_runs_again() {
     for db in databases().await {
         let lab = Lab::new(&db).await;

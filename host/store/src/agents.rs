@@ -232,6 +232,21 @@ pub async fn set_status<S: Sql>(
     rows.iter().map(|row| row.parse("id")).collect()
 }
 
+/// Has agents that were heard be `ALIVE`; those that weren't. Who has left on purpose since it was heard stays away.
+pub async fn revive<S: Sql>(sql: &mut S, seen: &[(AgentId, Timestamp)], now: Timestamp) -> Result<Vec<AgentId>> {
+    if seen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<_> = seen.iter().map(|(id, at)| json!({"id": id, "t": at.0})).collect();
+    let stmt = Stmt::assembled(format!(
+        "UPDATE agents SET status = 'ALIVE', status_changed = $2, lost_at = NULL FROM {} WHERE agents.id = x.id \
+         AND agents.status <> 'ALIVE' AND (agents.status = 'LOST' OR agents.status_changed < x.t) RETURNING agents.id AS id",
+        set::rows(sql.dialect(), "$1", &[("id", "text"), ("t", "bigint")])
+    ));
+    let rows = sql.fetch_all(stmt.bind(Value::Array(rows)).bind(now.0)).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
 /// Withholds new kernels from an agent until then, and says why. What is withheld for longer stays so.
 pub async fn set_cooldown<S: Sql>(sql: &mut S, id: &AgentId, until: Timestamp, reason: &str) -> Result<()> {
     sql.execute(

@@ -100,10 +100,9 @@ pub(crate) async fn flush_seen(control: &Control) -> Result<()> {
     if seen.is_empty() {
         return Ok(());
     }
-    let ids: Vec<_> = seen.iter().map(|(id, _)| id.clone()).collect();
     let mut tx = control.store().begin().await?;
     rows::touch(&mut tx, &seen).await?;
-    let revived = rows::set_status(&mut tx, &ids, AgentStatus::Alive, control.clock().now()).await?;
+    let revived = rows::revive(&mut tx, &seen, control.clock().now()).await?;
     tx.commit().await?;
     if !revived.is_empty() {
         tracing::info!(agents = ?revived, "agents are back");
