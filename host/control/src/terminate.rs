@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use quarterdeck_model::{AgentId, AgentStatus, KernelId, KernelStatus, SessionId, SessionStatus, Timestamp};
 use quarterdeck_rpc::pb;
 use quarterdeck_store::agents::{self as agent_rows, AgentRow};
+use quarterdeck_store::occupancy::{self, Concerned};
 use quarterdeck_store::work::{Ended, Work};
 use quarterdeck_store::{kernels, sessions};
 
@@ -43,16 +44,17 @@ pub enum Outcome {
 /// doesn't allow it.
 pub async fn request(control: &Control, ids: &[SessionId], reason: &str, forced: bool) -> Result<Vec<Result<Outcome>>> {
     let unreachable = if forced { unreachable_agents(control).await? } else { HashSet::new() };
-    let (answers, leftovers) = crate::retry(|| async {
+    let (answers, leftovers, concerned) = crate::retry(|| async {
         let mut tx = control.store().begin().await?;
         let mut work = Work::open(&mut tx, ids.iter().copied(), control.clock().now()).await?;
         let mut leftovers = Vec::new();
         let answers: Vec<_> =
             ids.iter().map(|id| mark(&mut work, *id, reason, forced, &unreachable, &mut leftovers)).collect();
+        let concerned = concerned(&work);
         let changes = work.flush(&mut tx).await?;
         tx.commit().await?;
         control.announce(&changes);
-        Ok((answers, leftovers))
+        Ok((answers, leftovers, concerned))
     })
     .await?;
     control.signals().terminate.notify_one();
@@ -64,11 +66,26 @@ pub async fn request(control: &Control, ids: &[SessionId], reason: &str, forced:
         clean_up(control, agent, session, kernels, reason);
     }
     if forced {
-        let mut tx = control.store().begin().await?;
-        quarterdeck_store::occupancy::recalculate(&mut tx).await?;
-        tx.commit().await?;
+        crate::retry(|| async {
+            let mut tx = control.store().begin().await?;
+            occupancy::recalculate_of(&mut tx, &concerned).await?;
+            Ok(tx.commit().await?)
+        })
+        .await?;
     }
     Ok(answers)
+}
+
+/// Whose books these sessions are in.
+fn concerned(work: &Work) -> Concerned {
+    let mut concerned = Concerned::default();
+    for session in work.sessions() {
+        concerned.agents.extend(work.kernels_of(session.id).into_iter().filter_map(|k| k.agent.clone()));
+        concerned.keys.insert(session.access_key.clone());
+        concerned.projects.insert(session.project);
+        concerned.domains.insert(session.domain.clone());
+    }
+    concerned
 }
 
 async fn unreachable_agents(control: &Control) -> Result<HashSet<AgentId>> {

@@ -1,9 +1,9 @@
 //! The books: what agents, key pairs, projects and domains hold. Changed by [`crate::work::Work`] in
 //! the transaction that changes a status, and recomputable from the kernels at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use quarterdeck_model::{AccessKey, AgentId};
+use quarterdeck_model::{AccessKey, AgentId, ProjectId};
 
 use crate::error::Result;
 use crate::set;
@@ -195,6 +195,91 @@ impl Deltas {
         }
         Ok(())
     }
+}
+
+/// Whose books changed.
+#[derive(Clone, Debug, Default)]
+pub struct Concerned {
+    /// Agents.
+    pub agents: BTreeSet<AgentId>,
+    /// Key pairs.
+    pub keys: BTreeSet<AccessKey>,
+    /// Projects.
+    pub projects: BTreeSet<ProjectId>,
+    /// Domains.
+    pub domains: BTreeSet<String>,
+}
+
+/// Rebuilds these books from the kernels and sessions.
+pub async fn recalculate_of<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<()> {
+    let (sum, each) = match sql.dialect() {
+        Dialect::Sqlite => ("SUM(j.value)", "json_each(k.held) j"),
+        Dialect::Postgres => {
+            ("CAST(SUM(CAST(j.value AS BIGINT)) AS BIGINT)", "jsonb_each_text(CAST(k.held AS jsonb)) j")
+        }
+    };
+    // First the locks, then the sums: a statement that had to wait for a row would sum up what was before.
+    let locks = Stmt::among("SELECT slot FROM agent_slots WHERE agent_id IN {list}", &concerned.agents)
+        .on_postgres("ORDER BY agent_id COLLATE \"C\", slot COLLATE \"C\" FOR UPDATE");
+    sql.fetch_all(locks).await?;
+    let text = format!(
+        "UPDATE agent_slots SET occupied = COALESCE((SELECT {sum} FROM kernels k, {each} \
+         WHERE k.agent_id = agent_slots.agent_id AND j.key = agent_slots.slot \
+         AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')), 0) WHERE agent_id IN {{list}}"
+    );
+    sql.execute(Stmt::among(&text, &concerned.agents)).await?;
+    let keys: Vec<String> = concerned.keys.iter().map(ToString::to_string).collect();
+    let projects = concerned.projects.iter().map(ToString::to_string).collect();
+    let domains = concerned.domains.iter().cloned().collect();
+    // In the order of the scopes' names, as they are written.
+    for (scope, column, holders) in
+        [("domain", "domain_name", domains), ("keypair", "access_key", keys), ("project", "project_id", projects)]
+    {
+        let locks = format!("SELECT slot FROM occupancy WHERE scope = '{scope}' AND holder IN {{list}}");
+        let locks =
+            Stmt::among(&locks, &holders).on_postgres("ORDER BY holder COLLATE \"C\", slot COLLATE \"C\" FOR UPDATE");
+        sql.fetch_all(locks).await?;
+        // All kernels that run are looked at once: they have an index by themselves.
+        let text = format!(
+            "WITH sums AS MATERIALIZED (SELECT s.{column} AS holder, j.key AS slot, {sum} AS n \
+             FROM kernels k JOIN sessions s ON s.id = k.session_id, {each} \
+             WHERE k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED') AND k.status <> 'TERMINATING' \
+             AND NOT s.is_private AND s.{column} IN {{list}} GROUP BY s.{column}, j.key) \
+             UPDATE occupancy SET amount = COALESCE((SELECT n FROM sums \
+             WHERE sums.holder = occupancy.holder AND sums.slot = occupancy.slot), 0) \
+             WHERE scope = '{scope}' AND holder IN {{list}}"
+        );
+        sql.execute(Stmt::among(&text, holders)).await?;
+    }
+    recount(sql, concerned.keys.iter()).await
+}
+
+/// Counts the sessions of key pairs anew.
+pub async fn recount<'k, S: Sql>(sql: &mut S, keys: impl IntoIterator<Item = &'k AccessKey>) -> Result<()> {
+    let keys: Vec<_> = keys.into_iter().map(|k| serde_json::json!({"k": k})).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    // The empty update locks rows that exist: whoever is about to change them has done so when they are counted.
+    let stmt = Stmt::assembled(format!(
+        "INSERT INTO concurrency (access_key, sessions, private_sessions) SELECT x.k, 0, 0 FROM {} WHERE true \
+         ON CONFLICT (access_key) DO UPDATE SET sessions = concurrency.sessions",
+        set::rows(sql.dialect(), "$1", &[("k", "text")])
+    ));
+    sql.execute(stmt.bind(serde_json::Value::Array(keys.clone()))).await?;
+    let count = |private: &str| {
+        format!(
+            "(SELECT COUNT(*) FROM sessions s WHERE s.access_key = concurrency.access_key AND {private} s.is_private \
+             AND s.status NOT IN ('TERMINATED', 'CANCELLED') AND s.status NOT IN ('PENDING', 'TERMINATING'))"
+        )
+    };
+    let text = format!(
+        "UPDATE concurrency SET sessions = {}, private_sessions = {} WHERE access_key IN {{list}}",
+        count("NOT"),
+        count("")
+    );
+    sql.execute(Stmt::among(&text, keys.iter().filter_map(|k| k["k"].as_str()))).await?;
+    Ok(())
 }
 
 /// Rebuilds all books from the kernels and sessions.

@@ -282,3 +282,32 @@ async fn hosts_that_schedule_the_same_sessions_at_once_never_oversubscribe() {
         assert!(db.store.reader().fetch_all(over).await.unwrap().is_empty());
     }
 }
+
+#[tokio::test]
+async fn recounts_see_what_they_waited_for() {
+    let Some(db) = quarterdeck_store::testing::postgres().await else { return };
+    world(&db, "Infinity", 0).await;
+    let sessions = enqueue(&db.store, 2).await;
+    let first = round(&db.store, &[(sessions[0], "i-1")], i64::MAX, i64::MAX).await;
+    assert_eq!(write(&db.store, &first).await.placed.len(), 1);
+    let second = round(&db.store, &[(sessions[1], "i-1")], i64::MAX, i64::MAX).await;
+    let mut open = db.store.begin().await.unwrap();
+    assert_eq!(schedule::commit(&mut open, &second).await.unwrap().placed.len(), 1);
+    let store = db.store.clone();
+    let counting = tokio::spawn(async move {
+        let mut tx = store.begin().await.unwrap();
+        occupancy::recount(&mut tx, &["A".into()]).await.unwrap();
+        tx.commit().await.unwrap();
+    });
+    let waiting =
+        "SELECT COUNT(*) AS n FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let begun = std::time::Instant::now();
+    while db.store.reader().fetch_one(Stmt::new(waiting)).await.unwrap().get::<i64>("n").unwrap() == 0 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    open.commit().await.unwrap();
+    counting.await.unwrap();
+    assert!(books(&db.store).await.contains(&"A A 2".to_owned()), "{:?}", books(&db.store).await);
+    assert_books_are_true(&db.store).await;
+}

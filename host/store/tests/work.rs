@@ -207,6 +207,24 @@ async fn counters_equal_recomputation_after_anything() {
             occupancy::recalculate(&mut tx).await.unwrap();
             tx.commit().await.unwrap();
             assert_eq!(before, books(&db.store).await, "round {round}");
+            // Those of some holders, too, whatever they were before.
+            let mut tx = db.store.begin().await.unwrap();
+            for text in [
+                "UPDATE agent_slots SET occupied = occupied + 7",
+                "UPDATE occupancy SET amount = amount + 7",
+                "UPDATE concurrency SET sessions = sessions + 7, private_sessions = 7",
+            ] {
+                tx.execute(Stmt::new(text)).await.unwrap();
+            }
+            let concerned = occupancy::Concerned {
+                agents: ["i-1".into(), "i-2".into()].into(),
+                keys: ["AK0".into(), "AK1".into()].into(),
+                projects: [PROJECT.parse().unwrap()].into(),
+                domains: ["d".to_owned()].into(),
+            };
+            occupancy::recalculate_of(&mut tx, &concerned).await.unwrap();
+            tx.commit().await.unwrap();
+            assert_eq!(before, books(&db.store).await, "round {round}, holder by holder");
         }
         assert!(ids.len() > 20);
     }

@@ -153,12 +153,13 @@ fn start(
         }
         return;
     }
+    let reserved = work.kernel(kernel).map(|k| k.held.clone()).unwrap_or_default();
     let allocated = (!started.allocated.is_empty()).then(|| {
         let (units, shown) = amounts(&scrub::within(&started.allocated, &reserved));
         (units, shown.to_json())
     });
-    work.started(
     after.began.push((agent.clone(), kernel));
+    work.started(
         kernel,
         Started {
             container_id: started.container_id.clone(),
@@ -189,8 +190,8 @@ fn start(
 fn end(work: &mut Work, after: &mut Aftermath<'_>, kernel: KernelId, reason: &str, ended: Ended) {
     let Some(state) = work.kernel(kernel) else { return };
     let (session, status, role) = (state.session, state.status, state.role.clone());
-    if status == KernelStatus::Restarting {
     let agent = state.agent.clone();
+    if status == KernelStatus::Restarting {
         // The first half of a restart is done; from here it starts like a new one.
         work.set_kernel(kernel, KernelStatus::Preparing, Some("restarting"), None);
         // The session stays where the loop that ends kernels sees it, until all of them are down.
@@ -204,8 +205,8 @@ fn end(work: &mut Work, after: &mut Aftermath<'_>, kernel: KernelId, reason: &st
     if !work.end_kernel(kernel, reason, ended) {
         return;
     }
-    work.kernel_event("kernel_terminated", kernel, reason, Some(exit_code.unwrap_or(-1)));
     after.over.push((agent, kernel));
+    work.kernel_event("kernel_terminated", kernel, reason, Some(exit_code.unwrap_or(-1)));
     if role == "main" {
         // Without its main kernel a session is over: what is left of it follows.
         let rest: Vec<_> = work.kernels_of(session).iter().filter(|k| !k.status.is_dead()).map(|k| k.id).collect();

@@ -14,7 +14,7 @@ use quarterdeck_model::{AccessKey, AgentId, KernelId, SessionId, Timestamp};
 use serde_json::Value as Json;
 
 use crate::error::Result;
-use crate::occupancy::Scope;
+use crate::occupancy::{self, Scope};
 use crate::revisions;
 use crate::sql::{Sql, Stmt, Tx};
 
@@ -180,7 +180,7 @@ pub async fn commit(tx: &mut Tx, round: &Commit) -> Result<Committed> {
     write::place(tx, round, &placed).await?;
     write::record(tx, &records).await?;
     write::cancel(tx, round.at, &cancelled).await?;
-    write::recount(tx, &round.recount).await?;
+    occupancy::recount(tx, &round.recount).await?;
     write::tell(tx, round.at, &placed, &cancelled).await?;
     if !placed.is_empty() || !cancelled.is_empty() {
         revisions::bump(tx, revisions::SESSIONS).await?;

@@ -195,34 +195,6 @@ pub(super) async fn cancel(tx: &mut Tx, at: Timestamp, cancelled: &[&Cancelled])
     Ok(())
 }
 
-/// Sets the concurrency counters of these key pairs to what the sessions say.
-pub(super) async fn recount(tx: &mut Tx, keys: &[AccessKey]) -> Result<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let count = |private: &str| {
-        format!(
-            "(SELECT COUNT(*) FROM sessions s WHERE s.access_key = concurrency.access_key AND {private} s.is_private
-              AND s.status NOT IN ('TERMINATED', 'CANCELLED') AND s.status NOT IN ('PENDING', 'TERMINATING'))"
-        )
-    };
-    let text = format!(
-        "UPDATE concurrency SET sessions = {}, private_sessions = {} WHERE access_key IN {{list}}",
-        count("NOT"),
-        count("")
-    );
-    let keys: Vec<Json> = keys.iter().map(|k| json!({"k": k})).collect();
-    let stmt = Stmt::assembled(format!(
-        "INSERT INTO concurrency (access_key, sessions, private_sessions) SELECT x.k, 0, 0 FROM {} WHERE true
-         ON CONFLICT (access_key) DO NOTHING",
-        set::rows(tx.dialect(), "$1", &[("k", "text")])
-    ));
-    tx.execute(stmt.bind(Json::Array(keys.clone()))).await?;
-    let names = keys.iter().filter_map(|k| k["k"].as_str());
-    tx.execute(Stmt::among(&text, names)).await?;
-    Ok(())
-}
-
 /// History and events.
 pub(super) async fn tell(tx: &mut Tx, at: Timestamp, placed: &[&Placed], cancelled: &[&Cancelled]) -> Result<()> {
     if placed.is_empty() && cancelled.is_empty() {
