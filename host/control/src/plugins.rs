@@ -5,7 +5,7 @@
 
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, RevisionStatus, Target, TargetKind};
-use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, RevisionRow};
+use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, Place, RevisionRow};
 use quarterdeck_store::{Tx, revisions};
 use serde_json::{Map, Value as Json};
 
@@ -139,14 +139,7 @@ pub async fn inspect(control: &Control, caller: &Principal, reference: &str) -> 
         return Err(Error::not_found_msg("plugin", reference));
     }
     let names: Vec<&str> = revisions.iter().map(|v| v.revision.name.as_str()).collect();
-    let history = plugins::history(&mut control.store().reader(), None, 500)
-        .await?
-        .into_iter()
-        .filter(|h| {
-            names.contains(&h.plugin.as_str()) || h.previous_plugin.as_deref().is_some_and(|p| names.contains(&p))
-        })
-        .take(50)
-        .collect();
+    let history = plugins::history_of(&mut control.store().reader(), &names, 50).await?;
     Ok(Inspection { revisions, history })
 }
 
@@ -186,7 +179,8 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
     let now = control.clock().now();
     let mut tx = control.store().begin().await?;
     let revision = find(&mut tx, &request.plugin).await?;
-    fits(revision.kind, &request.target)?;
+    let kind = known_kind(&revision)?;
+    fits(kind, &request.target)?;
     target_exists(&mut tx, &request.target).await?;
     let serving = serving(&mut tx, &revision, &request.target).await?;
     let config = match request.config {
@@ -214,7 +208,7 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
     let mut tx = control.store().begin().await?;
     let binding = BindingRow {
         id: String::new(),
-        kind: revision.kind,
+        kind,
         plugin: revision.name.clone(),
         target: request.target,
         digest: revision.digest.clone(),
@@ -233,6 +227,14 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
     Ok(switched)
 }
 
+/// The kind of a revision that may be bound.
+fn known_kind(revision: &RevisionRow) -> Result<PluginKind> {
+    match (revision.kind, revision.status) {
+        (Some(kind), RevisionStatus::Ready | RevisionStatus::Suspended) => Ok(kind),
+        _ => Err(Error::invalid(format!("The revision {} isn't fit to serve: it is {}.", revision.digest, revision.status))),
+    }
+}
+
 /// What serves a target now, in the place that a new revision would take.
 #[derive(Clone, Debug)]
 struct Serving {
@@ -240,10 +242,12 @@ struct Serving {
     digest: Option<String>,
     version: Option<String>,
     config: Json,
+    position: Option<i64>,
+    failure_policy: FailurePolicy,
 }
 
 async fn serving(tx: &mut Tx, revision: &RevisionRow, target: &Target) -> Result<Option<Serving>> {
-    let (plugin, config) = if revision.kind == PluginKind::Scheduler {
+    let (plugin, config) = if revision.kind == Some(PluginKind::Scheduler) {
         let Some((scheduler, opts)) = plugins::group_scheduler(tx, &target.name).await? else { return Ok(None) };
         (scheduler, Some(opts.get("config").cloned().unwrap_or_else(|| Json::Object(Map::new()))))
     } else {
@@ -252,20 +256,22 @@ async fn serving(tx: &mut Tx, revision: &RevisionRow, target: &Target) -> Result
     let bindings = plugins::bindings(tx).await?;
     let binding = bindings
         .into_iter()
-        .find(|b| b.kind == revision.kind && b.plugin == plugin && b.target == *target && b.mode == BindingMode::Live);
+        .find(|b| Some(b.kind) == revision.kind && b.plugin == plugin && b.target == *target && b.mode == BindingMode::Live);
     let all = plugins::revisions(tx).await?;
     let current = match &binding {
         Some(b) => all.iter().find(|r| r.digest == b.digest),
         // A scheduler may serve by its name alone.
-        None if revision.kind == PluginKind::Scheduler => all
+        None if revision.kind == Some(PluginKind::Scheduler) => all
             .iter()
-            .filter(|r| r.kind == PluginKind::Scheduler && r.name == plugin && r.status == RevisionStatus::Ready)
+            .filter(|r| r.kind == Some(PluginKind::Scheduler) && r.name == plugin && r.status == RevisionStatus::Ready)
             .max_by_key(|r| (r.builtin, r.uploaded_at, r.digest.clone())),
         None => return Ok(None),
     };
     Ok(Some(Serving {
         digest: current.map(|r| r.digest.clone()),
         version: current.map(|r| r.version.clone()),
+        position: binding.as_ref().and_then(|b| b.position),
+        failure_policy: binding.as_ref().map_or(FailurePolicy::FailClosed, |b| b.failure_policy),
         config: config.or_else(|| binding.map(|b| b.config)).unwrap_or_else(|| Json::Object(Map::new())),
         plugin,
     }))
@@ -288,14 +294,17 @@ async fn switch(
         at: now,
         actor: binding.bound_by.clone(),
         action: action.to_owned(),
-        kind: revision.kind,
+        kind: binding.kind,
         plugin: revision.name.clone(),
         target: binding.target.clone(),
-        digest: Some(revision.digest.clone()),
-        config: Some(config),
-        previous_plugin: before.as_ref().map(|b| b.plugin.clone()),
-        previous: before.as_ref().and_then(|b| b.digest.clone()),
-        previous_config: before.as_ref().map(|b| b.config.clone()),
+        now: Some(policies::place(binding, config)),
+        before: before.as_ref().map(|b| Place {
+            plugin: b.plugin.clone(),
+            digest: b.digest.clone(),
+            config: b.config.clone(),
+            position: b.position,
+            failure_policy: b.failure_policy,
+        }),
         reason: None,
     };
     plugins::record(tx, &record).await?;
@@ -368,11 +377,8 @@ pub async fn unbind(control: &Control, caller: &Principal, plugin: &str, target:
         kind: binding.kind,
         plugin: plugin.to_owned(),
         target: target.clone(),
-        digest: None,
-        config: None,
-        previous_plugin: Some(plugin.to_owned()),
-        previous: Some(binding.digest.clone()),
-        previous_config: Some(config),
+        now: None,
+        before: Some(policies::place(&binding, config)),
         reason: None,
     };
     plugins::record(&mut tx, &record).await?;
@@ -405,14 +411,14 @@ pub async fn rollback(
     };
     let mut last = Vec::new();
     for kind in kinds {
-        last.extend(plugins::history(&mut tx, Some((kind, target)), 1).await?);
+        last.extend(plugins::history(&mut tx, kind, target, 1).await?);
     }
     let entry = match last.len() {
         0 => return Err(Error::not_found_msg("plugin binding", format!("nothing was ever bound to {target}"))),
         1 => last.remove(0),
         _ => return Err(Error::invalid("Several kinds of plugin are bound there: say which kind to roll back.")),
     };
-    let Some(previous) = entry.previous.clone() else {
+    let Some((previous, place)) = entry.before.and_then(|place| Some((place.digest.clone()?, place))) else {
         // Nothing served before: the way back is an unbinding.
         tx.rollback().await?;
         return unbind(control, caller, &entry.plugin, target).await;
@@ -420,35 +426,32 @@ pub async fn rollback(
     let revision = plugins::revision(&mut tx, &previous)
         .await?
         .ok_or_else(|| Error::not_found_msg("plugin", format!("the revision {previous} is gone")))?;
-    let before = match &entry.digest {
+    let kind = known_kind(&revision)?;
+    let before = match &entry.now {
         Some(_) => {
             let current = serving(&mut tx, &revision, target).await?;
             // Another plugin of the same kind took a place of its own beside the old one.
-            if revision.kind != PluginKind::Scheduler && revision.name != entry.plugin {
-                plugins::delete_binding(&mut tx, revision.kind, &entry.plugin, target, BindingMode::Live).await?;
+            if revision.kind != Some(PluginKind::Scheduler) && revision.name != entry.plugin {
+                plugins::delete_binding(&mut tx, kind, &entry.plugin, target, BindingMode::Live).await?;
             }
             current
         }
         None => None,
     };
-    let bindings = plugins::bindings(&mut tx).await?;
-    let like =
-        bindings.into_iter().find(|b| b.kind == revision.kind && b.plugin == entry.plugin && b.target == *target);
     let binding = BindingRow {
         id: String::new(),
-        kind: revision.kind,
+        kind,
         plugin: revision.name.clone(),
         target: target.clone(),
         digest: revision.digest.clone(),
         config: Json::Null,
-        position: like.as_ref().and_then(|b| b.position),
+        position: place.position,
         mode: BindingMode::Live,
-        failure_policy: like.map_or(FailurePolicy::FailClosed, |b| b.failure_policy),
+        failure_policy: place.failure_policy,
         bound_by: caller.email.clone(),
         bound_at: now,
     };
-    let config = entry.previous_config.unwrap_or_else(|| Json::Object(Map::new()));
-    let switched = switch(&mut tx, "rollback", &revision, &binding, config, before, now).await?;
+    let switched = switch(&mut tx, "rollback", &revision, &binding, place.config, before, now).await?;
     tx.commit().await?;
     control.policies().reload().await?;
     control.signals().schedule.notify_one();

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, RevisionStatus, Target, TargetKind};
 use quarterdeck_plugin::{Failure, Plugin, Runtime};
-use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, RevisionRow};
+use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, Place, RevisionRow};
 use quarterdeck_store::scaling_groups::ScalingGroupRow;
 use quarterdeck_store::{Sql, Store, Tx, revisions};
 use serde_json::{Map, Value as Json};
@@ -58,7 +58,7 @@ impl Catalogue {
     fn default_revision(&self, kind: PluginKind, name: &str) -> Option<&RevisionRow> {
         self.revisions
             .values()
-            .filter(|r| r.kind == kind && r.name == name && r.status == RevisionStatus::Ready)
+            .filter(|r| r.kind == Some(kind) && r.name == name && r.status == RevisionStatus::Ready)
             .max_by_key(|r| (r.builtin, r.uploaded_at, r.digest.clone()))
     }
 
@@ -436,20 +436,23 @@ impl Policies {
     /// Binds what served before `binding` did, if that is still good: of hooks and idle checkers
     /// only an older revision of the same plugin can step in; a scheduler is always replaced.
     async fn bind_predecessor(&self, tx: &mut Tx, binding: &BindingRow, reason: &str, now: Timestamp) -> Result<()> {
-        let entries = plugins::history(tx, Some((binding.kind, &binding.target)), 32).await?;
-        let entry = entries.iter().find(|h| h.digest.as_deref() == Some(binding.digest.as_str()));
         let mut predecessor = None;
-        if let Some((Some(digest), config)) = entry.map(|h| (h.previous.clone(), h.previous_config.clone())) {
+        for place in plugins::history(tx, binding.kind, &binding.target, 200).await?.into_iter().filter_map(|h| h.before)
+        {
+            let Some(digest) = place.digest.filter(|d| *d != binding.digest) else { continue };
             predecessor = plugins::revision(tx, &digest)
                 .await?
                 .filter(|r| r.status == RevisionStatus::Ready)
                 .filter(|r| binding.kind == PluginKind::Scheduler || r.name == binding.plugin)
-                .map(|r| (r, config));
+                .map(|r| (r, place.config));
+            if predecessor.is_some() {
+                break;
+            }
         }
         if predecessor.is_none() && binding.kind == PluginKind::Scheduler {
             let catalogue = self.catalogue.load();
             predecessor =
-                catalogue.default_revision(PluginKind::Scheduler, FALLBACK_SCHEDULER).map(|r| (r.clone(), None));
+                catalogue.default_revision(PluginKind::Scheduler, FALLBACK_SCHEDULER).map(|r| (r.clone(), no_config()));
         }
         let mut record = HistoryRow {
             id: 0,
@@ -459,22 +462,29 @@ impl Policies {
             kind: binding.kind,
             plugin: binding.plugin.clone(),
             target: binding.target.clone(),
-            digest: None,
-            config: None,
-            previous_plugin: Some(binding.plugin.clone()),
-            previous: Some(binding.digest.clone()),
-            previous_config: Some(effective_config(tx, binding).await?),
+            now: None,
+            before: Some(place(binding, effective_config(tx, binding).await?)),
             reason: Some(reason.to_owned()),
         };
         if let Some((revision, config)) = predecessor {
-            let config = config.unwrap_or_else(|| Json::Object(Map::new()));
             record.plugin.clone_from(&revision.name);
-            record.digest = Some(revision.digest.clone());
-            record.config = Some(config.clone());
+            let like = BindingRow { plugin: revision.name.clone(), digest: revision.digest.clone(), ..binding.clone() };
+            record.now = Some(place(&like, config.clone()));
             install(tx, &revision, binding, config, now).await?;
         }
         plugins::record(tx, &record).await?;
         Ok(())
+    }
+}
+
+/// What the history keeps of a binding.
+pub(crate) fn place(binding: &BindingRow, config: Json) -> Place {
+    Place {
+        plugin: binding.plugin.clone(),
+        digest: Some(binding.digest.clone()),
+        config,
+        position: binding.position,
+        failure_policy: binding.failure_policy,
     }
 }
 
@@ -485,7 +495,11 @@ pub(crate) async fn effective_config<S: Sql>(sql: &mut S, binding: &BindingRow) 
     }
     let serving =
         plugins::group_scheduler(sql, &binding.target.name).await?.filter(|(name, _)| *name == binding.plugin);
-    Ok(serving.and_then(|(_, opts)| opts.get("config").cloned()).unwrap_or_else(|| Json::Object(Map::new())))
+    Ok(serving.and_then(|(_, opts)| opts.get("config").cloned()).unwrap_or_else(no_config))
+}
+
+fn no_config() -> Json {
+    Json::Object(Map::new())
 }
 
 /// Writes `revision` in the place of `like`: same target, order and failure policy.
@@ -496,7 +510,7 @@ pub(crate) async fn install(
     config: Json,
     now: Timestamp,
 ) -> Result<()> {
-    let scheduler = revision.kind == PluginKind::Scheduler;
+    let scheduler = like.kind == PluginKind::Scheduler;
     if scheduler {
         let (_, mut opts) =
             plugins::group_scheduler(tx, &like.target.name).await?.ok_or_else(|| Error::not_found("scaling group"))?;
@@ -535,7 +549,7 @@ pub(crate) fn revision_of(plugin: &Plugin, size: usize, by: &str, builtin: bool)
         digest: plugin.digest.clone(),
         name: plugin.info.name.clone(),
         version: plugin.info.version.clone(),
-        kind: plugin.kind,
+        kind: Some(plugin.kind),
         summary: plugin.info.summary.clone(),
         info: serde_json::json!({
             "config_schema": serde_json::from_str::<Json>(&plugin.info.config_schema).unwrap_or(Json::Null),

@@ -37,12 +37,54 @@ vocabulary! {
     }
     /// How a stored revision stands.
     RevisionStatus {
+        /// Its first steps are under way; may not serve yet.
+        Incoming = "incoming",
         /// May serve.
         Ready = "ready",
-        /// Failed too often in a row; doesn't serve until bound again.
+        /// Failed too often; doesn't serve until bound again.
         Suspended = "suspended",
-        /// Never loaded.
+        /// Failed one of its first steps; never serves.
         Failed = "failed",
+    }
+    /// The life of a revision: the names of its steps, and of how far it has come.
+    LifeStep {
+        /// Its bytes have arrived.
+        Uploaded = "uploaded",
+        /// Its outside fits the contract, and its signature the site's rules.
+        Verified = "verified",
+        /// It was compiled, within limits.
+        Compiled = "compiled",
+        /// It described itself and answered what every policy must be able to answer, twice alike.
+        SelfTested = "self-tested",
+        /// It watches beside the one that decides.
+        Shadow = "shadow",
+        /// It decides for somebody.
+        Active = "active",
+        /// It decided for somebody and no longer does.
+        Retired = "retired",
+        /// It failed one of its first steps.
+        Failed = "failed",
+        /// It failed too often while it decided.
+        Suspended = "suspended",
+    }
+    /// How a step of a revision's life went.
+    StepStatus {
+        /// It is under way.
+        Running = "running",
+        /// It went well.
+        Ok = "ok",
+        /// It ended the revision's way.
+        Failed = "failed",
+    }
+}
+
+impl LifeStep {
+    /// What every revision goes through before it may serve, in order.
+    pub const ADMISSION: &'static [Self] = &[Self::Uploaded, Self::Verified, Self::Compiled, Self::SelfTested];
+
+    /// Whether it belongs to [`LifeStep::ADMISSION`]: taken once, where the others come and go with bindings.
+    pub fn is_admission(self) -> bool {
+        Self::ADMISSION.contains(&self)
     }
 }
 

@@ -141,6 +141,7 @@ fn view_document(view: &RevisionView) -> Value {
 }
 
 fn history_document(h: &HistoryRow) -> Value {
+    let (now, before) = (h.now.as_ref(), h.before.as_ref());
     json!({
         "at": h.at.iso(),
         "actor": h.actor,
@@ -148,11 +149,15 @@ fn history_document(h: &HistoryRow) -> Value {
         "kind": h.kind,
         "plugin": h.plugin,
         "target": target_document(&h.target),
-        "digest": h.digest,
-        "config": h.config,
-        "previous_plugin": h.previous_plugin,
-        "previous": h.previous,
-        "previous_config": h.previous_config,
+        "digest": now.and_then(|p| p.digest.as_ref()),
+        "config": now.map(|p| &p.config),
+        "order": now.and_then(|p| p.position),
+        "failure_policy": now.map(|p| p.failure_policy),
+        "previous_plugin": before.map(|p| &p.plugin),
+        "previous": before.and_then(|p| p.digest.as_ref()),
+        "previous_config": before.map(|p| &p.config),
+        "previous_order": before.and_then(|p| p.position),
+        "previous_failure_policy": before.map(|p| p.failure_policy),
         "reason": h.reason,
     })
 }
