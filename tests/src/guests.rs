@@ -10,7 +10,8 @@ fn built(path: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// A scheduler that misbehaves as its configuration says: `{"misbehave": "loop" | "trap" | "allocate" | "nonsense"}`.
+/// A scheduler that misbehaves as its configuration says: `{"misbehave": "loop" | "trap" | "allocate" | "nonsense" |
+/// "stall-check"}`. Without one it does nothing.
 ///
 /// # Errors
 /// When it isn't built.

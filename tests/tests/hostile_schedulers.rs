@@ -37,6 +37,15 @@ async fn misbehaving(mode: &str, expected: &str) -> anyhow::Result<()> {
     assert!(reason.contains(expected), "{mode}: the reason says {reason:?}, not {expected:?}");
     let group = admin.gql("{ scaling_groups { name scheduler } }", json!({})).await?;
     assert_eq!(group["scaling_groups"][0]["scheduler"], "fifo", "what served before serves again");
+    let ready = admin.get("/readyz").await?;
+    assert!(ready.status.is_success(), "others have taken over: {ready:?}");
+    let told = &ready.body["plugins"][0];
+    assert_eq!((&told["plugin"], &told["target"]["name"]), (&json!("hostile"), &json!("default")), "{ready:?}");
+    assert!(told["reason"].as_str().unwrap().contains("in a row"), "{ready:?}");
+    let stages: Value = serde_json::from_str(&server.cli(&["plugin", "inspect", "hostile", "--json"])?)?;
+    let steps = stages["revisions"][0]["steps"].as_array().unwrap().clone();
+    assert_eq!(steps.last().unwrap()["step"], "suspended", "{steps:?}");
+    assert_eq!(steps.last().unwrap()["actor"], "host");
 
     let metrics = server.client(ADMIN).get("/metrics").await?;
     let text = String::from_utf8_lossy(&metrics.bytes).into_owned();
@@ -62,4 +71,36 @@ async fn four_gibibytes() {
 #[tokio::test]
 async fn nonsense() {
     misbehaving("nonsense", "session").await.unwrap();
+}
+
+/// What hangs while it looks at its configuration says nothing about that: the built-in policy takes over, the failures
+/// are counted, and what isn't known isn't remembered.
+#[tokio::test]
+async fn a_check_that_hangs() {
+    let database = Database::sqlite().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&database, &dir.path().join("server")).unwrap();
+    let _agent = server.agent("i-stall", "synthetic", "cpu=64,mem=64g", &dir.path().join("agent")).unwrap();
+    let (admin, user) = (server.client(ADMIN), server.client(USER));
+    admin.await_agents(1).await.unwrap();
+    server.cli(&["plugin", "push", guests::hostile_scheduler().unwrap().to_str().unwrap()]).unwrap();
+    server.cli(&["plugin", "bind", "hostile", "--scaling-group", "default"]).unwrap();
+    // The site's own configuration comes under the binding's.
+    for (key, value) in
+        [("config/plugins/error-budget/failures", "3"), ("config/plugins/scheduler/hostile/misbehave", "stall-check")]
+    {
+        admin.post("/config/set", &json!({"key": key, "value": value})).await.unwrap().ok().unwrap();
+    }
+    for number in 0..3 {
+        let id = user.enqueue(&format!("while-it-hangs-{number}"), json!({"cpu": 1, "mem": "256m"})).await.unwrap();
+        user.await_status(&id, &["RUNNING"], Duration::from_secs(60)).await.unwrap();
+    }
+    let told = wait::until("the plugin to be suspended", Duration::from_secs(60), || async {
+        let ready = admin.get("/readyz").await?;
+        Ok(ready.body["plugins"].as_array().and_then(|p| p.first()).cloned())
+    })
+    .await
+    .unwrap();
+    let reason = told["reason"].as_str().unwrap();
+    assert!(reason.contains("check-config") && reason.contains("3 times in a row"), "{told}");
 }

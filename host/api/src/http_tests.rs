@@ -394,3 +394,73 @@ async fn operators_are_told_how_it_stands() {
     let reply = router.oneshot(request(Method::GET, "/metrics", Body::empty())).await.unwrap();
     assert_eq!(reply.status(), StatusCode::NOT_FOUND);
 }
+
+/// A hook that is in front of every request, and out of order.
+async fn lock_everybody_out(server: &Server) {
+    use quarterdeck_control::store::plugins::{self, BindingRow, RevisionRow};
+    use quarterdeck_control::store::revisions;
+    use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, RevisionStatus, Target};
+
+    let digest = "d0".repeat(32);
+    let revision = RevisionRow {
+        digest: digest.clone(),
+        name: "gate".to_owned(),
+        version: "1.0.0".to_owned(),
+        kind: Some(PluginKind::Hook),
+        summary: String::new(),
+        info: json!({"events": ["PRE_AUTH_MIDDLEWARE"]}),
+        size_bytes: 0,
+        builtin: false,
+        status: RevisionStatus::Suspended,
+        status_reason: Some("failed 5 times in a row".to_owned()),
+        uploaded_by: "admin@conf.test".to_owned(),
+        uploaded_at: Timestamp::now(),
+    };
+    let binding = BindingRow {
+        id: "gate".to_owned(),
+        kind: PluginKind::Hook,
+        plugin: "gate".to_owned(),
+        target: Target::everywhere(),
+        digest,
+        config: json!({}),
+        position: None,
+        mode: BindingMode::Live,
+        failure_policy: FailurePolicy::FailClosed,
+        bound_by: "admin@conf.test".to_owned(),
+        bound_at: Timestamp::now(),
+    };
+    let mut tx = server.control.store().begin().await.unwrap();
+    plugins::insert_revision(&mut tx, &revision, b"").await.unwrap();
+    plugins::upsert_binding(&mut tx, &binding).await.unwrap();
+    revisions::bump(&mut tx, revisions::BINDINGS).await.unwrap();
+    tx.commit().await.unwrap();
+    server.control.policies().refresh().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broken_hook_locks_nobody_out_of_its_repair() {
+    let server = server().await;
+    lock_everybody_out(&server).await;
+    for key in [ADMIN, USER] {
+        assert_eq!(server.send(get(key, "/auth/role")).await.status, 400, "everybody is refused");
+    }
+    let told = server.send(request(Method::GET, "/readyz", Body::empty())).await;
+    let fault = told.body["faults"].as_array().unwrap().iter().find(|f| f.as_str().unwrap().contains("gate"));
+    assert!(fault.is_some_and(|f| f.as_str().unwrap().contains("5 times in a row")), "{}", told.body);
+    let plugin = &told.body["plugins"][0];
+    assert_eq!((&plugin["plugin"], &plugin["blocks"]), (&json!("gate"), &json!(true)), "{}", told.body);
+
+    // Superadmins come through, with a good signature alone; nobody else does.
+    server.send(get(ADMIN, "/plugins")).await.is_ok();
+    assert_eq!(server.send(get(USER, "/plugins")).await.status, 400);
+    assert_eq!(server.send(get(Key(ADMIN.0, "guessed"), "/plugins")).await.status, 400);
+    assert_eq!(server.send(request(Method::GET, "/plugins", Body::empty())).await.status, 400);
+    assert_eq!(server.send(get(ADMIN, "/pluginsx")).await.status, 404);
+
+    let unbind = json!({"plugin": "gate", "target": {"kind": "everywhere"}});
+    let request = signed(ADMIN, request(Method::DELETE, "/plugins/bindings", unbind.to_string()));
+    server.send(request).await.is_ok();
+    server.send(get(USER, "/auth/role")).await.is_ok();
+    let told = server.send(self::request(Method::GET, "/readyz", Body::empty())).await;
+    assert_eq!(told.body["plugins"], json!([]), "{}", told.body);
+}

@@ -29,11 +29,30 @@ async fn alive(_: Call) -> Answer {
     json(StatusCode::OK, &json!({ "alive": true }))
 }
 
-/// Whether to send requests here.
+/// Whether to send requests here; and which plugins don't serve as they should, which by itself keeps no host from
+/// its work: others have taken over.
 async fn ready(call: Call) -> Answer {
     let faults = health::faults(call.control()).await;
     let status = if faults.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json(status, &json!({ "ready": faults.is_empty(), "faults": faults }))
+    let plugins: Vec<_> = call
+        .control()
+        .policies()
+        .troubles()
+        .into_iter()
+        .map(|t| {
+            json!({
+                "plugin": t.plugin,
+                "version": t.version,
+                "digest": t.digest,
+                "target": {"kind": t.target.kind, "name": t.target.name},
+                "instead": t.instead,
+                // Everybody may ask; the whole story is under `/plugins`.
+                "reason": t.reason.chars().take(300).collect::<String>(),
+                "blocks": t.blocks,
+            })
+        })
+        .collect();
+    json(status, &json!({ "ready": faults.is_empty(), "faults": faults, "plugins": plugins }))
 }
 
 async fn metrics(call: Call) -> Answer {

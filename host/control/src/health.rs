@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quarterdeck_model::policy::Target;
 use quarterdeck_store::revisions;
 
 use crate::Control;
@@ -44,7 +45,8 @@ pub async fn faults(control: &Control) -> Vec<String> {
             faults.push(format!("the loop `{name}` is stuck"));
         }
     }
-    let suspended = control.policies().required_but_unavailable();
-    faults.extend(suspended.into_iter().map(|name| format!("the hook plugin `{name}` is suspended")));
+    // What a domain's hook refuses is that domain's trouble; this host can do its work for the others.
+    let blocking = control.policies().troubles().into_iter().filter(|t| t.blocks && t.target == Target::everywhere());
+    faults.extend(blocking.map(|t| format!("the hook plugin `{}` is suspended: {}", t.plugin, t.reason)));
     faults
 }

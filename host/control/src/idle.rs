@@ -14,14 +14,14 @@ use parking_lot::Mutex;
 use quarterdeck_model::duration::Duration as Span;
 use quarterdeck_model::{SessionId, Timestamp};
 use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, State as FindingState, Tick};
-use quarterdeck_plugin::{Call, Failure, types};
+use quarterdeck_plugin::{Call, Failure, Isolated, types};
 use quarterdeck_store::idle::{self as rows, Candidate, Report};
 use serde_json::{Map, Value as Json, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::Control;
 use crate::error::{Error, Result};
-use crate::policies::Bound;
+use crate::policies::{Bound, Broken};
 
 pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
 
@@ -71,7 +71,10 @@ pub async fn tick(control: &Control) -> Result<Vec<(SessionId, String)>> {
     if candidates.is_empty() {
         return Ok(Vec::new());
     }
-    let checkers = checkers(control).await?;
+    let (checkers, broken) = checkers(control).await?;
+    for broken in &broken {
+        control.policies().blame(broken).await;
+    }
     let facts = facts(control, &candidates).await;
     let mut found: Vec<Findings> = Vec::with_capacity(checkers.len());
     for result in futures::future::join_all(checkers.iter().map(|c| ask(control, c, &candidates, &facts, now))).await {
@@ -99,16 +102,17 @@ pub async fn tick(control: &Control) -> Result<Vec<(SessionId, String)>> {
     Ok(ended)
 }
 
-/// The checkers in their order. One that can't tell its traits is left out and logged.
-async fn checkers(control: &Control) -> Result<Vec<Checker>> {
+/// The checkers in their order, and those that should be among them and can't be asked.
+async fn checkers(control: &Control) -> Result<(Vec<Checker>, Vec<Broken>)> {
+    let (bounds, mut broken) = control.policies().idle_checkers().await?;
     let mut out = Vec::new();
-    for bound in control.policies().idle_checkers().await? {
+    for bound in bounds {
         match traits(control, &bound).await {
             Ok(traits) => out.push(Checker { bound, traits }),
-            Err(failure) => control.policies().failed(&bound, &failure).await,
+            Err(failure) => broken.push(Broken::of(&bound, failure)),
         }
     }
-    Ok(out)
+    Ok((out, broken))
 }
 
 async fn traits(control: &Control, bound: &Bound) -> std::result::Result<Arc<CheckerTraits>, Failure> {
@@ -194,9 +198,9 @@ async fn ask(
     let isolated = tokio::task::spawn_blocking(move || plugin.check_isolated(&call, &columns))
         .await
         .map_err(|e| Error::Internal(format!("an idle check broke off: {e}")))?;
-    match &isolated.failure {
-        None => control.policies().succeeded(&checker.bound).await,
+    match failed(&isolated) {
         Some(failure) => control.policies().failed(&checker.bound, failure).await,
+        None => control.policies().succeeded(&checker.bound).await,
     }
     for (i, finding) in concerned.into_iter().zip(isolated.findings) {
         if let Err(problem) = &finding {
@@ -206,6 +210,12 @@ async fn ask(
         findings[i] = Some(finding);
     }
     Ok(findings)
+}
+
+/// Whether a check counts as failed: one poisoned session among others that were judged is no reason to take the
+/// checker out of service.
+fn failed(isolated: &Isolated) -> Option<&Failure> {
+    isolated.failure.as_ref().filter(|_| !isolated.findings.iter().any(std::result::Result::is_ok))
 }
 
 /// The columns of a tick.
@@ -305,7 +315,8 @@ pub async fn report(control: &Control, sessions: &[SessionId]) -> Result<HashMap
     let since = control.clock().now().plus_millis(-REPORT_LIFETIME_MS);
     let reports = rows::reports(&mut control.store().reader(), sessions, since).await?;
     let checkers: Vec<(String, RemainingType)> =
-        checkers(control).await?.into_iter().map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining)).collect();
+        // Somebody only looks: what is broken is counted by the rounds.
+        checkers(control).await?.0.into_iter().map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining)).collect();
     let mut by_session: HashMap<SessionId, Vec<Report>> = HashMap::new();
     for report in reports {
         by_session.entry(report.session_id).or_default().push(report);

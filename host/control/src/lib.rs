@@ -200,8 +200,14 @@ impl Control {
     ) -> Result<Self> {
         let metrics = Arc::new(Metrics::default());
         let config = Arc::new(config::ConfigCache::open(store.clone()).await?);
-        let policies =
-            policies::Policies::open(store.clone(), plugins.clone(), Arc::clone(&config), Arc::clone(&metrics)).await?;
+        let policies = policies::Policies::open(
+            store.clone(),
+            plugins.clone(),
+            Arc::clone(&config),
+            Arc::clone(&metrics),
+            settings.node_id.clone(),
+        )
+        .await?;
         let (intake, reports) = agents::intake::Intake::new();
         let (arrivals, sessions) = enqueue::Arrivals::new();
         let (recorder, recordings) = schedule::Recorder::new();

@@ -7,7 +7,8 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size, and error logs that are too old.
+/// Drops the oldest events beyond the ring's size and error logs that are too old, and gives up components that nobody
+/// takes in any more.
 ///
 /// # Errors
 /// [`crate::Error::Store`].
@@ -15,6 +16,7 @@ pub async fn pass(control: &Control) -> Result<u64> {
     let mut tx = control.store().begin().await?;
     let dropped = events::trim(&mut tx, control.settings().event_ring).await?;
     tx.commit().await?;
+    crate::plugins::tidy(control).await?;
     Ok(dropped + crate::error_logs::expire(control).await?)
 }
 

@@ -13,7 +13,6 @@ use tokio::sync::Semaphore;
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::plugins;
-use crate::policies;
 use crate::principal::Principal;
 use crate::schedule::{
     Change, Changes, Decisions, Difference, Fate, Pseudonyms, Reason, RecordedBooks, RecordedPlugin, Recording, Replay,
@@ -344,10 +343,8 @@ pub async fn compare(
 async fn resolve(control: &Control, recording: &Recording, side: Side) -> Result<Option<(Arc<Plugin>, String)>> {
     let Side::Candidate(candidate) = side else { return Ok(None) };
     let reference = candidate.plugin.as_deref().unwrap_or(&recording.plugin.digest);
-    let mut tx = control.store().begin_read().await?;
-    let revision = plugins::find(&mut tx, reference).await?;
-    tx.rollback().await?;
-    if revision.kind != PluginKind::Scheduler {
+    let (revision, kind) = plugins::find(&mut control.store().reader(), reference).await?;
+    if kind != PluginKind::Scheduler {
         return Err(Error::invalid(format!("{} is no scheduler: it can't play a round.", revision.name)));
     }
     let config = match candidate.config {
@@ -358,9 +355,8 @@ async fn resolve(control: &Control, recording: &Recording, side: Side) -> Result
     let plugin = control.policies().plugin(&revision.digest).await?;
     let checked = Arc::clone(&plugin);
     blocking(move || {
-        checked.check_config(&config).map_err(|problems| {
-            let words = policies::describe(&problems);
-            Error::invalid(format!("{} refuses the configuration: {words}", checked.info.name))
+        checked.check_config(&config).map_err(|objection| {
+            Error::invalid(format!("{} refuses the configuration: {objection}", checked.info.name))
         })?;
         Ok(Some((checked, config)))
     })

@@ -11,7 +11,7 @@ use crate::plugin::{Plugin, Ready, Visit};
 use crate::runtime::Shared;
 use crate::schema::{self, MAX_DOCUMENT};
 use crate::verify::Outline;
-use crate::{ConfigProblem, Info, Kind, LoadError};
+use crate::{ConfigProblem, Failure, Info, Kind, LoadError};
 
 /// Tables that may have optional columns.
 const TABLES: &[&str] = &["pending", "running", "kernels", "agents", "owners", "projects", "domains", "sessions"];
@@ -85,11 +85,59 @@ fn check(info: &Info, kind: Kind) -> Result<Option<jsonschema::Validator>, Strin
     schema::compile(&info.config_schema)
 }
 
+/// Why a configuration can't be used.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Objection {
+    /// There is something wrong with it: the schema, or the plugin, says what. Never empty.
+    Refused(Vec<ConfigProblem>),
+    /// The plugin broke while it looked at it, which says nothing about the configuration.
+    Failed(Failure),
+}
+
+impl Objection {
+    /// What is wrong with it; nothing when the plugin broke.
+    pub fn problems(&self) -> &[ConfigProblem] {
+        match self {
+            Objection::Refused(problems) => problems,
+            Objection::Failed(_) => &[],
+        }
+    }
+}
+
+impl std::fmt::Display for Objection {
+    /// In one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Objection::Failed(failure) => failure.fmt(f),
+            Objection::Refused(problems) => {
+                for (position, problem) in problems.iter().enumerate() {
+                    if position > 0 {
+                        f.write_str("; ")?;
+                    }
+                    if !problem.pointer.is_empty() {
+                        write!(f, "{}: ", problem.pointer)?;
+                    }
+                    f.write_str(&problem.message)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Objection {}
+
 impl Plugin {
     /// Whether a configuration may be bound: it must be a JSON object that is valid under the plugin's schema, and
     /// the plugin must find no fault with it.
-    pub fn check_config(&self, config: &str) -> Result<(), Vec<ConfigProblem>> {
-        let whole = |message: String| vec![ConfigProblem { pointer: String::new(), message }];
+    pub fn check_config(&self, config: &str) -> Result<(), Objection> {
+        self.check_config_with(&Call { tag: "check-config".to_owned(), ..Call::new(config) })
+    }
+
+    /// As [`Plugin::check_config`], of the configuration of `call` and under its circumstances.
+    pub fn check_config_with(&self, call: &Call) -> Result<(), Objection> {
+        let config = call.config.as_str();
+        let whole = |message: String| Objection::Refused(vec![ConfigProblem { pointer: String::new(), message }]);
         if config.len() > MAX_DOCUMENT {
             return Err(whole(format!("it has {} bytes; {MAX_DOCUMENT} are allowed", config.len())));
         }
@@ -108,27 +156,29 @@ impl Plugin {
                     })
                     .collect();
                 if !problems.is_empty() {
-                    return Err(problems);
+                    return Err(Objection::Refused(problems));
                 }
             }
             None if !object.is_empty() => return Err(whole("the plugin takes no options".to_owned())),
             None => {}
         }
-        let call = Call { tag: "check-config".to_owned(), ..Call::new(config) };
         let wall = |limits: &Limits| limits.describe;
         let (verdict, _) = self
-            .call(&call, wall, 0, |visit| {
+            .call(call, wall, 0, |visit| {
                 let guest = visit.plugin()?;
                 visit.run("check-config", |store| guest.call_check_config(store, config))
             })
-            .map_err(|failure| whole(failure.to_string()))?;
+            .map_err(Objection::Failed)?;
         verdict.map_err(|mut problems| {
             problems.truncate(20);
             for problem in &mut problems {
                 problem.pointer = presentable(&problem.pointer, 500);
                 problem.message = presentable(&problem.message, 500);
             }
-            if problems.is_empty() { whole("the plugin refuses it without a reason".to_owned()) } else { problems }
+            match problems.is_empty() {
+                true => whole("the plugin refuses it without a reason".to_owned()),
+                false => Objection::Refused(problems),
+            }
         })
     }
 }

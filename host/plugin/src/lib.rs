@@ -27,6 +27,7 @@ mod runtime;
 mod sandbox;
 mod schedule;
 mod schema;
+mod selftest;
 mod verify;
 mod wasi;
 
@@ -34,6 +35,7 @@ pub use bindings::exports::quarterdeck::policy::{hooks, idling, plugin as descri
 pub use bindings::quarterdeck::policy::types;
 pub use cache::digest;
 pub use compile::{CompileLimits, Compiler, compile_child_main};
+pub use describe::Objection;
 pub use description::{ColumnRequest, ConfigProblem, Info};
 pub use failure::{Failure, LoadError};
 pub use idle::Isolated;
@@ -43,6 +45,7 @@ pub use plugin::Plugin;
 pub use quarterdeck_model::policy::PluginKind as Kind;
 pub use runtime::{Runtime, RuntimeOptions};
 pub use schedule::{ExchangeTimes, Judge, RoundTrace, subject};
+pub use selftest::{SelfTest, Unsound};
 pub use verify::{Outline, outline};
 
 /// The first argument with which an executable that embeds this library is to call [`compile_child_main`].

@@ -124,6 +124,17 @@ impl Runtime {
         Ok(self.catalogue.write().entry(digest).or_insert(plugin).clone())
     }
 
+    /// Compiles a component for production and for metered calls unless the cache has it, and lets it do nothing. For
+    /// callers that may block.
+    pub fn compile_blocking(&self, wasm: &[u8]) -> Result<(), LoadError> {
+        let digest = digest(wasm);
+        let outline = outline(wasm, self.shared.options.max_component_bytes)?;
+        for metering in [Metering::Epoch, Metering::Fuel] {
+            self.shared.ready(metering, &digest, outline.kind, || Ok(wasm.to_vec()))?;
+        }
+        Ok(())
+    }
+
     /// What the outside of a component says, without loading it.
     pub fn outline(&self, wasm: &[u8]) -> Result<Outline, LoadError> {
         outline(wasm, self.shared.options.max_component_bytes)

@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use quarterdeck_model::Timestamp;
-use quarterdeck_model::policy::{
-    BindingMode, FailurePolicy, LifeStep, PluginKind, RevisionStatus, StepStatus, Target,
-};
+use quarterdeck_model::policy::{BindingMode, FailurePolicy, LifeStep, PluginKind, RevisionStatus, StepStatus, Target};
 use quarterdeck_store::plugins::steps::{self, StepRow};
 use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, Place, RevisionRow};
 use quarterdeck_store::testing::databases;

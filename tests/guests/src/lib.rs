@@ -22,7 +22,10 @@ impl Plugin for Hostile {
         }
     }
 
-    fn check_config(_config: String) -> Result<(), Vec<ConfigProblem>> {
+    fn check_config(config: String) -> Result<(), Vec<ConfigProblem>> {
+        if config.contains("stall-check") {
+            stall();
+        }
         Ok(())
     }
 }
@@ -42,10 +45,7 @@ impl GuestRound for Misbehaving {
 
     fn propose(&self, _limit: u32) -> Vec<Proposal> {
         if self.mode.contains("loop") {
-            let mut turns = 0_u64;
-            loop {
-                turns = std::hint::black_box(turns.wrapping_add(1));
-            }
+            stall();
         }
         if self.mode.contains("trap") {
             std::process::abort();
@@ -57,14 +57,24 @@ impl GuestRound for Misbehaving {
             }
             std::hint::black_box(&hoard);
         }
-        // Nonsense: a session and an agent that aren't there.
-        vec![Proposal::Place(Placement { session: 4_000_000_000, agents: vec![7_000_000] })]
+        if self.mode.contains("nonsense") {
+            // A session and an agent that aren't there.
+            return vec![Proposal::Place(Placement { session: 4_000_000_000, agents: vec![7_000_000] })];
+        }
+        Vec::new()
     }
 
     fn settle(&self, _outcomes: Vec<Outcome>) {}
 
     fn explain(&self, _session: u32, _limit: u32) -> Explanation {
         Explanation { summary: String::new(), candidates: Vec::new() }
+    }
+}
+
+fn stall() -> ! {
+    let mut turns = 0_u64;
+    loop {
+        turns = std::hint::black_box(turns.wrapping_add(1));
     }
 }
 

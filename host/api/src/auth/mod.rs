@@ -39,7 +39,11 @@ pub async fn authenticate(
     let (date, stamp) = read_date(&parts.headers)
         .filter(|(_, stamp)| stamp.is_near(control.clock().now().micros()))
         .ok_or_else(|| Problem::new(INVALID_AUTH_PARAMS).msg("Date/time sync error"))?;
-    let credential = match vouched_for(control, parts).await? {
+    let known = match repairer(control, parts, version, date, &stamp).await {
+        Some(credential) => Some(credential),
+        None => vouched_for(control, parts).await?,
+    };
+    let credential = match known {
         Some(credential) => credential,
         None => {
             let Some(value) = parts.headers.get(AUTHORIZATION).filter(|v| !v.is_empty()) else { return Ok(None) };
@@ -71,6 +75,26 @@ async fn credential(control: &Control, access_key: &str) -> Result<Option<Arc<Cr
 
 fn unknown_key() -> Problem {
     Problem::new(AUTH_FAILED).msg("Access key not found")
+}
+
+/// A superadmin who administers plugins, by signature. Hooks have no say about that: one that is broken, or denies
+/// everybody, could never be repaired otherwise.
+async fn repairer(
+    control: &Control,
+    parts: &Parts,
+    version: &Version,
+    date: &str,
+    stamp: &date::Stamp,
+) -> Option<Arc<Credential>> {
+    let path = parts.uri.path();
+    if !(path == "/plugins" || path.starts_with("/plugins/")) || !control.policies().has_hooks(PRE_AUTH) {
+        return None;
+    }
+    let value = parts.headers.get(AUTHORIZATION).filter(|v| !v.is_empty())?;
+    let text = String::from_utf8_lossy(value.as_bytes());
+    let given = Authorization::parse(&text).ok()?;
+    let credential = verify(control, parts, version, date, stamp.day, &given).await.ok()?;
+    credential.principal.is_superadmin().then_some(credential)
 }
 
 /// Whom a hook vouches for; signatures aren't looked at then.

@@ -1,8 +1,9 @@
 //! `/plugins`: administration of policies on the running server. Our own API, for superadmins.
 
 use http::StatusCode;
-use quarterdeck_control::plugins::{self, BindRequest, RevisionView, Switched};
+use quarterdeck_control::plugins::{self, BindRequest, RevisionView, Switched, Upload};
 use quarterdeck_model::policy::{FailurePolicy, PluginKind, Target, TargetKind};
+use quarterdeck_store::plugins::steps::StepRow;
 use quarterdeck_store::plugins::{BindingRow, HistoryRow, RevisionRow};
 use serde_json::{Value, json};
 
@@ -28,9 +29,17 @@ pub(crate) fn routes() -> Vec<Route> {
 async fn push(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let component = call.bytes_below(plugins::MAX_COMPONENT_BYTES).await?;
-    let (revision, created) = plugins::push(call.control(), &caller, &component).await?;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    json(status, &json!({"revision": revision_document(&revision), "created": created}))
+    let upload = Upload { component: component.as_ref().into(), signature: None };
+    let pushed = plugins::push(call.control(), &caller, upload).await?;
+    let status = if pushed.created { StatusCode::CREATED } else { StatusCode::OK };
+    json(
+        status,
+        &json!({
+            "revision": revision_document(&pushed.revision),
+            "created": pushed.created,
+            "steps": pushed.steps.iter().map(step_document).collect::<Vec<_>>(),
+        }),
+    )
 }
 
 async fn list(call: Call) -> Answer {
@@ -43,7 +52,7 @@ async fn inspect(call: Call) -> Answer {
     let caller = call.caller()?;
     let found = plugins::inspect(call.control(), &caller, call.arg(0)).await?;
     ok(&json!({
-        "revisions": found.revisions.iter().map(view_document).collect::<Vec<_>>(),
+        "revisions": found.revisions.iter().map(inspected_document).collect::<Vec<_>>(),
         "history": found.history.iter().map(history_document).collect::<Vec<_>>(),
     }))
 }
@@ -136,8 +145,30 @@ fn binding_document(b: &BindingRow) -> Value {
 fn view_document(view: &RevisionView) -> Value {
     let mut document = revision_document(&view.revision);
     document["bindings"] = view.bindings.iter().map(binding_document).collect();
-    document["failures"] = view.failures.into();
+    document["stage"] = json!(view.stage);
+    document["by_name"] = view.by_name.iter().map(target_document).collect();
+    document["failures"] = view.standing.in_a_row.into();
+    document["recent"] = json!({"calls": view.standing.calls, "failed": view.standing.failed});
     document
+}
+
+fn inspected_document(view: &RevisionView) -> Value {
+    let mut document = view_document(view);
+    document["steps"] = view.steps.iter().map(step_document).collect();
+    document
+}
+
+fn step_document(s: &StepRow) -> Value {
+    json!({
+        "id": s.id,
+        "step": s.step,
+        "status": s.status,
+        "host": s.host,
+        "at": s.at.iso(),
+        "duration_ms": s.duration_us.map(|us| us as f64 / 1000.0),
+        "actor": s.actor,
+        "reason": s.reason,
+    })
 }
 
 fn history_document(h: &HistoryRow) -> Value {

@@ -147,3 +147,14 @@ fn remaining_vectors() {
         assert_eq!(shown(found.remaining_ms.unwrap()), if want > 0.0 { want } else { -1.0 }, "{}", vector["id"]);
     }
 }
+
+#[test]
+fn one_poisoned_session_does_not_count_against_the_checker() {
+    let trap = || Some(Failure::Trap { export: "check", reason: "unreachable".to_owned() });
+    let fine = || Ok(finding(&json!(true)).unwrap().unwrap());
+    let poisoned = Isolated { findings: vec![fine(), Err("trapped".to_owned())], failure: trap() };
+    assert_eq!(failed(&poisoned), None);
+    let broken = Isolated { findings: vec![Err("trapped".to_owned()), Err("trapped".to_owned())], failure: trap() };
+    assert_eq!(failed(&broken).map(Failure::label), Some("trap"));
+    assert_eq!(failed(&Isolated { findings: vec![fine()], failure: None }), None);
+}

@@ -34,13 +34,13 @@ use quarterdeck_model::{SessionId, SessionStatus, Timestamp};
 use quarterdeck_plugin::scheduling::Snapshot;
 use quarterdeck_plugin::{Call, Failure, RoundTrace};
 use quarterdeck_store::rounds::{self, NewRound};
-use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
+use quarterdeck_store::scaling_groups::ScalingGroupRow;
 use quarterdeck_store::schedule as rows;
 
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::metrics::{ByGroup, PluginCall};
-use crate::policies::Bound;
+use crate::policies::{Bound, Broken, Choice};
 
 use books::{Books, Decision, Exchange, Verdict};
 use frame::Frame;
@@ -139,10 +139,8 @@ pub async fn tick(control: &Control) -> Result<BTreeMap<String, Pass>> {
 pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     let started = Instant::now();
     let now = control.clock().now();
-    let Some(group) = scaling_groups::get(&mut control.store().reader(), group).await? else {
-        return Ok(Pass::default());
-    };
-    let (bound, opts) = match policy(control, &group).await {
+    let Some(group) = control.policies().group(group).await? else { return Ok(Pass::default()) };
+    let (choice, opts) = match policy(control, &group).await {
         Ok(both) => both,
         Err(Skip::Because(reason)) => return skip(control, &group, now, reason).await,
         Err(Skip::Failed(error)) => return Err(error),
@@ -158,7 +156,7 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     }
     let frame = Arc::new(Frame::build(&group.name, now, control.config_tree().slot_types(), queue));
 
-    let round = if frame.pending.is_empty() { Round::default() } else { decide(control, &bound, &frame).await? };
+    let round = if frame.pending.is_empty() { Round::default() } else { decide(control, &choice, &frame).await? };
     let commit = commit::prepare(&frame, &expired, &round.decisions);
     let deferred: Vec<SessionId> = round
         .decisions
@@ -169,14 +167,14 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     let ring = Ring::of(control);
     let pending = !frame.pending.is_empty();
     let wanted = pending
-        && (control.recorder().wants(ring.mode, &frame, &bound, &round.outcome, &round.decisions)
+        && (control.recorder().wants(ring.mode, &frame, choice.print(), &round.outcome, &round.decisions)
             || !expired.is_empty());
     let record = wanted.then(|| NewRound {
         scaling_group: group.name.clone(),
         at: now,
-        plugin: bound.plugin.info.name.clone(),
-        version: bound.plugin.info.version.clone(),
-        digest: bound.plugin.digest.clone(),
+        plugin: choice.plugin().to_owned(),
+        version: choice.version().to_owned(),
+        digest: choice.digest().to_owned(),
         outcome: round.outcome.clone(),
         pending: frame.pending.len() as i64,
         placed: 0,
@@ -251,13 +249,51 @@ enum Skip {
     Failed(Error),
 }
 
+/// The policy that a group names: to be asked, or known to be broken.
+enum Chosen {
+    Policy(Box<Bound>),
+    Broken(Box<Broken>),
+}
+
+impl Chosen {
+    fn plugin(&self) -> &str {
+        match self {
+            Self::Policy(bound) => &bound.plugin.info.name,
+            Self::Broken(broken) => &broken.plugin,
+        }
+    }
+
+    fn version(&self) -> &str {
+        match self {
+            Self::Policy(bound) => &bound.plugin.info.version,
+            Self::Broken(broken) => &broken.version,
+        }
+    }
+
+    /// What tells it from others: revision and configuration.
+    fn print(&self) -> (&str, &str) {
+        match self {
+            Self::Policy(bound) => (&bound.plugin.digest, &bound.config),
+            Self::Broken(broken) => (&broken.digest, ""),
+        }
+    }
+
+    fn digest(&self) -> &str {
+        match self {
+            Self::Policy(bound) => &bound.plugin.digest,
+            Self::Broken(broken) => &broken.digest,
+        }
+    }
+}
+
 /// The policy and the options of a group.
-async fn policy(control: &Control, group: &ScalingGroupRow) -> std::result::Result<(Bound, SchedulerOpts), Skip> {
+async fn policy(control: &Control, group: &ScalingGroupRow) -> std::result::Result<(Chosen, SchedulerOpts), Skip> {
     let opts = SchedulerOpts::parse(&group.scheduler_opts)
         .map_err(|e| Skip::Because(format!("the group's scheduler options make no sense: {e}")))?;
-    match control.policies().scheduler(group).await {
-        Ok(Some(bound)) => Ok((bound, opts)),
-        Ok(None) => Err(Skip::Because(format!("Cannot load the scheduler plugin: {}", group.scheduler))),
+    match control.policies().choose(group).await {
+        Ok(Choice::Policy(bound)) => Ok((Chosen::Policy(bound), opts)),
+        Ok(Choice::Broken(broken)) => Ok((Chosen::Broken(broken), opts)),
+        Ok(Choice::Nobody) => Err(Skip::Because(format!("Cannot load the scheduler plugin: {}", group.scheduler))),
         Err(error @ (Error::InvalidParams { .. } | Error::Unavailable(_))) => Err(Skip::Because(error.to_string())),
         Err(error) => Err(Skip::Failed(error)),
     }
@@ -329,8 +365,18 @@ struct Run {
 }
 
 /// Asks the policy; when it fails, asks the built-in one on fresh books of the same frame.
-async fn decide(control: &Control, bound: &Bound, frame: &Arc<Frame>) -> Result<Round> {
+async fn decide(control: &Control, chosen: &Chosen, frame: &Arc<Frame>) -> Result<Round> {
     let number = control.schedule_state().next_round(frame.now);
+    let bound = match chosen {
+        Chosen::Policy(bound) => bound,
+        Chosen::Broken(broken) => {
+            took_over(control, frame, broken);
+            let (_, second) = fall_back(control, frame, number).await?;
+            // It was shown nothing, so there is nothing to record.
+            let outcome = replay::outcome(Some(&broken.failure));
+            return Ok(Round { decisions: second.decisions, outcome, exposure: None });
+        }
+    };
     let mut run = ask(bound, frame, number).await?;
     let outcome = replay::outcome(run.failure.as_ref());
     let Some(failure) = run.failure.take() else {
@@ -339,26 +385,37 @@ async fn decide(control: &Control, bound: &Bound, frame: &Arc<Frame>) -> Result<
         let exposure = expose(control, bound, run, &outcome, None);
         return Ok(Round { decisions, outcome, exposure });
     };
-    let info = &bound.plugin.info;
-    tracing::warn!(group = frame.group, plugin = info.name, version = info.version, digest = bound.plugin.digest,
-        outcome = failure.label(), reason = %failure, "a scheduler failed; the built-in one takes over for this round");
-    let labels = PluginCall {
-        plugin: info.name.clone(),
-        kind: bound.plugin.kind.as_str().to_owned(),
-        outcome: failure.label().to_owned(),
-    };
-    control.metrics().plugin_fallbacks.get_or_create(&labels).inc();
+    took_over(control, frame, &Broken::of(bound, failure.clone()));
     control.policies().failed(bound, &failure).await;
-    let fallback = control.policies().fallback_scheduler().await?;
-    let second = ask(&fallback, frame, number).await?;
-    if let Some(failure) = second.failure {
-        return Err(Error::Internal(format!("the built-in scheduler failed: {failure}")));
-    }
+    let (fallback, second) = fall_back(control, frame, number).await?;
     let plugin = RecordedPlugin::of(&fallback.plugin, &fallback.config);
     let fallback = Fallback { plugin, steps: record::steps(second.steps) };
     // The recording is about the policy that failed: that is what somebody will want to look at.
     let exposure = expose(control, bound, run, &outcome, Some(fallback));
     Ok(Round { decisions: second.decisions, outcome, exposure })
+}
+
+/// Notes that the built-in policy takes over for a round.
+fn took_over(control: &Control, frame: &Frame, broken: &Broken) {
+    let Broken { plugin, version, digest, failure, .. } = broken;
+    tracing::warn!(group = frame.group, plugin, version, digest, outcome = failure.label(), reason = %failure,
+        "a scheduler failed; the built-in one takes over for this round");
+    let labels = PluginCall {
+        plugin: plugin.clone(),
+        kind: broken.kind.as_str().to_owned(),
+        outcome: failure.label().to_owned(),
+    };
+    control.metrics().plugin_fallbacks.get_or_create(&labels).inc();
+}
+
+/// Asks the built-in policy, on fresh books of the same frame.
+async fn fall_back(control: &Control, frame: &Arc<Frame>, number: u64) -> Result<(Bound, Run)> {
+    let fallback = control.policies().fallback_scheduler().await?;
+    let run = ask(&fallback, frame, number).await?;
+    match &run.failure {
+        None => Ok((fallback, run)),
+        Some(failure) => Err(Error::Internal(format!("the built-in scheduler failed: {failure}"))),
+    }
 }
 
 /// Keeps what a recording needs, if there is to be one.

@@ -17,7 +17,6 @@ use super::books::{Decision, Verdict};
 use super::frame::Frame;
 use super::record::{Exposure, Recording};
 use crate::error::{Error, Result};
-use crate::policies::Bound;
 use crate::{Control, Inner};
 
 /// Where the site configures the ring.
@@ -161,16 +160,16 @@ impl Recorder {
         (Self { queue, waiting: Arc::clone(&waiting), last: Mutex::default() }, Receiver { jobs, waiting })
     }
 
-    /// Whether a round is worth keeping. Asks and remembers at once.
+    /// Whether a round is worth keeping; `policy` is the revision and configuration that decided it. Asks and remembers at once.
     pub(crate) fn wants(
         &self,
         mode: Mode,
         frame: &Frame,
-        bound: &Bound,
+        policy: (&str, &str),
         outcome: &str,
         decisions: &[Decision],
     ) -> bool {
-        let print = fingerprint(frame, bound, outcome, decisions);
+        let print = fingerprint(frame, policy, outcome, decisions);
         let news = self.last.lock().insert(frame.group.clone(), print) != Some(print);
         let placed = decisions.iter().any(|d| matches!(d.verdict, Verdict::Placed(_)));
         mode == Mode::All || news || placed || outcome != "ok"
@@ -199,9 +198,9 @@ impl Recorder {
 }
 
 /// Equal for rounds that decided the same for the same reasons.
-fn fingerprint(frame: &Frame, bound: &Bound, outcome: &str, decisions: &[Decision]) -> u64 {
+fn fingerprint(frame: &Frame, policy: (&str, &str), outcome: &str, decisions: &[Decision]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (&bound.plugin.digest, &bound.config, outcome).hash(&mut hasher);
+    (policy, outcome).hash(&mut hasher);
     for (row, problem) in &frame.broken {
         (row.id, problem).hash(&mut hasher);
     }

@@ -28,11 +28,11 @@ fn configurations_are_checked_by_schema_and_guest() {
         assert!(fifo.check_config(wrong).is_err(), "{wrong}");
     }
     let problems = builtin("session_lifetime").check_config(r#"{"count_from": "birth"}"#).unwrap_err();
-    assert_eq!(problems[0].pointer, "/count_from");
+    assert_eq!(problems.problems()[0].pointer, "/count_from");
     let problems = builtin("admission-limits")
         .check_config(r#"{"projects": {"a/b": {"max_per_session": {"mem": "much"}}}}"#)
         .unwrap_err();
-    assert_eq!(problems[0].pointer, "/projects/a~1b/max_per_session/mem");
+    assert_eq!(problems.problems()[0].pointer, "/projects/a~1b/max_per_session/mem");
     assert!(builtin("admission-limits").check_config(r#"{"max_clustersize": 3}"#).is_err());
 }
 

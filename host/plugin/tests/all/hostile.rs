@@ -13,7 +13,7 @@ use quarterdeck_plugin::{Call, Failure, Kind, Limits, Meter, Plugin};
 use crate::common::{Books, Builder, RUNTIME, builtin};
 
 #[path = "../hostile/suite/mod.rs"]
-mod suite;
+pub(crate) mod suite;
 
 use suite::{Body, case};
 

@@ -6,4 +6,5 @@ mod common;
 mod hostile;
 mod orders;
 mod repeatable;
+mod selftest;
 mod vectors;

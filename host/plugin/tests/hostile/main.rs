@@ -161,13 +161,8 @@ impl Bench {
 
     /// All that a revision is called for, until something fails.
     fn serve(&self, world: World, plugin: &Plugin) -> End {
-        if let Err(problems) = plugin.check_config("{}") {
-            let reason = problems.into_iter().map(|p| format!("{} {}", p.pointer, p.message)).collect::<Vec<_>>();
-            return End {
-                at: Ends::CheckConfig,
-                kind: "config".to_owned(),
-                reason: reason.join("; ").trim().to_owned(),
-            };
+        if let Err(objection) = plugin.check_config("{}") {
+            return End { at: Ends::CheckConfig, kind: "config".to_owned(), reason: objection.to_string() };
         }
         // As large as a configuration may be.
         let call = Call::new(format!(r#"{{"fill":"{}"}}"#, "x".repeat(200_000)));

@@ -142,7 +142,6 @@ pub async fn set_status<S: Sql>(
     Ok(changed > 0)
 }
 
-
 /// Takes a failed revision in once more, with its bytes; false when it isn't a failed one.
 ///
 /// # Errors

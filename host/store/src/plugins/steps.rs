@@ -82,14 +82,13 @@ pub async fn end_step<S: Sql>(
     duration_us: i64,
     reason: Option<&str>,
 ) -> Result<bool> {
-    let stmt = Stmt::new(
-        "UPDATE plugin_steps SET status = $2, duration_us = $3, reason = $4 WHERE id = $1 AND status = $5",
-    )
-    .bind(id)
-    .bind(status.as_str())
-    .bind(duration_us)
-    .bind(reason.map(cut))
-    .bind(StepStatus::Running.as_str());
+    let stmt =
+        Stmt::new("UPDATE plugin_steps SET status = $2, duration_us = $3, reason = $4 WHERE id = $1 AND status = $5")
+            .bind(id)
+            .bind(status.as_str())
+            .bind(duration_us)
+            .bind(reason.map(cut))
+            .bind(StepStatus::Running.as_str());
     Ok(sql.execute(stmt).await? > 0)
 }
 

@@ -1,6 +1,8 @@
 //! `quarterdeck plugin …`: policies on a running server.
 
+mod push;
 mod replay;
+mod show;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,11 +10,11 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use hyper::Method;
-use hyper::body::Bytes;
 use serde_json::{Value as Json, json};
 
 use crate::client::{ApiClient, EndpointArgs};
 use crate::table;
+use show::{short, text};
 
 #[derive(Debug, Args)]
 pub(crate) struct PluginArgs {
@@ -28,10 +30,7 @@ pub(crate) struct PluginArgs {
 #[derive(Debug, Subcommand)]
 enum PluginCommand {
     /// Upload a component; nobody is served by it until it is bound
-    Push {
-        /// The component (`.wasm`)
-        file: PathBuf,
-    },
+    Push(push::PushArgs),
     /// List plugins, their revisions and whom they serve
     List,
     /// Let a plugin serve somebody, from the next call on
@@ -114,29 +113,13 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
     let client = ApiClient::new(&args.endpoint)?;
     match command {
         PluginCommand::Replay(_) => {}
-        PluginCommand::Push { file } => {
-            let component = std::fs::read(&file).with_context(|| file.display().to_string())?;
-            let answer = client.send(Method::POST, "/plugins", "application/wasm", Bytes::from(component)).await?;
-            if args.json {
-                table::json(&answer)?;
-            } else {
-                let revision = &answer["revision"];
-                let known = if answer["created"] == json!(true) { "" } else { " (already there)" };
-                eprintln!(
-                    "pushed {}@{} ({}), digest {}{known}",
-                    text(revision, "name"),
-                    text(revision, "version"),
-                    text(revision, "kind"),
-                    short(&text(revision, "digest"))
-                );
-            }
-        }
+        PluginCommand::Push(push) => push::run(&client, args.json, push).await?,
         PluginCommand::List => {
             let answer = client.call(Method::GET, "/plugins", None).await?;
             if args.json {
                 table::json(&answer)?;
             } else {
-                print_list(&answer)?;
+                show::list(&answer)?;
             }
         }
         PluginCommand::Bind { plugin, target, config, order, fail_open } => {
@@ -178,55 +161,11 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
             if args.json {
                 table::json(&answer)?;
             } else {
-                print_inspection(&answer)?;
+                show::inspection(&answer)?;
             }
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn text(value: &Json, key: &str) -> String {
-    match &value[key] {
-        Json::Null => String::new(),
-        Json::String(s) => s.clone(),
-        other => other.to_string(),
-    }
-}
-
-fn short(digest: &str) -> String {
-    digest.chars().take(12).collect()
-}
-
-fn targets(revision: &Json) -> String {
-    let bindings = revision["bindings"].as_array().cloned().unwrap_or_default();
-    let names: Vec<String> = bindings
-        .iter()
-        .map(|b| match b["target"]["kind"].as_str() {
-            Some("everywhere") => "everywhere".to_owned(),
-            Some(kind) => format!("{kind}:{}", text(&b["target"], "name")),
-            None => String::new(),
-        })
-        .collect();
-    names.join(",")
-}
-
-fn print_list(answer: &Json) -> std::io::Result<()> {
-    let rows = answer["plugins"].as_array().cloned().unwrap_or_default();
-    table::print(
-        &["KIND", "NAME", "VERSION", "DIGEST", "STATUS", "ORIGIN", "SERVES"],
-        rows.iter().map(|r| {
-            let origin = if r["builtin"] == json!(true) { "built-in".to_owned() } else { text(r, "uploaded_by") };
-            vec![
-                text(r, "kind"),
-                text(r, "name"),
-                text(r, "version"),
-                short(&text(r, "digest")),
-                text(r, "status"),
-                origin,
-                targets(r),
-            ]
-        }),
-    )
 }
 
 fn print_switch(as_json: bool, answer: &Json, target: &TargetArgs) -> std::io::Result<()> {
@@ -243,46 +182,6 @@ fn print_switch(as_json: bool, answer: &Json, target: &TargetArgs) -> std::io::R
             target.words()
         ),
         None => eprintln!("{before} no longer serves {}", target.words()),
-    }
-    Ok(())
-}
-
-fn print_inspection(answer: &Json) -> std::io::Result<()> {
-    for r in answer["revisions"].as_array().into_iter().flatten() {
-        let rows = [
-            ("plugin", format!("{}@{}", text(r, "name"), text(r, "version"))),
-            ("kind", text(r, "kind")),
-            ("summary", text(r, "summary")),
-            ("digest", text(r, "digest")),
-            ("size", format!("{} bytes", text(r, "size_bytes"))),
-            ("status", text(r, "status")),
-            ("reason", text(r, "status_reason")),
-            ("failures in a row", text(r, "failures")),
-            ("uploaded", format!("{} by {}", text(r, "uploaded_at"), text(r, "uploaded_by"))),
-            ("serves", targets(r)),
-            ("columns", r["info"]["columns"].to_string()),
-            ("events", r["info"]["events"].to_string()),
-            ("configuration schema", r["info"]["config_schema"].to_string()),
-        ];
-        let shown = rows.into_iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| vec![k.to_owned(), v]);
-        table::print(&["", ""], shown)?;
-    }
-    let history = answer["history"].as_array().cloned().unwrap_or_default();
-    if !history.is_empty() {
-        table::print(
-            &["AT", "ACTION", "BY", "PLUGIN", "TARGET", "BEFORE", "REASON"],
-            history.iter().map(|h| {
-                vec![
-                    text(h, "at"),
-                    text(h, "action"),
-                    text(h, "actor"),
-                    text(h, "plugin"),
-                    format!("{} {}", text(&h["target"], "kind"), text(&h["target"], "name")),
-                    text(h, "previous_plugin"),
-                    text(h, "reason"),
-                ]
-            }),
-        )?;
     }
     Ok(())
 }

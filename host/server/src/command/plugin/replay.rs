@@ -142,9 +142,8 @@ async fn load(path: &Path, config: &str) -> anyhow::Result<Arc<Plugin>> {
     })?;
     let plugin = runtime.load(&component).await.with_context(|| path.display().to_string())?;
     ensure!(plugin.kind == Kind::Scheduler, "{} is a {}: only schedulers play rounds", path.display(), plugin.kind);
-    if let Err(problems) = plugin.check_config(config) {
-        let words: Vec<String> = problems.iter().map(|p| format!("{} {}", p.pointer, p.message)).collect();
-        anyhow::bail!("{} refuses the configuration: {}", plugin.info.name, words.join("; ").trim());
+    if let Err(objection) = plugin.check_config(config) {
+        anyhow::bail!("{} refuses the configuration: {objection}", plugin.info.name);
     }
     Ok(plugin)
 }
