@@ -9,7 +9,7 @@ use crate::journal::presentable;
 use crate::limits::{Call, Limits};
 use crate::plugin::{Plugin, Ready, Visit};
 use crate::runtime::Shared;
-use crate::schema::{self, MAX_DOCUMENT};
+use crate::schema::{MAX_DOCUMENT, MAX_PROBLEMS, Schema};
 use crate::verify::Outline;
 use crate::{ConfigProblem, Failure, Info, Kind, LoadError};
 
@@ -44,7 +44,7 @@ pub(crate) fn introduce(
     Ok(Plugin { digest, kind, info, outline, size, schema, shared, epoch, fuel: parking_lot::Mutex::default() })
 }
 
-fn check(info: &Info, kind: Kind) -> Result<Option<jsonschema::Validator>, String> {
+fn check(info: &Info, kind: Kind) -> Result<Option<Schema>, String> {
     let name_is_fine = (1..=64).contains(&info.name.len())
         && info.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'));
     if !name_is_fine {
@@ -82,7 +82,7 @@ fn check(info: &Info, kind: Kind) -> Result<Option<jsonschema::Validator>, Strin
             return Err(format!("its event `{}` is not a name of `[A-Z0-9_]`, or named twice", presentable(event, 80)));
         }
     }
-    schema::compile(&info.config_schema)
+    Schema::compile(&info.config_schema)
 }
 
 /// Why a configuration can't be used.
@@ -147,14 +147,7 @@ impl Plugin {
         };
         match &self.schema {
             Some(schema) => {
-                let problems: Vec<ConfigProblem> = schema
-                    .iter_errors(&value)
-                    .take(20)
-                    .map(|error| ConfigProblem {
-                        pointer: error.instance_path().to_string(),
-                        message: presentable(&error.to_string(), 500),
-                    })
-                    .collect();
+                let problems = schema.problems(&value);
                 if !problems.is_empty() {
                     return Err(Objection::Refused(problems));
                 }
@@ -170,7 +163,7 @@ impl Plugin {
             })
             .map_err(Objection::Failed)?;
         verdict.map_err(|mut problems| {
-            problems.truncate(20);
+            problems.truncate(MAX_PROBLEMS);
             for problem in &mut problems {
                 problem.pointer = presentable(&problem.pointer, 500);
                 problem.message = presentable(&problem.message, 500);

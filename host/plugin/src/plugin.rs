@@ -31,7 +31,7 @@ pub struct Plugin {
     pub outline: Outline,
     /// Size of the component in bytes.
     pub size: usize,
-    pub(crate) schema: Option<jsonschema::Validator>,
+    pub(crate) schema: Option<crate::schema::Schema>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) epoch: Ready,
     pub(crate) fuel: Mutex<Option<Arc<Ready>>>,

@@ -36,6 +36,21 @@ fn configurations_are_checked_by_schema_and_guest() {
     assert!(builtin("admission-limits").check_config(r#"{"max_clustersize": 3}"#).is_err());
 }
 
+#[test]
+fn refused_options_are_pointed_at() {
+    for (plugin, config, pointer) in [
+        ("fifo", r#"{"skip_blocked": "yes"}"#, "/skip_blocked"),
+        ("fifo", r#"{"hold_after_s": -1}"#, "/hold_after_s"),
+        ("session_lifetime", r#"{"count_from": "birth"}"#, "/count_from"),
+        ("admission-limits", r#"{"max_clustersize": 3}"#, "/max_clustersize"),
+        ("admission-limits", r#"{"max_cluster_size": "3"}"#, "/max_cluster_size"),
+    ] {
+        let problems = builtin(plugin).check_config(config).unwrap_err();
+        assert_eq!(problems.iter().map(|p| p.pointer.as_str()).collect::<Vec<_>>(), [pointer], "{plugin} {config}");
+        assert!(!problems[0].message.is_empty());
+    }
+}
+
 /// Two sessions that fit and a large one in front that doesn't now, but would.
 fn blocked(waiting_ms: u64) -> Builder {
     Builder::new(&["cpu"])
