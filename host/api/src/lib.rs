@@ -10,6 +10,7 @@ mod cors;
 pub mod graphql;
 mod inventory;
 mod metrics;
+pub mod openapi;
 mod ops;
 pub mod params;
 mod rest;

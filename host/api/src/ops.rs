@@ -7,21 +7,43 @@ use http::{HeaderValue, StatusCode};
 use quarterdeck_control::health;
 use serde_json::json;
 
-use crate::call::{Answer, Call, json};
+use crate::call::{Answer, Call, json, ok};
+use crate::openapi::{self, about, documents};
 use crate::route::Access::Anonymous;
 use crate::route::Gate::Open;
 use crate::route::{Route, get};
 use crate::wire::{Problem, URL_NOT_FOUND};
 
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPEN_METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const OPEN_METRICS: HeaderValue = HeaderValue::from_static(OPEN_METRICS_TYPE);
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        get("/healthz", Anonymous, Open, alive),
-        get("/readyz", Anonymous, Open, ready),
-        get("/metrics", Anonymous, Open, metrics),
+        get("/healthz", Anonymous, Open, alive).documented(
+            about("Whether the process answers: restarting it wouldn't help if it does")
+                .answers::<documents::Alive>(200, "It does."),
+        ),
+        get("/readyz", Anonymous, Open, ready).documented(
+            about("Whether to send requests to this host")
+                .answers::<documents::Ready>(200, "It is ready.")
+                .answers::<documents::Ready>(503, "It isn't, and why."),
+        ),
+        get("/metrics", Anonymous, Open, metrics).documented(about("Counters and gauges for Prometheus").answers_with(
+            200,
+            OPEN_METRICS_TYPE,
+            "In the OpenMetrics format.",
+        )),
+        get("/openapi.json", Anonymous, Open, description).documented(about("This document").answers_with(
+            200,
+            "application/json",
+            "In the OpenAPI format.",
+        )),
     ]
+}
+
+/// What our own API looks like.
+async fn description(call: Call) -> Answer {
+    ok(&openapi::document(call.app().table.routes()))
 }
 
 /// This process answers: restarting it wouldn't help.

@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use quarterdeck_control::Principal;
 
 use crate::call::{Answer, Call};
+use crate::openapi::About;
 
 /// Who may call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Route {
     pub gate: Gate,
     /// What happens then.
     pub handler: Handler,
+    /// What `/openapi.json` says about it; routes of our own API have that.
+    pub about: Option<About>,
 }
 
 impl Route {
@@ -74,7 +77,14 @@ impl Route {
     where
         F: Future<Output = Answer> + Send + 'static,
     {
-        Self { method, path, access, gate, handler: Box::new(move |call| Box::pin(handler(call))) }
+        Self { method, path, access, gate, handler: Box::new(move |call| Box::pin(handler(call))), about: None }
+    }
+
+    /// Says what it does, for `/openapi.json`.
+    #[must_use]
+    pub fn documented(mut self, about: About) -> Self {
+        self.about = Some(about);
+        self
     }
 }
 

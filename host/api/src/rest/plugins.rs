@@ -8,6 +8,7 @@ use quarterdeck_store::plugins::{BindingRow, HistoryRow, RevisionRow};
 use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, json, ok};
+use crate::openapi::{about, documents};
 use crate::params::Params;
 use crate::params::kinds::{int, member, nullable, object, text};
 use crate::route::Access::Superadmin;
@@ -16,12 +17,36 @@ use crate::route::{Route, delete, get, post};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        get("/plugins", Superadmin, Open, list),
-        post("/plugins", Superadmin, Open, push),
-        post("/plugins/bindings", Superadmin, Open, bind),
-        delete("/plugins/bindings", Superadmin, Open, unbind),
-        post("/plugins/rollback", Superadmin, Open, rollback),
-        get("/plugins/{plugin}", Superadmin, Open, inspect),
+        get("/plugins", Superadmin, Open, list).documented(
+            about("All components with whom they serve").answers::<documents::PluginList>(200, "All of them."),
+        ),
+        post("/plugins", Superadmin, Open, push).documented(
+            about("Stores a component")
+                .in_detail("It is verified, compiled and self-tested first. Nobody is served by it until it is bound.")
+                .takes_bytes("application/wasm", "The component, at most 64 MiB.")
+                .answers::<documents::Pushed>(201, "It is stored.")
+                .answers::<documents::Pushed>(200, "It was there already."),
+        ),
+        post("/plugins/bindings", Superadmin, Open, bind).documented(
+            about("Lets a plugin serve somebody, from the next call on")
+                .takes::<documents::BindRequest>()
+                .answers::<documents::Switched>(200, "It serves."),
+        ),
+        delete("/plugins/bindings", Superadmin, Open, unbind).documented(
+            about("Ends a binding; a scaling group goes back to the built-in `fifo`")
+                .takes::<documents::UnbindRequest>()
+                .answers::<documents::Switched>(200, "It no longer serves."),
+        ),
+        post("/plugins/rollback", Superadmin, Open, rollback).documented(
+            about("Undoes the last change: what served before serves again")
+                .takes::<documents::RollbackRequest>()
+                .answers::<documents::Switched>(200, "It is undone."),
+        ),
+        get("/plugins/{plugin}", Superadmin, Open, inspect).documented(
+            about("Everything about a plugin")
+                .in_detail("`plugin` is `NAME`, `NAME@VERSION`, or 8 or more digits of a digest.")
+                .answers::<documents::Inspection>(200, "Its components and what happened to them."),
+        ),
     ]
 }
 
