@@ -26,3 +26,16 @@ pub fn hostile_scheduler() -> anyhow::Result<PathBuf> {
 pub fn best_fit() -> anyhow::Result<PathBuf> {
     built("examples/rust/best-fit/target/wasm32-wasip2/release/best_fit.wasm")
 }
+
+/// The same component with other bytes: a custom section says `mark`, which nobody reads.
+///
+/// # Panics
+/// When `mark` is longer than 100 bytes.
+pub fn marked(component: &[u8], mark: &str) -> Vec<u8> {
+    assert!(mark.len() <= 100, "its length must fit a byte");
+    let mut out = component.to_vec();
+    out.extend([0, mark.len() as u8 + 5, 4]);
+    out.extend(b"mark");
+    out.extend(mark.as_bytes());
+    out
+}

@@ -156,7 +156,16 @@ impl Server {
     /// # Errors
     /// When it doesn't start.
     pub fn again(database: &Database, data_dir: &Path) -> anyhow::Result<Self> {
-        Self::spawn(&database.url, data_dir, Vec::new(), ("127.0.0.1:0", "127.0.0.1:0"))
+        Self::again_with(database, data_dir, &[])
+    }
+
+    /// As [`Server::again`], with environment variables.
+    ///
+    /// # Errors
+    /// When it doesn't start.
+    pub fn again_with(database: &Database, data_dir: &Path, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Self::spawn(&database.url, data_dir, env, ("127.0.0.1:0", "127.0.0.1:0"))
     }
 
     fn spawn(

@@ -5,6 +5,7 @@
 //! at rows, [`Signals`] only wake it, and each pass may be cut off anywhere.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub mod agents;
 mod calls;
 pub mod config;
+pub mod drops;
 pub mod enqueue;
 mod error;
 pub mod health;
@@ -39,6 +41,7 @@ pub mod schedule;
 pub mod scope;
 pub mod sessions;
 pub mod signals;
+pub mod signatures;
 mod start;
 pub mod terminate;
 pub mod usage;
@@ -111,6 +114,10 @@ pub struct Settings {
     pub destroy_wait: Duration,
     /// Events kept in the log.
     pub event_ring: i64,
+    /// The directory whose components come in by themselves.
+    pub plugin_dir: Option<PathBuf>,
+    /// What the server's own file says about signatures of components.
+    pub signatures: signatures::SignatureSettings,
 }
 
 impl Default for Settings {
@@ -140,6 +147,8 @@ impl Default for Settings {
             unreachable_cooldown: Duration::from_secs(30),
             destroy_wait: Duration::from_secs(60),
             event_ring: 100_000,
+            plugin_dir: None,
+            signatures: signatures::SignatureSettings::default(),
         }
     }
 }

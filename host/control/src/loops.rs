@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, health, idle, liveness, retention, schedule};
+use crate::{Control, agents, drops, health, idle, liveness, plugins, retention, schedule};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -43,8 +43,19 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
         })
         .await;
     }));
+    if control.store().dialect() == quarterdeck_store::Dialect::Sqlite {
+        // This host is alone: components that were on their way in when it began were left by one that is gone.
+        let (control, begun) = (control.clone(), control.clock().now());
+        loops.spawn(async move {
+            if let Err(error) = plugins::give_up(&control, begun).await {
+                tracing::warn!(%error, "components on their way in can't be given up");
+            }
+        });
+    }
     loops.spawn(caches(control.clone(), shutdown.clone()));
     loops.spawn(pump(control.clone(), shutdown.clone()));
+    // Every host has a directory of its own.
+    loops.spawn(drops::run(control.clone(), shutdown.clone()));
     loops.close();
 
     let leader = control.clone();

@@ -35,6 +35,15 @@ vocabulary! {
         /// The operation goes on.
         FailOpen = "fail-open",
     }
+    /// What became of a file in a watched directory.
+    DropState {
+        /// It is stored, and bound if its settings say so.
+        Ok = "ok",
+        /// It isn't fit; it is tried again now and then.
+        Refused = "refused",
+        /// Somebody is at it, or it is still being written.
+        Waiting = "waiting",
+    }
     /// How a stored revision stands.
     RevisionStatus {
         /// Its first steps are under way; may not serve yet.

@@ -77,7 +77,19 @@ impl ApiClient {
         content_type: &str,
         body: Bytes,
     ) -> anyhow::Result<Json> {
-        let response = self.request(method, path, content_type, body).await?;
+        self.send_with(method, path, content_type, &[], body).await
+    }
+
+    /// As [`ApiClient::send`], with more headers.
+    pub(crate) async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        headers: &[(&str, String)],
+        body: Bytes,
+    ) -> anyhow::Result<Json> {
+        let response = self.request(method, path, content_type, headers, body).await?;
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         let document: Json =
@@ -94,7 +106,7 @@ impl ApiClient {
         path: &str,
         take: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
     ) -> anyhow::Result<()> {
-        let response = self.request(Method::GET, path, "application/json", Bytes::new()).await?;
+        let response = self.request(Method::GET, path, "application/json", &[], Bytes::new()).await?;
         let status = response.status();
         let mut body = response.into_body();
         if !status.is_success() {
@@ -115,12 +127,15 @@ impl ApiClient {
         method: Method,
         path: &str,
         content_type: &str,
+        headers: &[(&str, String)],
         body: Bytes,
     ) -> anyhow::Result<Response<Incoming>> {
         let date = chrono::Utc::now();
         let raw_date = date.to_rfc3339_opts(chrono::SecondsFormat::Micros, false);
         let signature = self.sign(&method, path, content_type, &raw_date, &date.format("%Y%m%d").to_string());
-        let request = Request::builder()
+        let request = headers
+            .iter()
+            .fold(Request::builder(), |request, (name, value)| request.header(*name, value))
             .method(method)
             .uri(format!("{}{path}", self.endpoint))
             .header("Host", &self.authority)

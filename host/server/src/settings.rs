@@ -3,10 +3,12 @@
 //! Flags and environment are read by clap (each flag names its variable); this module reads the
 //! file and knows the defaults. Live site settings are not here but in the configuration tree.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use quarterdeck_control::signatures::{SignatureSettings, TrustedKey};
 use serde::Deserialize;
 
 /// Where the API listens unless told otherwise.
@@ -55,6 +57,19 @@ hide_agents = false
 # Keep so many of each group's newest scheduling rounds (snapshot, proposals, verdicts) for replay; 0 = summaries only.
 # `config/rounds/{keep,max-bytes,mode}` of the shared configuration change the bounds while the server runs.
 recorded_rounds = 200
+
+# Components in this directory come in by themselves; `name.toml` beside `name.wasm` says whom it serves.
+#                                                      (--plugin-dir, QUARTERDECK_PLUGIN_DIR)
+# plugin_dir = "/etc/quarterdeck/plugins"
+
+# `required`: only components signed by a trusted key are taken. Without it, the configuration tree decides
+# (config/plugins/signatures); with it, `plugin_trusted_keys` must be given here too.
+# plugin_signatures = "required"
+
+# Whose signatures count, by name (public keys of minisign or `quarterdeck plugin keygen`). Without it, the
+# configuration tree has them (config/plugins/trusted-keys/NAME).
+# [plugin_trusted_keys]
+# release = "RWQIBwYFBAMCAYqwCX80sCrOh0OgXaSjKsGT6fqfko+Kv+/FeLXq40vY"
 "#;
 
 /// The file's keys.
@@ -73,9 +88,37 @@ pub(crate) struct FileSettings {
     pub(crate) anonymous_rate_limit: Option<u32>,
     pub(crate) hide_agents: Option<bool>,
     pub(crate) recorded_rounds: Option<u32>,
+    pub(crate) plugin_dir: Option<PathBuf>,
+    pub(crate) plugin_signatures: Option<SignatureMode>,
+    pub(crate) plugin_trusted_keys: Option<BTreeMap<String, String>>,
+}
+
+/// Whether components must be signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SignatureMode {
+    /// They needn't.
+    Off,
+    /// By a trusted key.
+    Required,
 }
 
 impl FileSettings {
+    /// What the file says about signatures of components.
+    pub(crate) fn signatures(&self) -> anyhow::Result<SignatureSettings> {
+        let keys = self
+            .plugin_trusted_keys
+            .as_ref()
+            .map(|keys| keys.iter().map(|(name, key)| TrustedKey::new(name, key)).collect::<Result<Vec<_>, _>>());
+        let keys = keys.transpose().map_err(|reason| anyhow::anyhow!("plugin_trusted_keys: {reason}"))?;
+        let required = self.plugin_signatures.map(|mode| mode == SignatureMode::Required);
+        // Keys of the tree would let everybody who can write there decide whom this server trusts.
+        if required == Some(true) && keys.as_ref().is_none_or(Vec::is_empty) {
+            bail!("plugin_signatures = \"required\" needs keys in plugin_trusted_keys");
+        }
+        Ok(SignatureSettings { required, keys })
+    }
+
     /// Reads a file; an empty configuration without one.
     pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
@@ -167,6 +210,21 @@ mod tests {
         assert_eq!(example.listen, Some(DEFAULT_LISTEN));
         assert_eq!(example.rpc_listen, Some(DEFAULT_RPC_LISTEN));
         assert_eq!(example.log_format, Some(LogFormat::default()));
+    }
+
+    #[test]
+    fn required_signatures_need_keys() {
+        let read = |text: &str| toml::from_str::<FileSettings>(text).unwrap().signatures();
+        let example = EXAMPLE.replace("# plugin_signatures", "plugin_signatures").replace("# [plugin", "[plugin");
+        let whole = read(&example.replace("# release =", "release =")).unwrap();
+        assert_eq!((whole.required, whole.keys.unwrap()[0].id.as_str()), (Some(true), "0102030405060708"));
+        assert!(read(&example).unwrap_err().to_string().contains("needs keys"));
+        assert!(read("plugin_signatures = \"required\"").unwrap_err().to_string().contains("needs keys"));
+        let wrong = read("[plugin_trusted_keys]\na = \"RW\"").unwrap_err().to_string();
+        assert!(wrong.contains("`a` is no minisign public key"), "{wrong}");
+        assert_eq!(read("plugin_signatures = \"off\"").unwrap().required, Some(false));
+        let neither = read("").unwrap();
+        assert!(neither.required.is_none() && neither.keys.is_none());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::sql::{Dialect, Pools};
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first schema", include_str!("../migrations/0001_first_schema.sql")),
     (2, "plugin steps", include_str!("../migrations/0002_plugin_steps.sql")),
+    (3, "plugin ways", include_str!("../migrations/0003_plugin_ways.sql")),
     (4, "recordings apart from rounds", include_str!("../migrations/0004_rounds.sql")),
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
 ];

@@ -151,7 +151,7 @@ pub fn document(routes: &[Route]) -> OpenApi {
         let mut operation = OperationBuilder::new()
             .operation_id(Some(operation_id(route)))
             .summary(Some(about.summary))
-            .description(about.details)
+            .description(Some(description(about, route.access)))
             .tag(tag(route.path));
         for segment in route.path.split('/') {
             if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
@@ -178,8 +178,8 @@ pub fn document(routes: &[Route]) -> OpenApi {
     let mut components: Components = ComponentsBuilder::new().schemas_from_iter(schemas).build();
     let signature = ApiKeyValue::with_description(
         "Authorization",
-        "`BackendAI signMethod=HMAC-SHA256, credential=ACCESS_KEY:SIGNATURE`: the request signed with the secret key \
-         of a superadmin, together with the headers `Date` and `X-BackendAI-Version`.",
+        "`BackendAI signMethod=HMAC-SHA256, credential=ACCESS_KEY:SIGNATURE`: the request signed with the secret \
+         key, together with the headers `Date` and `X-BackendAI-Version`.",
     );
     components.add_security_scheme(SIGNATURE, SecurityScheme::ApiKey(ApiKey::Header(signature)));
     let info = InfoBuilder::new()
@@ -212,6 +212,17 @@ fn operation_id(route: &Route) -> String {
         id.push_str(word);
     }
     id
+}
+
+/// What there is to say beyond the one line, and who may call.
+fn description(about: &About, access: Access) -> String {
+    let who = match access {
+        Access::Anonymous => "Nobody needs to sign.",
+        Access::Auth => "For everybody who signs.",
+        Access::Admin => "For administrators.",
+        Access::Superadmin => "For superadmins.",
+    };
+    about.details.map_or_else(|| who.to_owned(), |details| format!("{details} {who}"))
 }
 
 /// The part of the API that a path belongs to.

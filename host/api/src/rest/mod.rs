@@ -6,6 +6,7 @@ mod auth;
 mod config;
 mod dotfiles;
 mod error_logs;
+mod drops;
 mod manager;
 mod plugins;
 mod resource;
@@ -38,6 +39,7 @@ pub(crate) fn routes() -> Vec<Route> {
         admin::routes(),
         rounds::routes(),
         plugins::routes(),
+        drops::routes(),
         stream::routes(),
         inventory::routes(),
     ];

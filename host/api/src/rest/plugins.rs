@@ -1,5 +1,7 @@
 //! `/plugins`: administration of policies on the running server. Our own API, for superadmins.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use quarterdeck_control::plugins::{self, BindRequest, RevisionView, Switched, Upload};
 use quarterdeck_model::policy::{FailurePolicy, PluginKind, Target, TargetKind};
@@ -14,6 +16,7 @@ use crate::params::kinds::{int, member, nullable, object, text};
 use crate::route::Access::Superadmin;
 use crate::route::Gate::Open;
 use crate::route::{Route, delete, get, post};
+use crate::wire::{INVALID_API_PARAMS, Problem};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -23,6 +26,7 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/plugins", Superadmin, Open, push).documented(
             about("Stores a component")
                 .in_detail("It is verified, compiled and self-tested first. Nobody is served by it until it is bound.")
+                .header("X-Plugin-Signature", "Its detached signature: a document in minisign's format, in base64.")
                 .takes_bytes("application/wasm", "The component, at most 64 MiB.")
                 .answers::<documents::Pushed>(201, "It is stored.")
                 .answers::<documents::Pushed>(200, "It was there already."),
@@ -54,7 +58,8 @@ pub(crate) fn routes() -> Vec<Route> {
 async fn push(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let component = call.bytes_below(plugins::MAX_COMPONENT_BYTES).await?;
-    let upload = Upload { component: component.as_ref().into(), signature: None };
+    let signature = signature(call.header("x-plugin-signature"))?;
+    let upload = Upload { component: component.as_ref().into(), signature };
     let pushed = plugins::push(call.control(), &caller, upload).await?;
     let status = if pushed.created { StatusCode::CREATED } else { StatusCode::OK };
     json(
@@ -65,6 +70,15 @@ async fn push(mut call: Call) -> Answer {
             "steps": pushed.steps.iter().map(step_document).collect::<Vec<_>>(),
         }),
     )
+}
+
+/// A signature document in a header, which can't have lines: in base64.
+fn signature(header: &str) -> Result<Option<Vec<u8>>, Problem> {
+    if header.is_empty() {
+        return Ok(None);
+    }
+    let unreadable = |_| Problem::new(INVALID_API_PARAMS).msg("The header X-Plugin-Signature isn't base64.");
+    STANDARD.decode(header).map(Some).map_err(unreadable)
 }
 
 async fn list(call: Call) -> Answer {
@@ -170,6 +184,9 @@ fn binding_document(b: &BindingRow) -> Value {
 fn view_document(view: &RevisionView) -> Value {
     let mut document = revision_document(&view.revision);
     document["bindings"] = view.bindings.iter().map(binding_document).collect();
+    document["signature"] = json!(view.signature.as_ref().map(|s| {
+        json!({"key": s.key_name, "key_id": s.key_id, "comment": s.comment, "checked_at": s.checked_at.iso()})
+    }));
     document["stage"] = json!(view.stage);
     document["by_name"] = view.by_name.iter().map(target_document).collect();
     document["failures"] = view.standing.in_a_row.into();

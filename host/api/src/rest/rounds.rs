@@ -13,6 +13,7 @@ use quarterdeck_store::rounds::{Filter, RoundRow};
 use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, ok};
+use crate::openapi::{About, about, documents};
 use crate::params::Params;
 use crate::params::kinds::{boolish, coerced_int, nullable, object, one_of, text};
 use crate::route::Access::Superadmin;
@@ -22,12 +23,54 @@ use crate::wire::{OBJECT_NOT_FOUND, Problem};
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        get("/plugins/rounds", Superadmin, Open, list),
-        get("/plugins/rounds/export", Superadmin, Open, export),
-        get("/plugins/rounds/{id}", Superadmin, Open, show),
-        post("/plugins/rounds/{id}/replay", Superadmin, Open, replay),
-        post("/plugins/rounds/{id}/diff", Superadmin, Open, diff),
+        get("/plugins/rounds", Superadmin, Open, list).documented(
+            filtered(about("Scheduling rounds, newest first"))
+                .query("limit", "integer", "Rounds on a page, 50 unless said otherwise.")
+                .answers::<documents::Rounds>(200, "A page of them."),
+        ),
+        get("/plugins/rounds/export", Superadmin, Open, export).documented(
+            filtered(about("Recordings of rounds, oldest first, as `quarterdeck plugin replay --rounds` reads them"))
+                .query("id", "string", "Only these rounds: numbers with commas between.")
+                .query("limit", "integer", "The newest so many, 50 unless said otherwise.")
+                .query("pseudonymise", "boolean", "Replace names of people, projects, sessions and agents.")
+                .query("compression", "string", "`zstd` for a compressed file; `none`.")
+                .answers_with(200, "application/x-ndjson", "A recording on each line."),
+        ),
+        get("/plugins/rounds/{id}", Superadmin, Open, show).documented(
+            about("A round, and what its recording holds")
+                .query("decisions", "integer", "Decisions that are shown, 1000 unless said otherwise.")
+                .answers::<documents::Round>(200, "The round."),
+        ),
+        post("/plugins/rounds/{id}/replay", Superadmin, Open, replay).documented(
+            about("What a stored revision would have decided, beside what was decided")
+                .takes::<documents::ReplayRequest>()
+                .answers_with(
+                    200,
+                    "application/json",
+                    "Both sides, their figures, and the sessions that fare differently.",
+                ),
+        ),
+        post("/plugins/rounds/{id}/diff", Superadmin, Open, diff).documented(
+            about("Two stored revisions or configurations side by side")
+                .takes::<documents::DiffRequest>()
+                .answers_with(
+                    200,
+                    "application/json",
+                    "Both sides, their figures, and the sessions that fare differently.",
+                ),
+        ),
     ]
+}
+
+/// The parameters by which rounds are chosen.
+fn filtered(about: About) -> About {
+    about
+        .query("scaling_group", "string", "Only rounds of this group.")
+        .query("plugin", "string", "Only rounds that this policy decided.")
+        .query("outcome", "string", "Only rounds that came out like this.")
+        .query("since", "string", "Only rounds since then (RFC 3339).")
+        .query("before", "integer", "Only rounds with smaller numbers: the next page.")
+        .query("recorded", "boolean", "Only rounds whose recordings are kept.")
 }
 
 /// Rounds on a page unless the client says otherwise.

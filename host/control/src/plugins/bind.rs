@@ -14,6 +14,7 @@ use crate::Control;
 use crate::error::{Error, Result};
 use crate::policies::{Switch, no_config};
 use crate::principal::Principal;
+use crate::signatures;
 
 /// What to bind to whom.
 #[derive(Clone, Debug)]
@@ -135,6 +136,9 @@ pub(super) async fn switch(
         reason: None,
         now: control.clock().now(),
     };
+    if let Some(revision) = plugins::revision(&mut control.store().reader(), digest).await? {
+        signatures::may_serve(control, &revision).await?;
+    }
     let mut tx = Switch::begin(control.store()).await?;
     let revision = plugins::revision(&mut tx, digest)
         .await?
@@ -231,6 +235,14 @@ pub(crate) async fn target_exists<S: Sql>(sql: &mut S, target: &Target) -> Resul
 pub async fn unbind(control: &Control, caller: &Principal, plugin: &str, target: &Target) -> Result<Switched> {
     superadmin(caller)?;
     remove(control, "unbind", &caller.email, plugin, target).await
+}
+
+/// As [`unbind`], on behalf of somebody who was let in elsewhere.
+///
+/// # Errors
+/// As [`unbind`].
+pub(crate) async fn unbind_as(control: &Control, actor: &str, plugin: &str, target: &Target) -> Result<Switched> {
+    remove(control, "unbind", actor, plugin, target).await
 }
 
 /// Ends a binding, as `action` says in the history.

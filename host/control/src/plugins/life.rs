@@ -16,6 +16,7 @@ use crate::Control;
 use crate::error::{Error, Result};
 use crate::policies;
 use crate::principal::Principal;
+use crate::signatures::{self, Objection};
 
 /// Largest component that may be uploaded, in bytes: room for a Python guest.
 pub const MAX_COMPONENT_BYTES: usize = 64 << 20;
@@ -84,7 +85,10 @@ async fn admit(control: &Control, actor: &str, upload: Upload) -> Result<Pushed>
         }
         let row = plugins::revision(&mut control.store().reader(), &digest).await?;
         match row.as_ref().map(|r| r.status) {
-            Some(RevisionStatus::Ready | RevisionStatus::Suspended) => return pushed(control, &digest, false).await,
+            Some(RevisionStatus::Ready | RevisionStatus::Suspended) => {
+                sign_later(control, &digest, &upload).await?;
+                return pushed(control, &digest, false).await;
+            }
             // Somebody else is at it.
             Some(RevisionStatus::Incoming) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -99,6 +103,19 @@ async fn admit(control: &Control, actor: &str, upload: Upload) -> Result<Pushed>
     Admission { control, actor, digest: &digest }.run(&upload, verifying).await?;
     control.policies().reload().await?;
     pushed(control, &digest, true).await
+}
+
+/// Takes in the signature of a component that is there already.
+async fn sign_later(control: &Control, digest: &str, upload: &Upload) -> Result<()> {
+    if upload.signature.is_none() {
+        return Ok(());
+    }
+    match signatures::check(control, &upload.component, upload.signature.as_deref()).await {
+        Ok(Some(signed)) => signatures::keep(control, digest, &signed).await,
+        Ok(None) => Ok(()),
+        Err(Objection::Component(reason)) => Err(Error::invalid(format!("the component was refused: {reason}"))),
+        Err(Objection::Host(reason)) => Err(Error::Internal(reason)),
+    }
 }
 
 /// Stores the bytes with their first step; the running step `verified`, or nothing when the digest is there already.
@@ -163,6 +180,21 @@ impl From<LoadError> for Fault {
     }
 }
 
+impl From<Objection> for Fault {
+    fn from(objection: Objection) -> Self {
+        match objection {
+            Objection::Component(reason) => Self { reason, component: true },
+            Objection::Host(reason) => Self { reason, component: false },
+        }
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self { reason: error.to_string(), component: false }
+    }
+}
+
 /// The steps of one component.
 struct Admission<'a> {
     control: &'a Control,
@@ -178,7 +210,7 @@ impl Admission<'_> {
             .ok_or_else(|| Error::not_found("plugin"))?;
 
         let started = Instant::now();
-        let outline = match verify(self.control, &upload.component, upload.signature.as_deref()).await {
+        let outline = match verify(self.control, self.digest, upload).await {
             Ok(outline) => outline,
             Err(fault) => return self.fail(verifying, started, fault).await,
         };
@@ -279,14 +311,16 @@ impl Admission<'_> {
     }
 }
 
-/// Whether the outside of a component fits the contract. What the site demands of signatures is checked here as well:
-/// before anything is compiled.
-async fn verify(control: &Control, component: &Arc<[u8]>, _signature: Option<&[u8]>) -> Result<Outline, Fault> {
-    let (runtime, component) = (control.runtime().clone(), Arc::clone(component));
-    match blocking(move || runtime.outline(&component)).await {
-        Ok(outline) => Ok(outline?),
-        Err(error) => Err(Fault { reason: error.to_string(), component: false }),
+/// Whether the outside of a component fits the contract, and its signature what the site demands: all of it before
+/// anything is compiled. Whose signature it bears is kept.
+async fn verify(control: &Control, digest: &str, upload: &Upload) -> Result<Outline, Fault> {
+    let signed = signatures::check(control, &upload.component, upload.signature.as_deref()).await?;
+    let (runtime, component) = (control.runtime().clone(), Arc::clone(&upload.component));
+    let outline = blocking(move || runtime.outline(&component)).await??;
+    if let Some(signed) = signed {
+        signatures::keep(control, digest, &signed).await?;
     }
+    Ok(outline)
 }
 
 /// Lets a compiled component describe itself, and puts it to the test.
@@ -306,6 +340,14 @@ fn test(runtime: &Runtime, component: &[u8]) -> Result<(Arc<quarterdeck_plugin::
 /// [`Error::Store`].
 pub async fn tidy(control: &Control) -> Result<usize> {
     let before = control.clock().now().plus_millis(-i64::try_from(STRANDED_AFTER.as_millis()).unwrap_or(i64::MAX));
+    give_up(control, before).await
+}
+
+/// As [`tidy`], of all that came in before `before`: a host that is alone on its database needn't wait for others.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) async fn give_up(control: &Control, before: Timestamp) -> Result<usize> {
     if plugins::stranded(&mut control.store().reader(), before).await?.is_empty() {
         return Ok(0);
     }

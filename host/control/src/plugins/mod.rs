@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use quarterdeck_model::policy::{BindingMode, LifeStep, PluginKind, RevisionStatus, Target};
 use quarterdeck_store::plugins::steps::{self, StepRow};
 use quarterdeck_store::plugins::{self, BindingRow, HistoryRow, RevisionRow};
+use quarterdeck_store::signatures::{self, SignatureRow};
 use quarterdeck_store::{Sql, scaling_groups};
 
 use crate::Control;
@@ -20,6 +21,8 @@ use crate::policies::{self, Standing};
 use crate::principal::Principal;
 
 pub use bind::{BindRequest, Switched, bind, unbind};
+pub(crate) use bind::{bind_as, unbind_as};
+pub(crate) use life::give_up;
 pub use life::{MAX_COMPONENT_BYTES, Pushed, Upload, push, take_in, tidy};
 pub use rollback::rollback;
 
@@ -41,6 +44,8 @@ pub struct RevisionView {
     pub standing: Standing,
     /// The steps of its life, oldest first; only where it was asked for by itself.
     pub steps: Vec<StepRow>,
+    /// Whose signature it bears.
+    pub signature: Option<SignatureRow>,
 }
 
 /// Everything about one plugin.
@@ -74,6 +79,7 @@ pub async fn list(control: &Control, caller: &Principal) -> Result<Vec<RevisionV
     let groups = scaling_groups::list(&mut sql, None).await?;
     let mut by_name = control.policies().serves_by_name(&groups);
     let latest = steps::latest(&mut sql).await?;
+    let mut signatures = signatures::all(&mut sql).await?;
     let revisions = plugins::revisions(&mut sql).await?;
     Ok(revisions
         .into_iter()
@@ -86,6 +92,7 @@ pub async fn list(control: &Control, caller: &Principal) -> Result<Vec<RevisionV
                 bindings,
                 by_name,
                 steps: Vec::new(),
+                signature: signatures.remove(&revision.digest),
                 revision,
             }
         })

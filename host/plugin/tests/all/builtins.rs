@@ -45,7 +45,8 @@ fn refused_options_are_pointed_at() {
         ("admission-limits", r#"{"max_clustersize": 3}"#, "/max_clustersize"),
         ("admission-limits", r#"{"max_cluster_size": "3"}"#, "/max_cluster_size"),
     ] {
-        let problems = builtin(plugin).check_config(config).unwrap_err();
+        let objection = builtin(plugin).check_config(config).unwrap_err();
+        let problems = objection.problems();
         assert_eq!(problems.iter().map(|p| p.pointer.as_str()).collect::<Vec<_>>(), [pointer], "{plugin} {config}");
         assert!(!problems[0].message.is_empty());
     }

@@ -37,6 +37,9 @@ pub(crate) struct ServeArgs {
     /// Database file and compiled plugins
     #[arg(long, env = "QUARTERDECK_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Components in this directory come in by themselves, and serve whom the `.toml` beside them names
+    #[arg(long, env = "QUARTERDECK_PLUGIN_DIR", value_name = "DIR")]
+    plugin_dir: Option<PathBuf>,
     /// Configuration file (TOML); see `quarterdeck config example`
     #[arg(long, env = "QUARTERDECK_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -86,7 +89,10 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
         },
         ..RuntimeOptions::default()
     })?;
-    let control = Control::new(store, runtime, control_settings(&file, api_addr)?).await?;
+    let mut settings = control_settings(&file, api_addr)?;
+    settings.signatures = file.signatures()?;
+    settings.plugin_dir = args.plugin_dir.or_else(|| file.plugin_dir.clone());
+    let control = Control::new(store, runtime, settings).await?;
 
     let shutdown = CancellationToken::new();
     tokio::spawn(shutdown_signal(shutdown.clone()));

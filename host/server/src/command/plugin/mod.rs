@@ -1,8 +1,10 @@
 //! `quarterdeck plugin …`: policies on a running server.
 
+mod drops;
 mod push;
 mod replay;
 mod show;
+mod sign;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -66,6 +68,12 @@ enum PluginCommand {
     },
     /// Show what a scheduler would have decided in recorded rounds, without a server
     Replay(replay::ReplayArgs),
+    /// Show what became of the files in the watched directories
+    Drops,
+    /// Make a key pair to sign components with
+    Keygen(sign::KeygenArgs),
+    /// Sign a component
+    Sign(sign::SignArgs),
     /// Show everything about a plugin
     Inspect {
         /// NAME, NAME@VERSION, or the beginning of a digest
@@ -106,13 +114,17 @@ impl TargetArgs {
 }
 
 pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
+    // What needs no server, or knows better which.
     let command = match args.command {
         PluginCommand::Replay(own) => return replay::run(own, &args.endpoint, args.json).await,
+        PluginCommand::Keygen(own) => return sign::keygen(&own),
+        PluginCommand::Sign(own) => return sign::sign(&own),
         command => command,
     };
     let client = ApiClient::new(&args.endpoint)?;
     match command {
-        PluginCommand::Replay(_) => {}
+        PluginCommand::Replay(_) | PluginCommand::Keygen(_) | PluginCommand::Sign(_) => {}
+        PluginCommand::Drops => drops::run(&client, args.json).await?,
         PluginCommand::Push(push) => push::run(&client, args.json, push).await?,
         PluginCommand::List => {
             let answer = client.call(Method::GET, "/plugins", None).await?;

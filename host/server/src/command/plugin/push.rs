@@ -5,12 +5,15 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::{Value as Json, json};
 
 use super::show::{short, text, took};
+use super::sign::beside;
 use crate::client::ApiClient;
 use crate::table;
 
@@ -21,6 +24,9 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) struct PushArgs {
     /// The component (`.wasm`)
     file: PathBuf,
+    /// Its detached signature; default: the file beside it with `.minisig` after its name, if there is one
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
 }
 
 pub(super) async fn run(client: &ApiClient, as_json: bool, args: PushArgs) -> anyhow::Result<()> {
@@ -30,7 +36,10 @@ pub(super) async fn run(client: &ApiClient, as_json: bool, args: PushArgs) -> an
         // What happened to it before is not of now.
         watch.seen = watch.steps().await.iter().filter_map(|s| s["id"].as_i64()).max().unwrap_or(0);
     }
-    let mut push = pin!(client.send(Method::POST, "/plugins", "application/wasm", Bytes::from(component)));
+    let signature = signature(&args)?;
+    let headers: Vec<_> = signature.iter().map(|s| ("X-Plugin-Signature", STANDARD.encode(s))).collect();
+    let body = Bytes::from(component);
+    let mut push = pin!(client.send_with(Method::POST, "/plugins", "application/wasm", &headers, body));
     let answer = loop {
         tokio::select! {
             answer = &mut push => break answer,
@@ -53,6 +62,19 @@ pub(super) async fn run(client: &ApiClient, as_json: bool, args: PushArgs) -> an
         short(&text(revision, "digest"))
     );
     Ok(())
+}
+
+/// The signature that goes along.
+fn signature(args: &PushArgs) -> anyhow::Result<Option<Vec<u8>>> {
+    let path = match &args.signature {
+        Some(path) => path.clone(),
+        None => match beside(&args.file) {
+            path if path.exists() => path,
+            _ => return Ok(None),
+        },
+    };
+    let signature = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    Ok(Some(signature))
 }
 
 /// Shows the steps that end.

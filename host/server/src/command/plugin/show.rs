@@ -76,6 +76,10 @@ pub(super) fn inspection(answer: &Json) -> std::io::Result<()> {
             None | Some(0) => String::new(),
             Some(calls) => format!("{} of the last {calls} calls failed", r["recent"]["failed"]),
         };
+        let signed = match &r["signature"] {
+            Json::Null => String::new(),
+            by => format!("{} ({}), {}", text(by, "key"), text(by, "key_id"), text(by, "comment")),
+        };
         let rows = [
             ("plugin", format!("{}@{}", or_dash(text(r, "name")), or_dash(text(r, "version")))),
             ("kind", text(r, "kind")),
@@ -87,6 +91,7 @@ pub(super) fn inspection(answer: &Json) -> std::io::Result<()> {
             ("failures in a row", text(r, "failures")),
             ("on this host", recent),
             ("uploaded", format!("{} by {}", text(r, "uploaded_at"), text(r, "uploaded_by"))),
+            ("signed by", signed),
             ("serves", targets(r)),
             ("columns", text(&r["info"], "columns")),
             ("events", text(&r["info"], "events")),
