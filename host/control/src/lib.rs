@@ -20,8 +20,10 @@ pub mod agents;
 mod calls;
 pub mod config;
 pub mod drops;
+pub mod dry_run;
 pub mod enqueue;
 mod error;
+pub mod explain;
 pub mod health;
 pub mod hooks;
 pub mod identity;
@@ -35,6 +37,7 @@ pub mod password;
 pub mod plugins;
 pub mod policies;
 mod principal;
+mod quiet;
 pub mod retention;
 pub mod rounds;
 pub mod schedule;
@@ -153,6 +156,9 @@ impl Default for Settings {
     }
 }
 
+/// Questions to schedulers that may wait for their turn.
+const QUESTIONS: usize = 16;
+
 /// The host's mind: hands out the store, the caches and the signals. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
@@ -179,6 +185,7 @@ pub(crate) struct Inner {
     recorder: schedule::Recorder,
     replays: rounds::Replays,
     idle: idle::State,
+    questions: quiet::Quiet,
 }
 
 impl std::fmt::Debug for Control {
@@ -231,6 +238,7 @@ impl Control {
             recorder,
             replays: rounds::Replays::default(),
             idle: idle::State::default(),
+            questions: quiet::Quiet::new("questions", QUESTIONS),
             runtime: plugins,
             store,
             clock,
@@ -319,6 +327,11 @@ impl Control {
     /// Which loops this host leads.
     pub fn leadership(&self) -> &leadership::Leadership {
         &self.inner.leadership
+    }
+
+    /// Where schedulers are asked about single sessions.
+    pub(crate) fn questions(&self) -> &quiet::Quiet {
+        &self.inner.questions
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

@@ -32,6 +32,10 @@ enum Command {
     Plugin(command::plugin::PluginArgs),
     /// Look at the scheduling rounds that a running server recorded, and play them again
     Round(command::round::RoundArgs),
+    /// Tell why a session waits
+    Why(command::why::WhyArgs),
+    /// Tell whether a session would start now, and where; nothing is written. Ends with 3 when it would wait
+    DryRun(command::dry_run::DryRunArgs),
     /// Show what can be configured
     #[command(subcommand)]
     Config(command::config::ConfigCommand),
@@ -73,6 +77,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::AgentToken(command) => runtime()?.block_on(command::agent::token(command)),
         Command::Plugin(args) => runtime()?.block_on(command::plugin::run(args)),
         Command::Round(args) => runtime()?.block_on(command::round::run(args)),
+        Command::Why(args) => runtime()?.block_on(command::why::run(args)),
+        Command::DryRun(args) => runtime()?.block_on(command::dry_run::run(args)),
     }
 }
 

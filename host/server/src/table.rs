@@ -18,6 +18,15 @@ pub(crate) fn print(headings: &[&str], rows: impl IntoIterator<Item = Vec<String
     Ok(())
 }
 
+/// Prints lines.
+pub(crate) fn text(lines: &[String]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
+
 /// Prints a JSON document.
 pub(crate) fn json(document: &serde_json::Value) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();

@@ -18,6 +18,7 @@ use quarterdeck_model::{
 use serde_json::Value as Json;
 
 use crate::error::Result;
+use crate::set;
 use crate::sql::{Row, Sql, Stmt};
 
 /// Sessions of the group that have not ended: the pending ones and those that hold agents' resources.
@@ -196,6 +197,19 @@ impl Queue {
     }
 }
 
+/// Somebody who isn't in the queue: accounts and agents that are to be read as if a session of theirs were.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    /// The owner.
+    pub access_key: AccessKey,
+    /// The project.
+    pub project_id: ProjectId,
+    /// The domain.
+    pub domain_name: String,
+    /// Agents that its kernels are pinned to.
+    pub agents: Vec<AgentId>,
+}
+
 /// Names of the groups with something to schedule and an agent that lives, in order.
 ///
 /// # Errors
@@ -218,6 +232,12 @@ fn of_open(sql: &str, group: &str) -> Stmt {
     Stmt::assembled(sql.replace("{open}", OPEN)).bind(group)
 }
 
+/// A sub-select of a column of the open sessions; with what stands in parameter `param`, when a visitor is there.
+fn concerned(column: &str, visitor: Option<&Visitor>, param: u8) -> String {
+    let visitor = visitor.map(|_| format!(" UNION ALL SELECT CAST(${param} AS TEXT)")).unwrap_or_default();
+    format!("(SELECT {column} FROM sessions WHERE {OPEN}{visitor})")
+}
+
 /// Reads everything that a round of `group` is decided on. Pass a transaction of
 /// [`Store::begin_read`](crate::Store::begin_read), so that all of it is one state.
 ///
@@ -226,8 +246,20 @@ fn of_open(sql: &str, group: &str) -> Stmt {
 /// # Errors
 /// Database errors, and stored values that this release doesn't write.
 pub async fn load<S: Sql>(sql: &mut S, group: &str) -> Result<Queue> {
+    read(sql, group, None).await
+}
+
+/// As [`load`], with everything that a session of `visitor`'s would be decided on, whether or not others are pending.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_with<S: Sql>(sql: &mut S, group: &str, visitor: &Visitor) -> Result<Queue> {
+    read(sql, group, Some(visitor)).await
+}
+
+async fn read<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Queue> {
     let mut queue = Queue { sessions: sessions(sql, group).await?, ..Queue::default() };
-    if !queue.has_pending() {
+    if !queue.has_pending() && visitor.is_none() {
         return Ok(queue);
     }
     let index: HashMap<SessionId, usize> = queue.sessions.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
@@ -241,24 +273,16 @@ pub async fn load<S: Sql>(sql: &mut S, group: &str) -> Result<Queue> {
             queue.sessions[i].dependencies.push(dependency);
         }
     }
-    queue.agents = agents(sql, group).await?;
-    queue.owners = owners(sql, group).await?;
-    queue.projects = holders(
-        sql,
-        group,
-        "SELECT id AS holder, total_resource_slots FROM projects
-        WHERE id IN (SELECT project_id FROM sessions WHERE {open})",
-    )
-    .await?;
-    queue.domains = holders(
-        sql,
-        group,
-        "SELECT name AS holder, total_resource_slots FROM domains
-        WHERE name IN (SELECT domain_name FROM sessions WHERE {open})",
-    )
-    .await?;
+    queue.agents = agents(sql, group, visitor).await?;
+    queue.owners = owners(sql, group, visitor).await?;
+    let project = visitor.map(|v| v.project_id.to_string());
+    let text = "SELECT id AS holder, total_resource_slots FROM projects WHERE id IN";
+    queue.projects = holders(sql, group, text, &concerned("project_id", visitor, 2), project).await?;
+    let domain = visitor.map(|v| v.domain_name.clone());
+    let text = "SELECT name AS holder, total_resource_slots FROM domains WHERE name IN";
+    queue.domains = holders(sql, group, text, &concerned("domain_name", visitor, 2), domain).await?;
     queue.usage = usage(sql).await?;
-    queue.occupancy = occupancy(sql, group).await?;
+    queue.occupancy = occupancy(sql, group, visitor).await?;
     Ok(queue)
 }
 
@@ -347,15 +371,24 @@ const CONCERNED: &str = "(scaling_group = $1 AND status = 'ALIVE') OR id IN (
     SELECT COALESCE(k.agent_id, k.designated_agent) FROM kernels k
     WHERE k.session_id IN (SELECT id FROM sessions WHERE {open}))";
 
-async fn agents<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<AgentRow>> {
+async fn agents<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<AgentRow>> {
+    let pinned = visitor.map(|_| format!(" OR id IN {}", set::texts(sql.dialect(), "$2"))).unwrap_or_default();
+    let concerned = format!("({CONCERNED}{pinned})");
+    let of_open = |text: &str| {
+        let stmt = of_open(text, group);
+        match visitor {
+            Some(visitor) => stmt.bind(set::array(&visitor.agents)),
+            None => stmt,
+        }
+    };
     let text = format!(
         "SELECT id, status, schedulable, cooldown_until, scaling_group, architecture, addr,
                 (SELECT COUNT(*) FROM kernels k WHERE k.agent_id = agents.id
                  AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')) AS containers
-         FROM agents WHERE {CONCERNED}"
+         FROM agents WHERE {concerned}"
     );
     let mut agents = sql
-        .fetch_all(of_open(&text, group))
+        .fetch_all(of_open(&text))
         .await?
         .iter()
         .map(|row| {
@@ -375,9 +408,9 @@ async fn agents<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<AgentRow>> {
     agents.sort_by(|a, b| a.id.cmp(&b.id));
     let text = format!(
         "SELECT agent_id, slot, capacity, occupied FROM agent_slots
-         WHERE agent_id IN (SELECT id FROM agents WHERE {CONCERNED})"
+         WHERE agent_id IN (SELECT id FROM agents WHERE {concerned})"
     );
-    for row in sql.fetch_all(of_open(&text, group)).await? {
+    for row in sql.fetch_all(of_open(&text)).await? {
         let id: AgentId = row.parse("agent_id")?;
         if let Ok(i) = agents.binary_search_by(|a| a.id.cmp(&id)) {
             agents[i].slots.push((row.get("slot")?, row.get("capacity")?, row.get("occupied")?));
@@ -386,16 +419,17 @@ async fn agents<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<AgentRow>> {
     Ok(agents)
 }
 
-async fn owners<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<OwnerRow>> {
-    let stmt = of_open(
+async fn owners<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<OwnerRow>> {
+    let text = format!(
         "SELECT k.access_key, p.total_resource_slots, p.default_for_unspecified, p.max_concurrent_sessions,
                 p.max_concurrent_sftp_sessions, COALESCE(c.sessions, 0) AS sessions,
                 COALESCE(c.private_sessions, 0) AS private_sessions
          FROM keypairs k JOIN keypair_resource_policies p ON p.name = k.resource_policy
          LEFT JOIN concurrency c ON c.access_key = k.access_key
-         WHERE k.access_key IN (SELECT access_key FROM sessions WHERE {open})",
-        group,
+         WHERE k.access_key IN {}",
+        concerned("access_key", visitor, 2)
     );
+    let stmt = Stmt::assembled(text).bind(group).bind_all(visitor.map(|v| v.access_key.as_str().into()));
     let mut rows = sql
         .fetch_all(stmt)
         .await?
@@ -415,9 +449,16 @@ async fn owners<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<OwnerRow>> {
     Ok(rows)
 }
 
-async fn holders<S: Sql>(sql: &mut S, group: &str, text: &str) -> Result<Vec<HolderRow>> {
+async fn holders<S: Sql>(
+    sql: &mut S,
+    group: &str,
+    text: &'static str,
+    concerned: &str,
+    visitor: Option<String>,
+) -> Result<Vec<HolderRow>> {
+    let stmt = Stmt::assembled(format!("{text} {concerned}")).bind(group).bind_all(visitor.map(Into::into));
     let mut rows = sql
-        .fetch_all(of_open(text, group))
+        .fetch_all(stmt)
         .await?
         .iter()
         .map(|row| Ok(HolderRow { holder: row.get("holder")?, total_resource_slots: row.get("total_resource_slots")? }))
@@ -446,14 +487,20 @@ async fn usage<S: Sql>(sql: &mut S) -> Result<Vec<UsageRow>> {
         .collect()
 }
 
-async fn occupancy<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<OccupancyRow>> {
-    let stmt = of_open(
+async fn occupancy<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<OccupancyRow>> {
+    let text = format!(
         "SELECT scope, holder, slot, amount FROM occupancy
-         WHERE (scope = 'keypair' AND holder IN (SELECT access_key FROM sessions WHERE {open}))
-            OR (scope = 'project' AND holder IN (SELECT project_id FROM sessions WHERE {open}))
-            OR (scope = 'domain' AND holder IN (SELECT domain_name FROM sessions WHERE {open}))",
-        group,
+         WHERE (scope = 'keypair' AND holder IN {})
+            OR (scope = 'project' AND holder IN {})
+            OR (scope = 'domain' AND holder IN {})",
+        concerned("access_key", visitor, 2),
+        concerned("project_id", visitor, 3),
+        concerned("domain_name", visitor, 4),
     );
+    let accounts = visitor
+        .into_iter()
+        .flat_map(|v| [v.access_key.as_str().into(), v.project_id.to_string().into(), v.domain_name.as_str().into()]);
+    let stmt = Stmt::assembled(text).bind(group).bind_all(accounts);
     let rows = sql.fetch_all(stmt).await?;
     rows.iter()
         .map(|row| {

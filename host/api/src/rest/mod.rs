@@ -7,6 +7,7 @@ mod config;
 mod dotfiles;
 mod error_logs;
 mod drops;
+mod explain;
 mod manager;
 mod plugins;
 mod resource;
@@ -38,6 +39,7 @@ pub(crate) fn routes() -> Vec<Route> {
         acl::routes(),
         admin::routes(),
         rounds::routes(),
+        explain::routes(),
         plugins::routes(),
         drops::routes(),
         stream::routes(),

@@ -53,7 +53,8 @@ fn document(session: &Created) -> Value {
     document
 }
 
-fn read(params: &mut Params, version: Version) -> CreateSession {
+/// The parameters of a new session.
+pub(super) fn read(params: &mut Params, version: Version) -> CreateSession {
     let (config, old_cluster_size) = params.nested(&["config"], |config| read_config(config, version));
     let cluster_size = params.optional(&["cluster_size", "clusterSize"], None, |v| cluster_size(v).map(Some));
     let extension = params.nested(&["quarterdeck"], read_extension);

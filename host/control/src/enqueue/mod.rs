@@ -5,6 +5,7 @@ mod extras;
 mod kernels;
 mod usage;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -129,15 +130,7 @@ pub struct Created {
 /// # Errors
 /// Whatever `spec/session.md` §3 lists, in its order.
 pub async fn create(control: &Control, caller: &Principal, request: CreateSession) -> Result<Created> {
-    check_agent_list(caller, &request)?;
-    let owner = scope::resolve_owner(control, caller, request.owner_access_key.as_deref()).await?;
-    let project = scope::check_domain_and_project(control, caller, &owner, &request.domain, &request.project).await?;
-    rules::check_mount_map(&request.config.mount_map).map_err(Error::invalid)?;
-    check_texts(&request)?;
-    let architecture = request.architecture.as_deref().unwrap_or(std::env::consts::ARCH);
-    let image = images::resolve(control, &request.image, architecture).await?;
-    images::check_registry(control, &request.domain, &image).await?;
-
+    let Parties { owner, project, image } = parties(control, caller, &request).await?;
     // A name that is taken between the look-up and the insertion is looked up again.
     for _ in 0..3 {
         if let Some(existing) = reuse(control, &owner, &request, &image).await? {
@@ -147,6 +140,38 @@ pub async fn create(control: &Control, caller: &Principal, request: CreateSessio
         return wait(control, &request, session).await;
     }
     Err(Error::Unavailable(format!("The session name {} is in demand. Please try again.", request.name)))
+}
+
+/// The session that [`create`] would enqueue, unless a live one of its name is taken instead. Nothing is written and
+/// nobody is told; hooks that decide about new sessions are asked, as they decide from what they are shown alone.
+///
+/// # Errors
+/// Those of [`create`], as far as they come before anything is written.
+pub(crate) async fn rehearse(control: &Control, caller: &Principal, request: &CreateSession) -> Result<NewSession> {
+    let Parties { owner, project, image } = parties(control, caller, request).await?;
+    if let Some(existing) = reuse(control, &owner, request, &image).await? {
+        return Err(Error::SessionAlreadyExists(existing.session_id));
+    }
+    Ok(build(control, caller, &owner, &project, request, &image).await?.0)
+}
+
+/// Whom and what a request is about.
+struct Parties {
+    owner: Arc<Principal>,
+    project: ProjectRow,
+    image: ImageRow,
+}
+
+async fn parties(control: &Control, caller: &Principal, request: &CreateSession) -> Result<Parties> {
+    check_agent_list(caller, request)?;
+    let owner = scope::resolve_owner(control, caller, request.owner_access_key.as_deref()).await?;
+    let project = scope::check_domain_and_project(control, caller, &owner, &request.domain, &request.project).await?;
+    rules::check_mount_map(&request.config.mount_map).map_err(Error::invalid)?;
+    check_texts(request)?;
+    let architecture = request.architecture.as_deref().unwrap_or(std::env::consts::ARCH);
+    let image = images::resolve(control, &request.image, architecture).await?;
+    images::check_registry(control, &request.domain, &image).await?;
+    Ok(Parties { owner, project, image })
 }
 
 fn check_agent_list(caller: &Principal, request: &CreateSession) -> Result<()> {
@@ -244,6 +269,32 @@ async fn enqueue(
     request: &CreateSession,
     image: &ImageRow,
 ) -> Result<Option<SessionId>> {
+    let (session, told) = build(control, caller, owner, project, request, image).await?;
+    let (id, domain) = (session.id, session.domain_name.clone());
+    if !control.arrivals().put(session).await? {
+        return Ok(None);
+    }
+    control.metrics().enqueued.inc();
+    control.signals().schedule.notify_one();
+    control.signals().events.notify_one();
+    if let Some(body) = told {
+        let (control, caller) = (control.clone(), caller.clone());
+        in_background("hooks can't be told of an enqueued session", async move {
+            dispatch(&control, "POST_ENQUEUE_SESSION", Mode::Notify, Some(&caller), Some(&domain), body).await.map(drop)
+        });
+    }
+    Ok(Some(id))
+}
+
+/// Builds the session, with what `POST_ENQUEUE_SESSION` is to be told of it, if anybody listens.
+async fn build(
+    control: &Control,
+    caller: &Principal,
+    owner: &Principal,
+    project: &ProjectRow,
+    request: &CreateSession,
+    image: &ImageRow,
+) -> Result<(NewSession, Option<Value>)> {
     let now = control.clock().now();
     let config = &request.config;
     let (environ, extras) = extras::take(&config.environ)?;
@@ -301,20 +352,7 @@ async fn enqueue(
     }
     let told = ask_hooks(control, caller, owner, project, &group.name, &mut session).await?;
     kernels::set_environment(&mut session);
-    let (id, domain) = (session.id, session.domain_name.clone());
-    if !control.arrivals().put(session).await? {
-        return Ok(None);
-    }
-    control.metrics().enqueued.inc();
-    control.signals().schedule.notify_one();
-    control.signals().events.notify_one();
-    if let Some(body) = told {
-        let (control, caller) = (control.clone(), caller.clone());
-        in_background("hooks can't be told of an enqueued session", async move {
-            dispatch(&control, "POST_ENQUEUE_SESSION", Mode::Notify, Some(&caller), Some(&domain), body).await.map(drop)
-        });
-    }
-    Ok(Some(id))
+    Ok((session, told))
 }
 
 fn millis(seconds: Option<f64>) -> Option<i64> {

@@ -98,15 +98,18 @@ impl<'f, V: View> Books<'f, V> {
         (self.decisions, self.steps)
     }
 
-    /// Occupied amounts: agents × slots. For tests that compare them with a recomputation.
-    #[cfg(test)]
+    /// Occupied amounts: agents × slots.
     pub(crate) fn occupied(&self) -> &[Vec<u64>] {
         &self.agents
     }
 
-    /// What owners, projects and domains hold, and the owners' sessions. For tests.
-    #[cfg(test)]
-    #[allow(clippy::type_complexity, reason = "for one test")]
+    /// Sessions placed so far.
+    pub(crate) fn placed(&self) -> usize {
+        self.decisions.iter().filter(|d| matches!(d.verdict, Verdict::Placed(_))).count()
+    }
+
+    /// What owners, projects and domains hold, and the owners' sessions.
+    #[allow(clippy::type_complexity, reason = "four tables of the same books, each in its own place")]
     pub(crate) fn accounts(&self) -> ([&[Vec<u64>]; 3], &[(u64, u64)]) {
         ([&self.owners, &self.projects, &self.domains], &self.concurrent)
     }
@@ -297,7 +300,7 @@ impl<'f, V: View> Books<'f, V> {
 
     /// What a user is told about a session that a policy found no place for. The policy says what
     /// kind of lack it is; the facts are looked up here.
-    fn no_room(&self, session: usize, deferral: &Deferral) -> Verdict {
+    pub(crate) fn no_room(&self, session: usize, deferral: &Deferral) -> Verdict {
         let s = self.view.subject(session);
         let mut verdict = if deferral.lack == Lack::HeldBack {
             no_room(&s, 0, "The scheduler holds the session back.".to_owned())

@@ -8,6 +8,7 @@
 mod books;
 mod commit;
 mod compare;
+mod consult;
 mod facts;
 mod frame;
 mod pseudonyms;
@@ -42,13 +43,15 @@ use crate::error::{Error, Result};
 use crate::metrics::{ByGroup, PluginCall};
 use crate::policies::{Bound, Broken, Choice};
 
-use books::{Books, Decision, Exchange, Verdict};
-use frame::Frame;
+use books::Exchange;
 use record::Exposure;
 use recorder::{Film, Finish, Mode, Ring};
 
+pub(crate) use books::{Books, Checks, Decision, Verdict};
 pub use compare::{Change, Changes, Decisions, Difference, Fate, RoundMetrics, SlotShare};
+pub(crate) use consult::{Consulted, consult};
 pub use facts::{AccountFacts, AgentFacts, Facts, KernelFacts, Malformed, SessionFacts, TableColumn, Waiting};
+pub(crate) use frame::{Account, Agent, Frame, Place, Session};
 pub use pseudonyms::Pseudonyms;
 pub use record::{FORMAT as RECORDING_FORMAT, Fallback, RecordedCall, RecordedPlugin, Recording, Step, Timings};
 pub use recorded::{Reason, RecordedBooks};
@@ -334,7 +337,11 @@ async fn skip(control: &Control, group: &ScalingGroupRow, now: Timestamp, reason
 }
 
 /// Takes out the sessions that have waited for `timeout` seconds (0 or less: for ever).
-fn split_expired(mut queue: rows::Queue, now: Timestamp, timeout: f64) -> (rows::Queue, Vec<rows::SessionRow>) {
+pub(crate) fn split_expired(
+    mut queue: rows::Queue,
+    now: Timestamp,
+    timeout: f64,
+) -> (rows::Queue, Vec<rows::SessionRow>) {
     if timeout <= 0.0 {
         return (queue, Vec::new());
     }

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status};
 pub const USER: &str = "AKIACONFUSER00000003";
 pub const ADMIN: &str = "AKIACONFADMIN0000001";
 
-fn plugins() -> Runtime {
+pub fn plugins() -> Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let options = || RuntimeOptions { compiler: Compiler::InProcess, ..RuntimeOptions::default() };
     RUNTIME.get_or_init(|| Runtime::new(options()).unwrap()).clone()

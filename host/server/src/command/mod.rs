@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 pub(crate) mod config;
 pub(crate) mod db;
+pub(crate) mod dry_run;
 pub(crate) mod plugin;
 pub(crate) mod round;
 pub(crate) mod serve;
+pub(crate) mod why;
