@@ -8,6 +8,7 @@ use crate::Control;
 use crate::error::{Error, Result};
 use crate::policies::Bound;
 use crate::principal::Principal;
+use crate::shadow::ShownEvent;
 
 /// How the answers of several hooks are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,8 @@ fn rights(event: &str) -> Rights {
     }
 }
 
-/// Asks the hooks bound for `event`, in order. Each sees the body as patched so far.
+/// Asks the hooks bound for `event`, in order. Each sees the body as patched so far. Hooks that only watch are shown it
+/// afterwards, when nobody waits for them.
 ///
 /// # Errors
 /// [`Error::RejectedByHook`] when a hook denies, or fails and isn't bound fail-open.
@@ -67,6 +69,43 @@ pub async fn dispatch(
     actor: Option<&Principal>,
     domain: Option<&str>,
     body: Json,
+) -> Result<Dispatched> {
+    let watched = control.policies().has_listening(event).then(|| message(control, event, actor, &body));
+    let asked = ask_all(control, event, mode, actor, domain, body, true).await;
+    let outcome = match &asked {
+        Ok(dispatched) => Ok(dispatched.clone()),
+        Err(Error::RejectedByHook { reason, .. }) => Err(reason.clone()),
+        Err(_) => return asked,
+    };
+    if let Some(message) = watched {
+        let shown = ShownEvent { event: message, name: event, domain: domain.map(str::to_owned), outcome };
+        control.shadows().offer_event(control, shown);
+    }
+    asked
+}
+
+/// As [`dispatch`], for what is only thought of: nothing is counted, and nobody watches.
+///
+/// # Errors
+/// As [`dispatch`].
+pub(crate) async fn rehearse(
+    control: &Control,
+    event: &'static str,
+    actor: Option<&Principal>,
+    domain: Option<&str>,
+    body: Json,
+) -> Result<Dispatched> {
+    ask_all(control, event, Mode::All, actor, domain, body, false).await
+}
+
+async fn ask_all(
+    control: &Control,
+    event: &'static str,
+    mode: Mode,
+    actor: Option<&Principal>,
+    domain: Option<&str>,
+    body: Json,
+    counts: bool,
 ) -> Result<Dispatched> {
     let mut out = Dispatched { body, values: Vec::new() };
     if !control.policies().has_hooks(event) {
@@ -80,7 +119,7 @@ pub async fn dispatch(
         other => other?,
     };
     for hook in hooks {
-        match ask(control, event, &hook, actor, &out.body).await {
+        match ask(control, event, &hook, actor, &out.body, counts).await {
             Ok(Answer::Allow) => {}
             Ok(Answer::Deny(reason)) if mode == Mode::Notify => {
                 tracing::warn!(event, hook = hook.plugin.info.name, reason, "a notified hook has no veto");
@@ -114,21 +153,15 @@ pub async fn dispatch(
     Ok(out)
 }
 
-enum Answer {
+/// What a hook answered, as far as the event lets it.
+pub(crate) enum Answer {
     Allow,
     Deny(String),
     Reply { patch: Option<Json>, value: Option<Json> },
 }
 
-async fn ask(
-    control: &Control,
-    event: &'static str,
-    hook: &Bound,
-    actor: Option<&Principal>,
-    body: &Json,
-) -> Result<Answer, String> {
-    let call = Call::new(hook.config.clone());
-    let message = Event {
+fn message(control: &Control, event: &str, actor: Option<&Principal>, body: &Json) -> Event {
+    Event {
         name: event.to_owned(),
         at_ms: control.clock().now().millis(),
         utc_offset_s: control.settings().utc_offset_s,
@@ -139,26 +172,35 @@ async fn ask(
             domain: a.domain.clone(),
         }),
         body: body.to_string(),
-    };
+    }
+}
+
+async fn ask(
+    control: &Control,
+    event: &'static str,
+    hook: &Bound,
+    actor: Option<&Principal>,
+    body: &Json,
+    counts: bool,
+) -> Result<Answer, String> {
+    let call = Call::new(hook.config.clone());
+    let message = message(control, event, actor, body);
     let plugin = hook.plugin.clone();
     let result = tokio::task::spawn_blocking(move || plugin.handle(&call, &message))
         .await
         .map_err(|e| format!("the call was lost: {e}"))?;
     let checked = result.and_then(|verdict| check(event, verdict));
-    match checked {
-        Ok(answer) => {
-            control.policies().succeeded(hook).await;
-            Ok(answer)
-        }
-        Err(failure) => {
-            control.policies().failed(hook, &failure).await;
-            Err(failure.to_string())
+    if counts {
+        match &checked {
+            Ok(_) => control.policies().succeeded(hook).await,
+            Err(failure) => control.policies().failed(hook, failure).await,
         }
     }
+    checked.map_err(|failure| failure.to_string())
 }
 
 /// Holds an answer against what the event allows.
-fn check(event: &str, verdict: Verdict) -> Result<Answer, Failure> {
+pub(crate) fn check(event: &str, verdict: Verdict) -> Result<Answer, Failure> {
     let rights = rights(event);
     match verdict {
         Verdict::Allow => Ok(Answer::Allow),
@@ -222,7 +264,7 @@ fn outside(patch: &Map<String, Json>, allowed: &[&str], prefix: &str) -> Option<
 }
 
 /// Applies a JSON merge patch (RFC 7396).
-fn merge_patch(target: &mut Json, patch: &Json) {
+pub(crate) fn merge_patch(target: &mut Json, patch: &Json) {
     let Json::Object(patch) = patch else {
         *target = patch.clone();
         return;

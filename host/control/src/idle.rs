@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quarterdeck_model::duration::Duration as Span;
+use quarterdeck_model::policy::{PluginKind, Target};
 use quarterdeck_model::{SessionId, Timestamp};
 use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, State as FindingState, Tick};
 use quarterdeck_plugin::{Call, Failure, Isolated, types};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::policies::{Bound, Broken};
+use crate::shadow::ShownTick;
 
 pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
 
@@ -99,7 +101,34 @@ pub async fn tick(control: &Control) -> Result<Vec<(SessionId, String)>> {
             tracing::warn!(%session, reason, %error, "an idle session can't be ended now");
         }
     }
+    if control.policies().has_candidates(PluginKind::IdleChecker, "") {
+        let shown = as_shown(&checkers, &found, candidates, facts, now);
+        control.shadows().offer_tick(control, shown);
+    }
     Ok(ended)
+}
+
+/// A tick as those who watch are shown it.
+fn as_shown(
+    checkers: &[Checker],
+    found: &[Findings],
+    sessions: Vec<Candidate>,
+    facts: Facts,
+    at: Timestamp,
+) -> ShownTick {
+    let is_idle =
+        |f: &Option<std::result::Result<Finding, String>>| matches!(f, Some(Ok(f)) if f.state == FindingState::Idle);
+    let mut all = vec![false; sessions.len()];
+    let mut by_checker = Vec::with_capacity(checkers.len() + 1);
+    for (checker, findings) in checkers.iter().zip(found) {
+        let idle: Vec<bool> = findings.iter().map(is_idle).collect();
+        for (any, idle) in all.iter_mut().zip(&idle) {
+            *any |= *idle;
+        }
+        by_checker.push((checker.bound.plugin.info.name.clone(), checker.bound.target.clone(), idle));
+    }
+    by_checker.push((String::new(), Target::everywhere(), all));
+    ShownTick { sessions, facts, at, found: by_checker }
 }
 
 /// The checkers in their order, and those that should be among them and can't be asked.
@@ -115,7 +144,7 @@ async fn checkers(control: &Control) -> Result<(Vec<Checker>, Vec<Broken>)> {
     Ok((out, broken))
 }
 
-async fn traits(control: &Control, bound: &Bound) -> std::result::Result<Arc<CheckerTraits>, Failure> {
+pub(crate) async fn traits(control: &Control, bound: &Bound) -> std::result::Result<Arc<CheckerTraits>, Failure> {
     let key = (bound.plugin.digest.clone(), bound.config.clone());
     if let Some(known) = control.idle_state().traits.lock().get(&key) {
         return Ok(Arc::clone(known));
@@ -135,7 +164,7 @@ async fn traits(control: &Control, bound: &Bound) -> std::result::Result<Arc<Che
 }
 
 /// What all checkers are told that does not stand in the sessions' rows.
-struct Facts {
+pub(crate) struct Facts {
     slots: Vec<(String, quarterdeck_model::slots::SlotKind)>,
     /// How long new users' sessions are left alone.
     user_grace: Option<i64>,
@@ -219,7 +248,7 @@ fn failed(isolated: &Isolated) -> Option<&Failure> {
 }
 
 /// The columns of a tick.
-fn columns(rows: &[&Candidate], facts: &Facts, now: Timestamp) -> Tick {
+pub(crate) fn columns(rows: &[&Candidate], facts: &Facts, now: Timestamp) -> Tick {
     let seconds = |s: i64| u64::try_from(s).unwrap_or(0).saturating_mul(1000);
     Tick {
         now_ms: now.millis(),

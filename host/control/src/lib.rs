@@ -43,6 +43,7 @@ pub mod rounds;
 pub mod schedule;
 pub mod scope;
 pub mod sessions;
+pub mod shadow;
 pub mod signals;
 pub mod signatures;
 mod start;
@@ -186,6 +187,7 @@ pub(crate) struct Inner {
     replays: rounds::Replays,
     idle: idle::State,
     questions: quiet::Quiet,
+    shadows: shadow::Shadows,
 }
 
 impl std::fmt::Debug for Control {
@@ -239,6 +241,7 @@ impl Control {
             replays: rounds::Replays::default(),
             idle: idle::State::default(),
             questions: quiet::Quiet::new("questions", QUESTIONS),
+            shadows: shadow::Shadows::default(),
             runtime: plugins,
             store,
             clock,
@@ -332,6 +335,11 @@ impl Control {
     /// Where schedulers are asked about single sessions.
     pub(crate) fn questions(&self) -> &quiet::Quiet {
         &self.inner.questions
+    }
+
+    /// Where policies watch that don't decide.
+    pub(crate) fn shadows(&self) -> &shadow::Shadows {
+        &self.inner.shadows
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

@@ -33,6 +33,7 @@ pub mod schedule;
 pub mod sessions;
 mod set;
 pub mod signatures;
+pub mod shadow;
 pub mod sql;
 pub mod templates;
 pub mod testing;

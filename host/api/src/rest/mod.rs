@@ -16,6 +16,7 @@ mod rounds;
 mod scaling_groups;
 mod session;
 mod session_create;
+mod shadow;
 mod stream;
 mod templates;
 
@@ -40,6 +41,7 @@ pub(crate) fn routes() -> Vec<Route> {
         admin::routes(),
         rounds::routes(),
         explain::routes(),
+        shadow::routes(),
         plugins::routes(),
         drops::routes(),
         stream::routes(),

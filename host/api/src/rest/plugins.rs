@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 use quarterdeck_control::plugins::{self, BindRequest, RevisionView, Switched, Upload};
-use quarterdeck_model::policy::{FailurePolicy, PluginKind, Target, TargetKind};
+use quarterdeck_control::shadow;
+use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, Target, TargetKind};
 use quarterdeck_store::plugins::steps::StepRow;
 use quarterdeck_store::plugins::{BindingRow, HistoryRow, RevisionRow};
 use serde_json::{Value, json};
@@ -103,19 +104,29 @@ async fn bind(mut call: Call) -> Answer {
     let config = params.optional(&["config"], None, nullable(object));
     let position = params.optional(&["order"], None, nullable(int(i64::from(i32::MIN)..=i64::from(i32::MAX))));
     let failure_policy = params.optional(&["failure_policy"], FailurePolicy::FailClosed, member("FailurePolicy"));
+    let mode = params.optional(&["mode"], BindingMode::Live, member("BindingMode"));
     params.finish()?;
     let caller = call.caller()?;
     let request = BindRequest { plugin, target, config: config.map(Value::Object), position, failure_policy };
-    ok(&switched_document(&plugins::bind(call.control(), &caller, request).await?))
+    let switched = match mode {
+        BindingMode::Live => plugins::bind(call.control(), &caller, request).await?,
+        BindingMode::Shadow => shadow::bind(call.control(), &caller, request).await?,
+    };
+    ok(&switched_document(&switched))
 }
 
 async fn unbind(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     let plugin = params.required(&["plugin"], text);
     let target = target(&mut params);
+    let mode = params.optional(&["mode"], BindingMode::Live, member("BindingMode"));
     params.finish()?;
     let caller = call.caller()?;
-    ok(&switched_document(&plugins::unbind(call.control(), &caller, &plugin, &target).await?))
+    let switched = match mode {
+        BindingMode::Live => plugins::unbind(call.control(), &caller, &plugin, &target).await?,
+        BindingMode::Shadow => shadow::unbind(call.control(), &caller, &plugin, &target).await?,
+    };
+    ok(&switched_document(&switched))
 }
 
 async fn rollback(mut call: Call) -> Answer {
@@ -128,7 +139,7 @@ async fn rollback(mut call: Call) -> Answer {
 }
 
 /// `{"kind": "scaling-group" | "domain" | "everywhere", "name": …}`
-fn target(params: &mut Params) -> Target {
+pub(super) fn target(params: &mut Params) -> Target {
     params.nested(&["target"], |inner| {
         let kind = inner.required(&["kind"], |v| member::<TargetKind>("TargetKind")(v).map(Some));
         let name = inner.optional(&["name"], None, nullable(text));
@@ -147,7 +158,7 @@ fn target(params: &mut Params) -> Target {
     })
 }
 
-fn target_document(target: &Target) -> Value {
+pub(super) fn target_document(target: &Target) -> Value {
     json!({"kind": target.kind, "name": target.name})
 }
 
@@ -235,6 +246,6 @@ fn history_document(h: &HistoryRow) -> Value {
     })
 }
 
-fn switched_document(s: &Switched) -> Value {
+pub(super) fn switched_document(s: &Switched) -> Value {
     json!({"now": s.now.as_ref().map(revision_document), "before": s.before})
 }

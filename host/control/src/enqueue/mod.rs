@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::agents::in_background;
 use crate::error::{Error, Result};
-use crate::hooks::{Mode, dispatch};
+use crate::hooks::{self, Mode, dispatch};
 use crate::principal::Principal;
 use crate::sessions::{Found, find, find_strictly};
 use crate::{Control, dotfiles, images, scaling_groups, scope};
@@ -152,7 +152,7 @@ pub(crate) async fn rehearse(control: &Control, caller: &Principal, request: &Cr
     if let Some(existing) = reuse(control, &owner, request, &image).await? {
         return Err(Error::SessionAlreadyExists(existing.session_id));
     }
-    Ok(build(control, caller, &owner, &project, request, &image).await?.0)
+    Ok(build(control, caller, &owner, &project, request, &image, true).await?.0)
 }
 
 /// Whom and what a request is about.
@@ -269,7 +269,7 @@ async fn enqueue(
     request: &CreateSession,
     image: &ImageRow,
 ) -> Result<Option<SessionId>> {
-    let (session, told) = build(control, caller, owner, project, request, image).await?;
+    let (session, told) = build(control, caller, owner, project, request, image, false).await?;
     let (id, domain) = (session.id, session.domain_name.clone());
     if !control.arrivals().put(session).await? {
         return Ok(None);
@@ -294,6 +294,7 @@ async fn build(
     project: &ProjectRow,
     request: &CreateSession,
     image: &ImageRow,
+    rehearsal: bool,
 ) -> Result<(NewSession, Option<Value>)> {
     let now = control.clock().now();
     let config = &request.config;
@@ -350,7 +351,7 @@ async fn build(
     if !(-1000..=1000).contains(&session.priority) {
         return Err(Error::invalid("The priority must be between -1000 and 1000."));
     }
-    let told = ask_hooks(control, caller, owner, project, &group.name, &mut session).await?;
+    let told = ask_hooks(control, caller, owner, project, &mut session, rehearsal).await?;
     kernels::set_environment(&mut session);
     Ok((session, told))
 }
@@ -413,8 +414,8 @@ async fn ask_hooks(
     caller: &Principal,
     owner: &Principal,
     project: &ProjectRow,
-    group: &str,
     session: &mut NewSession,
+    rehearsal: bool,
 ) -> Result<Option<Value>> {
     let policies = control.policies();
     let (pre, post) = (policies.has_hooks("PRE_ENQUEUE_SESSION"), policies.has_hooks("POST_ENQUEUE_SESSION"));
@@ -444,8 +445,13 @@ async fn ask_hooks(
         },
         "usage": usage(control, &owner.access_key, project.id, &session.domain_name).await?,
     });
-    let body =
-        dispatch(control, "PRE_ENQUEUE_SESSION", Mode::All, Some(caller), Some(&session.domain_name), body).await?.body;
+    let (event, domain) = ("PRE_ENQUEUE_SESSION", Some(session.domain_name.as_str()));
+    let asked = if rehearsal {
+        hooks::rehearse(control, event, Some(caller), domain, body).await?
+    } else {
+        dispatch(control, event, Mode::All, Some(caller), domain, body).await?
+    };
+    let body = asked.body;
     let patched = body.get("session").cloned().unwrap_or_default();
     let malformed = |what: &str| Error::RejectedByHook {
         plugin: "PRE_ENQUEUE_SESSION".to_owned(),
@@ -467,7 +473,7 @@ async fn ask_hooks(
     }
     session.environ = Value::Object(environ.clone());
     let wanted = patched.get("scaling_group").and_then(Value::as_str).ok_or_else(|| malformed("the scaling group"))?;
-    if wanted != group {
+    if wanted != session.scaling_group {
         let chosen =
             scaling_groups::choose(control, owner, project.id, Some(wanted), session.session_type, session.is_private)
                 .await?;

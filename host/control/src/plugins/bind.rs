@@ -156,14 +156,14 @@ pub(super) async fn switch(
 }
 
 /// Lets this host follow a change that was committed.
-pub(super) async fn settle(control: &Control) -> Result<()> {
+pub(crate) async fn settle(control: &Control) -> Result<()> {
     control.policies().reload().await?;
     control.signals().schedule.notify_one();
     Ok(())
 }
 
 /// What serves a target now, in the place that a revision of `plugin` would take.
-pub(super) async fn serving<S: Sql>(
+pub(crate) async fn serving<S: Sql>(
     sql: &mut S,
     kind: PluginKind,
     plugin: &str,

@@ -23,6 +23,7 @@ use crate::principal::Principal;
 pub use bind::{BindRequest, Switched, bind, unbind};
 pub(crate) use bind::{bind_as, unbind_as};
 pub(crate) use life::give_up;
+pub(crate) use bind::{check_config, fits, serving, settle, target_exists};
 pub use life::{MAX_COMPONENT_BYTES, Pushed, Upload, push, take_in, tidy};
 pub use rollback::rollback;
 
@@ -187,7 +188,7 @@ fn kind_of(revision: &RevisionRow) -> Result<PluginKind> {
     }
 }
 
-fn label(plugin: &str, version: Option<&str>) -> String {
+pub(crate) fn label(plugin: &str, version: Option<&str>) -> String {
     version.map_or_else(|| plugin.to_owned(), |v| format!("{plugin}@{v}"))
 }
 

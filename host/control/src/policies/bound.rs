@@ -69,7 +69,7 @@ pub enum Choice {
 }
 
 /// Why a plugin isn't asked.
-enum Unfit {
+pub(super) enum Unfit {
     /// It refuses its configuration.
     Refused(Error),
     /// It broke, or doesn't load.
@@ -85,7 +85,7 @@ impl From<Error> for Unfit {
 }
 
 impl Unfit {
-    fn into_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         match self {
             Self::Refused(error) | Self::Host(error) => error,
             Self::Broken(broken) => Error::Unavailable(format!("plugin {}: {}", broken.plugin, broken.failure)),
@@ -199,9 +199,9 @@ impl Policies {
         Ok((out, broken))
     }
 
-    /// Whether any hook listens to an event: a cheap question before a body is put together.
+    /// Whether any hook listens to an event, if only to watch: a cheap question before a body is put together.
     pub fn has_hooks(&self, event: &str) -> bool {
-        self.catalogue.load().listeners(event).next().is_some()
+        self.catalogue.load().listeners(event).next().is_some() || self.has_listening(event)
     }
 
     /// The hooks for an event that concerns `domain`, in the order of their calls.
@@ -252,7 +252,7 @@ impl Policies {
     }
 
     /// A revision, ready to be called with a configuration that it accepts.
-    async fn fit(
+    pub(super) async fn fit(
         &self,
         revision: &RevisionRow,
         binding: Option<&BindingRow>,
@@ -284,7 +284,7 @@ impl Policies {
     }
 
     /// What the configuration tree says, under what the binding says.
-    async fn overlaid(&self, prefix: &str, binding: Option<&BindingRow>) -> Map<String, Json> {
+    pub(super) async fn overlaid(&self, prefix: &str, binding: Option<&BindingRow>) -> Map<String, Json> {
         let mut config = self.tree_config(prefix).await;
         if let Some(Json::Object(own)) = binding.map(|b| &b.config) {
             config.extend(own.clone());

@@ -137,6 +137,6 @@ impl Catalogue {
     }
 }
 
-fn listens(info: &Json, event: &str) -> bool {
+pub(super) fn listens(info: &Json, event: &str) -> bool {
     info.get("events").and_then(Json::as_array).is_some_and(|events| events.iter().any(|e| e == event))
 }

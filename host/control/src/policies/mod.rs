@@ -5,6 +5,7 @@
 
 mod bound;
 mod budget;
+mod candidates;
 mod catalogue;
 mod demote;
 mod switch;

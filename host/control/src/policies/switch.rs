@@ -122,7 +122,7 @@ impl Switch<'_> {
     }
 
     /// Writes a step that is done with being decided.
-    pub(super) async fn step(&self, tx: &mut Tx, digest: &str, step: LifeStep, words: &str) -> Result<()> {
+    pub(crate) async fn step(&self, tx: &mut Tx, digest: &str, step: LifeStep, words: &str) -> Result<()> {
         let reason = match self.reason {
             Some(reason) => format!("{words}: {reason}"),
             None => words.to_owned(),

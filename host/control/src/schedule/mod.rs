@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use quarterdeck_model::policy::PluginKind;
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::{SessionId, SessionStatus, Timestamp};
 use quarterdeck_plugin::scheduling::Snapshot;
@@ -42,6 +43,7 @@ use crate::Control;
 use crate::error::{Error, Result};
 use crate::metrics::{ByGroup, PluginCall};
 use crate::policies::{Bound, Broken, Choice};
+use crate::shadow::ShownRound;
 
 use books::Exchange;
 use record::Exposure;
@@ -58,7 +60,7 @@ pub use recorded::{Reason, RecordedBooks};
 pub use recorder::Recorder;
 pub use recordings::Recordings;
 pub use replay::{REPLAY_FUEL, Replay};
-pub(crate) use snapshot::{session_kind, slot_kind};
+pub(crate) use snapshot::{columns, session_kind, slot_kind};
 pub use worker::run;
 
 /// How the last pass of a group went.
@@ -159,7 +161,7 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     }
     let frame = Arc::new(Frame::build(&group.name, now, control.config_tree().slot_types(), queue));
 
-    let round = if frame.pending.is_empty() { Round::default() } else { decide(control, &choice, &frame).await? };
+    let mut round = if frame.pending.is_empty() { Round::default() } else { decide(control, &choice, &frame).await? };
     let commit = commit::prepare(&frame, &expired, &round.decisions);
     let deferred: Vec<SessionId> = round
         .decisions
@@ -187,11 +189,12 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         duration_us: i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX),
     });
     if commit::is_empty(&commit) && record.is_none() {
+        watch(control, None, frame, round);
         return Ok(Pass::default());
     }
     let committing = Instant::now();
     let (committed, id) = commit::write(control.store(), &commit, record, ring.keep).await?;
-    if let (Some(round_id), Some(exposure)) = (id, round.exposure) {
+    if let (Some(round_id), Some(exposure)) = (id, round.exposure.take()) {
         let finish = Finish {
             stale: stale_rows(&frame, &committed),
             commit_us: record::micros(committing.elapsed()),
@@ -225,11 +228,12 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         GroupState {
             at: now,
             scheduler: group.scheduler.clone(),
-            outcome: round.outcome,
+            outcome: round.outcome.clone(),
             placed: committed.placed.len(),
             deferred: deferred.len(),
         },
     );
+    watch(control, id, frame, round);
     Ok(Pass {
         placed: committed.placed,
         deferred,
@@ -237,6 +241,15 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         stale: committed.stale.into_iter().map(|(id, _)| id).collect(),
         skipped: None,
     })
+}
+
+/// Shows a round that was decided to those who watch, if anybody does. Nothing is copied for it. `id` is the round's in
+/// the ring.
+fn watch(control: &Control, id: Option<i64>, frame: Arc<Frame>, round: Round) {
+    if !frame.pending.is_empty() && control.policies().has_candidates(PluginKind::Scheduler, &frame.group) {
+        let Round { number, decisions, took, .. } = round;
+        control.shadows().offer_round(control, ShownRound { id, frame, number, decisions, took });
+    }
 }
 
 /// Rows of the pending sessions whose placement no longer held.
@@ -355,9 +368,12 @@ pub(crate) fn split_expired(
 /// What a round came to.
 #[derive(Default)]
 struct Round {
+    number: u64,
     decisions: Vec<Decision>,
     outcome: String,
     exposure: Option<Exposure>,
+    /// How long the policy that decided took.
+    took: Duration,
 }
 
 /// One run of a policy over a frame.
@@ -381,16 +397,17 @@ async fn decide(control: &Control, chosen: &Chosen, frame: &Arc<Frame>) -> Resul
             let (_, second) = fall_back(control, frame, number).await?;
             // It was shown nothing, so there is nothing to record.
             let outcome = replay::outcome(Some(&broken.failure));
-            return Ok(Round { decisions: second.decisions, outcome, exposure: None });
+            let took = second.trace.duration;
+            return Ok(Round { number, decisions: second.decisions, outcome, exposure: None, took });
         }
     };
     let mut run = ask(bound, frame, number).await?;
     let outcome = replay::outcome(run.failure.as_ref());
     let Some(failure) = run.failure.take() else {
         control.policies().succeeded(bound).await;
-        let decisions = std::mem::take(&mut run.decisions);
+        let (decisions, took) = (std::mem::take(&mut run.decisions), run.trace.duration);
         let exposure = expose(control, bound, run, &outcome, None);
-        return Ok(Round { decisions, outcome, exposure });
+        return Ok(Round { number, decisions, outcome, exposure, took });
     };
     took_over(control, frame, &Broken::of(bound, failure.clone()));
     control.policies().failed(bound, &failure).await;
@@ -399,7 +416,7 @@ async fn decide(control: &Control, chosen: &Chosen, frame: &Arc<Frame>) -> Resul
     let fallback = Fallback { plugin, steps: record::steps(second.steps) };
     // The recording is about the policy that failed: that is what somebody will want to look at.
     let exposure = expose(control, bound, run, &outcome, Some(fallback));
-    Ok(Round { decisions: second.decisions, outcome, exposure })
+    Ok(Round { number, decisions: second.decisions, outcome, exposure, took: second.trace.duration })
 }
 
 /// Notes that the built-in policy takes over for a round.
@@ -459,7 +476,7 @@ async fn ask(bound: &Bound, frame: &Arc<Frame>, number: u64) -> Result<Run> {
 }
 
 /// A seed that differs between rounds and groups and is the same whenever they are (splitmix64 over FNV-1a).
-fn seed(group: &str, round: u64) -> u64 {
+pub(crate) fn seed(group: &str, round: u64) -> u64 {
     let hash = group.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut z = (hash ^ round).wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

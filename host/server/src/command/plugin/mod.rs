@@ -1,8 +1,10 @@
 //! `quarterdeck plugin …`: policies on a running server.
 
 mod drops;
+mod promote;
 mod push;
 mod replay;
+mod shadow;
 mod show;
 mod sign;
 
@@ -50,6 +52,9 @@ enum PluginCommand {
         /// Hooks: let the operation go on when the hook fails, instead of refusing it
         #[arg(long)]
         fail_open: bool,
+        /// Only watch: see what is decided, and keep what it would have decided otherwise
+        #[arg(long)]
+        shadow: bool,
     },
     /// End a binding; a scaling group goes back to the built-in fifo
     Unbind {
@@ -57,7 +62,14 @@ enum PluginCommand {
         plugin: String,
         #[command(flatten)]
         target: TargetArgs,
+        /// The binding of one that only watches
+        #[arg(long)]
+        shadow: bool,
     },
+    /// Show what plugins that only watch would have decided
+    Shadow(shadow::ShadowArgs),
+    /// Let a plugin that only watched decide, with the configuration that it watched with
+    Promote(promote::PromoteArgs),
     /// Undo the last change at a target: what served before serves again
     Rollback {
         #[command(flatten)]
@@ -134,11 +146,12 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
                 show::list(&answer)?;
             }
         }
-        PluginCommand::Bind { plugin, target, config, order, fail_open } => {
+        PluginCommand::Bind { plugin, target, config, order, fail_open, shadow } => {
             let mut body = json!({
                 "plugin": plugin,
                 "target": target.document(),
                 "failure_policy": if fail_open { "fail-open" } else { "fail-closed" },
+                "mode": mode(shadow),
             });
             if let Some(path) = config {
                 let file = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -148,12 +161,30 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
                 body["order"] = json!(order);
             }
             let answer = client.call(Method::POST, "/plugins/bindings", Some(&body)).await?;
-            print_switch(args.json, &answer, &target)?;
+            if shadow && !args.json {
+                eprintln!(
+                    "{}@{} now watches {}",
+                    text(&answer["now"], "name"),
+                    text(&answer["now"], "version"),
+                    target.words()
+                );
+            } else {
+                print_switch(args.json, &answer, &target)?;
+            }
         }
-        PluginCommand::Unbind { plugin, target } => {
-            let body = json!({"plugin": plugin, "target": target.document()});
+        PluginCommand::Unbind { plugin, target, shadow } => {
+            let body = json!({"plugin": plugin, "target": target.document(), "mode": mode(shadow)});
             let answer = client.call(Method::DELETE, "/plugins/bindings", Some(&body)).await?;
-            print_switch(args.json, &answer, &target)?;
+            if shadow && !args.json {
+                eprintln!("{} no longer watches {}", text(&answer, "before"), target.words());
+            } else {
+                print_switch(args.json, &answer, &target)?;
+            }
+        }
+        PluginCommand::Shadow(shadow) => shadow::run(&client, shadow, args.json).await?,
+        PluginCommand::Promote(promote) => {
+            let answer = promote::run(&client, &promote).await?;
+            print_switch(args.json, &answer, &promote.target)?;
         }
         PluginCommand::Rollback { target, kind } => {
             let mut body = json!({"target": target.document()});
@@ -164,11 +195,7 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
             print_switch(args.json, &answer, &target)?;
         }
         PluginCommand::Inspect { plugin } => {
-            if plugin.is_empty()
-                || plugin.bytes().any(|b| !b.is_ascii_graphic() || matches!(b, b'/' | b'?' | b'#' | b'%'))
-            {
-                bail!("{plugin:?} is no plugin name");
-            }
+            check_name(&plugin)?;
             let answer = client.call(Method::GET, &format!("/plugins/{plugin}"), None).await?;
             if args.json {
                 table::json(&answer)?;
@@ -178,6 +205,19 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn mode(shadow: bool) -> &'static str {
+    if shadow { "shadow" } else { "live" }
+}
+
+/// Whether a name may stand in a path.
+fn check_name(plugin: &str) -> anyhow::Result<()> {
+    let odd = |b: u8| !b.is_ascii_graphic() || matches!(b, b'/' | b'?' | b'#' | b'%');
+    if plugin.is_empty() || plugin.bytes().any(odd) {
+        bail!("{plugin:?} is no plugin name");
+    }
+    Ok(())
 }
 
 fn print_switch(as_json: bool, answer: &Json, target: &TargetArgs) -> std::io::Result<()> {
