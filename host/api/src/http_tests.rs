@@ -463,4 +463,21 @@ async fn a_broken_hook_locks_nobody_out_of_its_repair() {
     server.send(get(USER, "/auth/role")).await.is_ok();
     let told = server.send(self::request(Method::GET, "/readyz", Body::empty())).await;
     assert_eq!(told.body["plugins"], json!([]), "{}", told.body);
+#[tokio::test]
+async fn exports_are_compressed_for_those_who_can_read_it() {
+    let server = server().await;
+    for (query, accepted, encoding, media_type) in [
+        ("", "", "", "application/x-ndjson"),
+        ("", "gzip, ZSTD;q=0.5", "zstd", "application/x-ndjson"),
+        ("", "gzip, zstd;q=0", "", "application/x-ndjson"),
+        ("?compression=zstd", "", "", "application/zstd"),
+        ("?compression=none", "br", "", "application/x-ndjson"),
+    ] {
+        let request = get(ADMIN, &format!("/plugins/rounds/export{query}"));
+        let reply = server.send(with(request, "accept-encoding", accepted)).await;
+        let got = (reply.status, reply.header("content-encoding"), reply.header("content-type"));
+        assert_eq!(got, (200, encoding, media_type), "{query} {accepted}");
+    }
+    let nonsense = server.send(get(ADMIN, "/plugins/rounds/export?id=1,x")).await;
+    nonsense.is(400, "invalid-api-params", "Input validation error");
 }

@@ -229,7 +229,7 @@ pub enum Side {
 /// Decisions about a round, and where they come from.
 #[derive(Clone, Debug, Serialize)]
 pub struct Take {
-    /// The policy; its configuration may be secret to nobody here.
+    /// The policy and its configuration.
     pub plugin: RecordedPlugin,
     /// How it went, unless these are the recorded decisions.
     #[serde(skip_serializing_if = "Option::is_none")]

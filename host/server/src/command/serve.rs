@@ -22,6 +22,8 @@ use crate::settings::{self, DEFAULT_LISTEN, DEFAULT_RPC_LISTEN, FileSettings, Lo
 
 /// How long calls in flight may take to finish once the server is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long the recordings of the last scheduling rounds may take then.
+const LAST_RECORDINGS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
@@ -126,7 +128,9 @@ async fn serve(args: ServeArgs, file: FileSettings) -> anyhow::Result<()> {
         Err(_) => tracing::warn!("some calls didn't finish in time"),
     }
     control.identity().flush().await?;
-    control.recorder().flush().await;
+    if tokio::time::timeout(LAST_RECORDINGS, control.recorder().flush()).await.is_err() {
+        tracing::warn!("some scheduling rounds were not recorded in time");
+    }
     Ok(())
 }
 
