@@ -13,9 +13,17 @@ const GUESTS: &[(&str, &str, &str)] = &[
     ("QUARTERDECK_GUEST_LIFO", "quarterdeck-lifo", "lifo.wasm"),
     ("QUARTERDECK_GUEST_MOF", "quarterdeck-mof", "mof.wasm"),
     ("QUARTERDECK_GUEST_DRF", "quarterdeck-drf", "drf.wasm"),
+    ("QUARTERDECK_GUEST_FAIR_SHARE", "quarterdeck-fair-share", "fair_share.wasm"),
+    ("QUARTERDECK_GUEST_SPREAD_PACK", "quarterdeck-spread-pack", "spread_pack.wasm"),
+    ("QUARTERDECK_GUEST_BACKFILL", "quarterdeck-backfill", "backfill.wasm"),
     ("QUARTERDECK_GUEST_SESSION_LIFETIME", "quarterdeck-idle-session-lifetime", "session_lifetime.wasm"),
     ("QUARTERDECK_GUEST_NETWORK_TIMEOUT", "quarterdeck-idle-network-timeout", "network_timeout.wasm"),
+    ("QUARTERDECK_GUEST_UTILIZATION", "quarterdeck-idle-utilization", "utilization.wasm"),
     ("QUARTERDECK_GUEST_ADMISSION_LIMITS", "quarterdeck-admission-limits", "admission_limits.wasm"),
+    ("QUARTERDECK_GUEST_ALLOWED_IMAGES", "quarterdeck-allowed-images", "allowed_images.wasm"),
+    ("QUARTERDECK_GUEST_PASSWORD_FORMAT", "quarterdeck-password-format", "password_format.wasm"),
+    ("QUARTERDECK_GUEST_PROJECT_QUOTAS", "quarterdeck-project-quotas", "project_quotas.wasm"),
+    ("QUARTERDECK_GUEST_WORKING_HOURS", "quarterdeck-working-hours", "working_hours.wasm"),
 ];
 
 const TARGET: &str = "wasm32-wasip2";
@@ -31,7 +39,8 @@ fn main() {
     for file in ["Cargo.toml", "Cargo.lock"] {
         println!("cargo::rerun-if-changed={}", plugins.join(file).display());
     }
-    let members = ["fifo", "lifo", "mof", "drf", "idle-session-lifetime", "idle-network-timeout", "admission-limits"];
+    // A package is named after its folder.
+    let members = GUESTS.iter().map(|(_, package, _)| package.trim_start_matches("quarterdeck-"));
     for member in ["sdk"].into_iter().chain(members) {
         println!("cargo::rerun-if-changed={}", plugins.join(member).join("src").display());
         println!("cargo::rerun-if-changed={}", plugins.join(member).join("Cargo.toml").display());

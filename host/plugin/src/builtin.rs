@@ -14,9 +14,17 @@ const ALL: &[Builtin] = &[
     Builtin { name: "lifo", wasm: include_bytes!(env!("QUARTERDECK_GUEST_LIFO")) },
     Builtin { name: "mof", wasm: include_bytes!(env!("QUARTERDECK_GUEST_MOF")) },
     Builtin { name: "drf", wasm: include_bytes!(env!("QUARTERDECK_GUEST_DRF")) },
+    Builtin { name: "fair-share", wasm: include_bytes!(env!("QUARTERDECK_GUEST_FAIR_SHARE")) },
+    Builtin { name: "spread-pack", wasm: include_bytes!(env!("QUARTERDECK_GUEST_SPREAD_PACK")) },
+    Builtin { name: "backfill", wasm: include_bytes!(env!("QUARTERDECK_GUEST_BACKFILL")) },
     Builtin { name: "session_lifetime", wasm: include_bytes!(env!("QUARTERDECK_GUEST_SESSION_LIFETIME")) },
     Builtin { name: "network_timeout", wasm: include_bytes!(env!("QUARTERDECK_GUEST_NETWORK_TIMEOUT")) },
+    Builtin { name: "utilization", wasm: include_bytes!(env!("QUARTERDECK_GUEST_UTILIZATION")) },
     Builtin { name: "admission-limits", wasm: include_bytes!(env!("QUARTERDECK_GUEST_ADMISSION_LIMITS")) },
+    Builtin { name: "allowed-images", wasm: include_bytes!(env!("QUARTERDECK_GUEST_ALLOWED_IMAGES")) },
+    Builtin { name: "password-format", wasm: include_bytes!(env!("QUARTERDECK_GUEST_PASSWORD_FORMAT")) },
+    Builtin { name: "project-quotas", wasm: include_bytes!(env!("QUARTERDECK_GUEST_PROJECT_QUOTAS")) },
+    Builtin { name: "working-hours", wasm: include_bytes!(env!("QUARTERDECK_GUEST_WORKING_HOURS")) },
 ];
 
 /// All built-in policies.

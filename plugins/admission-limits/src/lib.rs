@@ -1,17 +1,13 @@
 //! `admission-limits`: which images may run, how many kernels a session may have, and how much of each slot, for all
 //! or for single projects.
 
-mod amount;
-mod glob;
-
 use std::collections::BTreeMap;
 
+use quarterdeck_sdk::amount::Amount;
 use quarterdeck_sdk::hook::{Event, Hook, Verdict, deny};
-use quarterdeck_sdk::{ConfigProblem, Policy, config_problem};
+use quarterdeck_sdk::{ConfigProblem, Policy, config_problem, glob};
 use serde::Deserialize;
 use serde_json::Value;
-
-use amount::Amount;
 
 /// One set of rules; what is absent is not limited.
 #[derive(Debug, Clone, Default, Deserialize)]

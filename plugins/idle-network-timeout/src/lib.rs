@@ -9,7 +9,7 @@
 use quarterdeck_sdk::idle::{
     Access, CheckerTraits, Finding, IdleChecker, RemainingType, SessionKind, State, Tick, finding,
 };
-use quarterdeck_sdk::{ConfigProblem, Policy, config_problem};
+use quarterdeck_sdk::{ConfigProblem, Policy, config_problem, span};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,32 +29,8 @@ impl Default for Config {
 impl Config {
     /// None when it makes no sense.
     fn threshold_ms(&self) -> Option<u64> {
-        let seconds = match &self.threshold {
-            Value::Number(number) => number.as_f64()?,
-            Value::String(text) => seconds(text)?,
-            _ => return None,
-        };
-        (0.0..=LONGEST_S).contains(&seconds).then(|| (seconds * 1000.0).round() as u64)
+        span::millis(&self.threshold)
     }
-}
-
-/// About 3,000 years, the longest span that the host takes in too.
-const LONGEST_S: f64 = 1e11;
-
-/// Reads a span: a number with an optional unit.
-fn seconds(text: &str) -> Option<f64> {
-    const DAY: f64 = 86_400.0;
-    for (unit, days) in [("mo", 30.0), ("yr", 365.0)] {
-        if let Some(count) = text.strip_suffix(unit).and_then(|count| count.trim().parse::<u32>().ok()) {
-            return Some(f64::from(count) * days * DAY);
-        }
-    }
-    let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", DAY), ("w", 7.0 * DAY)];
-    let (number, factor) =
-        units.into_iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, factor))).unwrap_or((text, 1.0));
-    let number = number.trim();
-    let plain = number.len() <= 40 && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if plain { number.parse::<f64>().ok().map(|number| number * factor) } else { None }
 }
 
 struct NetworkTimeout;

@@ -25,13 +25,16 @@ use serde::de::DeserializeOwned;
 // The generated code names this crate, here as in the crates that use it.
 extern crate self as quarterdeck_sdk;
 
+pub mod amount;
 #[doc(hidden)]
 pub mod bindings;
+pub mod glob;
 pub mod hook;
 pub mod host;
 pub mod idle;
 pub mod placing;
 pub mod scheduler;
+pub mod span;
 
 use bindings::base::exports::quarterdeck::policy::plugin as contract;
 

@@ -3,7 +3,8 @@
 //!
 //! A session that finds no room blocks those behind it, unless `skip_blocked` is on. Then others pass until the session
 //! has waited `hold_after_s`; from there on it holds the line, so that a stream of small sessions can't starve it. A
-//! session that no agent could take even if it were empty never holds the line then: nothing would ever free it.
+//! session that no agent could take even if it were empty never holds the line then: nothing would ever free it. One that
+//! the choice holds back of its own accord ([`Lack::HeldBack`]) never does.
 
 pub mod walk;
 
@@ -71,6 +72,16 @@ impl<I: Iterator<Item = usize>> Turns for I {
 
 /// Which agent a request gets.
 pub trait Choice {
+    /// From here on agents are looked for on behalf of this pending session.
+    fn turn(&mut self, round: &Round, session: usize) {
+        let _ = (round, session);
+    }
+
+    /// A placement was accepted, and the books have it.
+    fn placed(&mut self, round: &Round, placement: &Placement) {
+        let _ = (round, placement);
+    }
+
     /// One of the agents with that architecture that take sessions and have room. `lasting` says that agents will only
     /// fill up from here on; for a plan that may be taken back it is false.
     ///
@@ -161,14 +172,16 @@ impl<T: Turns, C: Choice> Line<T, C> {
             Some(Proposal::Place(placement)) if accepted => {
                 self.round.occupy(&placement);
                 placement.agents.iter().for_each(|agent| self.choice.changed(&self.round, *agent as usize));
+                self.choice.placed(&self.round, &placement);
                 self.turns.placed(self.round.pending_session(placement.session as usize));
                 host::count("placed_total", 1);
             }
             Some(Proposal::Defer(deferral)) if accepted => {
                 host::count("blocked_total", 1);
                 let session = self.round.pending_session(deferral.session as usize);
-                self.ended = !self.skip_blocked
-                    || (session.waiting_ms() >= self.hold_after_ms && could_ever_be_placed(&self.round, session));
+                self.ended = deferral.lack != Lack::HeldBack
+                    && (!self.skip_blocked
+                        || (session.waiting_ms() >= self.hold_after_ms && could_ever_be_placed(&self.round, session)));
             }
             // The session fails a predicate: nothing should wait for it.
             _ => {}
@@ -210,6 +223,7 @@ impl<T: Turns, C: Choice> Line<T, C> {
 
     /// Where a session goes, or what is lacking. Leaves the books as they were.
     fn place(&mut self, row: usize) -> Result<Placement, Lack> {
+        self.choice.turn(&self.round, row);
         let session = self.round.pending_session(row);
         match session.mode() {
             ClusterMode::SingleNode => {
