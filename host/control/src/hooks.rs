@@ -1,8 +1,10 @@
 //! Calling hooks at the documented events: order, vetoes, patches, time limits.
 
+use std::ops::ControlFlow;
+
 use quarterdeck_plugin::hooks::{Actor, Event, Verdict};
 use quarterdeck_plugin::{Call, Failure};
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::Control;
 use crate::error::{Error, Result};
@@ -119,38 +121,62 @@ async fn ask_all(
         other => other?,
     };
     for hook in hooks {
-        match ask(control, event, &hook, actor, &out.body, counts).await {
-            Ok(Answer::Allow) => {}
-            Ok(Answer::Deny(reason)) if mode == Mode::Notify => {
-                tracing::warn!(event, hook = hook.plugin.info.name, reason, "a notified hook has no veto");
-            }
-            Ok(Answer::Deny(reason)) => {
-                return Err(Error::RejectedByHook { plugin: hook.plugin.info.name.clone(), reason });
-            }
-            Ok(Answer::Reply { patch, value }) => {
-                if let Some(patch) = patch {
-                    merge_patch(&mut out.body, &patch);
-                }
-                if let Some(value) = value {
-                    out.values.push((hook.plugin.info.name.clone(), value));
-                    if mode == Mode::First {
-                        break;
-                    }
-                }
-            }
-            Err(reason) if mode == Mode::Notify || hook.fail_open => {
-                tracing::warn!(event, hook = hook.plugin.info.name, reason, "a hook failed; the operation goes on");
-            }
-            Err(_) => {
-                // The details are in the log; a plugin's internals are not the user's business.
-                return Err(Error::RejectedByHook {
-                    plugin: hook.plugin.info.name.clone(),
-                    reason: "the hook failed".to_owned(),
-                });
-            }
+        let answer = ask(control, event, &hook, actor, &out.body, counts).await;
+        if out.take(event, mode, &hook.plugin.info.name, hook.fail_open, answer)?.is_break() {
+            break;
         }
     }
     Ok(out)
+}
+
+impl Dispatched {
+    /// Takes in the answer of a hook, or how it failed; whether others are still to be asked.
+    fn take(
+        &mut self,
+        event: &str,
+        mode: Mode,
+        hook: &str,
+        fail_open: bool,
+        answer: Result<Answer, String>,
+    ) -> Result<ControlFlow<()>> {
+        let rejected = |reason: String| Err(Error::RejectedByHook { plugin: hook.to_owned(), reason });
+        match answer {
+            Ok(Answer::Allow) => {}
+            Ok(Answer::Deny(reason)) if mode == Mode::Notify => {
+                tracing::warn!(event, hook, reason, "a notified hook has no veto");
+            }
+            Ok(Answer::Deny(reason)) => return rejected(reason),
+            Ok(Answer::Reply { patch, value }) => {
+                if let Some(patch) = patch {
+                    merge_patch(&mut self.body, &patch);
+                }
+                if let Some(value) = value {
+                    self.values.push((hook.to_owned(), value));
+                    if mode == Mode::First {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+            Err(reason) if mode == Mode::Notify || fail_open => {
+                tracing::warn!(event, hook, reason, "a hook failed; the operation goes on");
+            }
+            // The details are in the log; a plugin's internals are not the user's business.
+            Err(_) => return rejected(FAILED.to_owned()),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// What users are told of a hook that failed.
+const FAILED: &str = "the hook failed";
+
+/// The `status_data` of a session that a hook kept from starting.
+pub(crate) fn rejection_data(plugin: &str, reason: &str) -> Json {
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    let repr = format!(
+        "<RejectedByHook(400): Operation rejected by a hook plugin.{reason}>\n -> extra_data: {{'plugins': '{plugin}'}}"
+    );
+    json!({"error": {"src": "other", "name": "RejectedByHook", "repr": repr}})
 }
 
 /// What a hook answered, as far as the event lets it.
@@ -284,9 +310,104 @@ pub(crate) fn merge_patch(target: &mut Json, patch: &Json) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::collections::BTreeMap;
 
-    use super::{merge_patch, outside, rights};
+    use serde_json::{Value, json};
+
+    use super::{Answer, Dispatched, Error, FAILED, Mode, merge_patch, outside, rejection_data, rights};
+
+    /// What a handler of the vectors does at the event.
+    fn answer(action: &Value) -> Result<Answer, String> {
+        if let Some(value) = action.get("return") {
+            return Ok(match value {
+                Value::Null => Answer::Allow,
+                value => Answer::Reply { patch: None, value: Some(value.clone()) },
+            });
+        }
+        match action["reject"].as_str() {
+            Some(reason) => Ok(Answer::Deny(reason.to_owned())),
+            None => Err(format!("ValueError('{}')", action["raise"].as_str().unwrap())),
+        }
+    }
+
+    #[test]
+    fn hook_vectors() {
+        let all: Value = serde_json::from_str(include_str!("../../../tests/vectors/hooks-vectors.json")).unwrap();
+        let mut ran = 0;
+        for vector in all["vectors"].as_array().unwrap() {
+            let (id, input) = (&vector["id"], &vector["in"]);
+            // To fail where no hook exists is an option that nobody uses; and a hook has one handler for an event.
+            if input["success_if_no_hook"] == json!(false) || vector["expect"].is_string() {
+                continue;
+            }
+            let out = if vector["expect"].is_null() { &vector["out"] } else { &vector["expect"] };
+            let mode = match input["mode"].as_str().unwrap() {
+                "ALL_COMPLETED" => Mode::All,
+                "FIRST_COMPLETED" => Mode::First,
+                _ => Mode::Notify,
+            };
+            // In the order in which bindings are kept, by name; who doesn't listen to the event isn't asked.
+            let hooks: BTreeMap<&String, &Value> = input["plugins_in_load_order"]
+                .as_object()
+                .unwrap()
+                .iter()
+                .map(|(name, acts)| (name, &acts[0]))
+                .collect();
+            let mut dispatched = Dispatched { body: json!({}), values: Vec::new() };
+            let mut called = Vec::new();
+            let mut verdict = Ok(());
+            for (name, action) in hooks.into_iter().filter(|(_, action)| action.get("event").is_none()) {
+                called.push(name.clone());
+                match dispatched.take("EVENT", mode, name, false, answer(action)) {
+                    Ok(flow) if flow.is_continue() => {}
+                    Ok(_) => break,
+                    Err(error) => {
+                        verdict = Err(error);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(json!(called), out["called"], "{id}");
+            let values: Vec<&Value> = dispatched.values.iter().map(|(_, value)| value).collect();
+            let names: Vec<&String> = dispatched.values.iter().map(|(name, _)| name).collect();
+            match (&verdict, out["status"].as_str()) {
+                // A notification has no outcome.
+                (Ok(()), None) => assert_eq!(mode, Mode::Notify, "{id}"),
+                (Ok(()), Some("PASSED")) if out["result"].is_array() => {
+                    assert_eq!((json!(values), json!(names)), (out["result"].clone(), out["plugin"].clone()), "{id}");
+                }
+                (Ok(()), Some("PASSED")) => {
+                    assert_eq!(
+                        (values[0], names[0].as_str()),
+                        (&out["result"], out["plugin"].as_str().unwrap()),
+                        "{id}"
+                    );
+                }
+                (Err(Error::RejectedByHook { plugin, reason }), Some(status)) => {
+                    // The words of what a failing hook raised stay in the log.
+                    let reason_told = if status == "ERROR" { FAILED } else { out["reason"].as_str().unwrap() };
+                    assert_eq!(
+                        (plugin.as_str(), reason.as_str()),
+                        (out["plugin"].as_str().unwrap(), reason_told),
+                        "{id}"
+                    );
+                    if status == "REJECTED" {
+                        assert_eq!(rejection_data(plugin, reason), out["status_data"], "{id}");
+                    }
+                }
+                other => panic!("{id}: {other:?}"),
+            }
+            ran += 1;
+        }
+        assert_eq!(ran, 13);
+    }
+
+    #[test]
+    fn a_hook_bound_fail_open_lets_things_go_on() {
+        let mut dispatched = Dispatched { body: json!({}), values: Vec::new() };
+        let failed = dispatched.take("EVENT", Mode::All, "alpha", true, Err("boom".to_owned()));
+        assert!(failed.unwrap().is_continue());
+    }
 
     #[test]
     fn patches_follow_rfc_7396() {

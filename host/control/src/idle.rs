@@ -6,15 +6,16 @@
 //! not judged counts as active.
 
 mod access;
+mod samples;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quarterdeck_model::duration::Duration as Span;
 use quarterdeck_model::policy::{PluginKind, Target};
 use quarterdeck_model::{SessionId, Timestamp};
-use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, State as FindingState, Tick};
+use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, Series, State as FindingState, Tick};
 use quarterdeck_plugin::{Call, Failure, Isolated, types};
 use quarterdeck_store::idle::{self as rows, Candidate, Report};
 use serde_json::{Map, Value as Json, json};
@@ -26,15 +27,20 @@ use crate::policies::{Bound, Broken};
 use crate::shadow::ShownTick;
 
 pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
+use samples::{Measured, Samples, measure};
 
 /// A report older than this is not shown any more.
 pub const REPORT_LIFETIME_MS: i64 = 150_000;
+
+/// How many measurements one call of a checker is shown at most: more sessions are shown in several calls.
+const MEASUREMENTS_PER_CALL: usize = 500_000;
 
 /// What this host remembers of its checkers.
 #[derive(Debug, Default)]
 pub struct State {
     /// Traits by digest and configuration: they can't change.
     traits: Mutex<HashMap<(String, String), Arc<CheckerTraits>>>,
+    samples: Mutex<Samples>,
 }
 
 /// A checker with what it says about itself.
@@ -77,11 +83,14 @@ pub async fn tick(control: &Control) -> Result<Vec<(SessionId, String)>> {
     for broken in &broken {
         control.policies().blame(broken).await;
     }
-    let facts = facts(control, &candidates).await;
+    let mut facts = facts(control, &candidates).await;
+    let tentative = take_samples(control, &checkers, &candidates, &mut facts, now).await?;
     let mut found: Vec<Findings> = Vec::with_capacity(checkers.len());
     for result in futures::future::join_all(checkers.iter().map(|c| ask(control, c, &candidates, &facts, now))).await {
         found.push(result?);
     }
+
+    keep_samples(&mut control.idle_state().samples.lock(), &checkers, &candidates, &found, &tentative, now);
 
     let reports = reports(&checkers, &candidates, &found, now);
     if !reports.is_empty() {
@@ -170,6 +179,8 @@ pub(crate) struct Facts {
     user_grace: Option<i64>,
     /// How long an access is remembered.
     access_lifetime_ms: i64,
+    /// What was measured of the sessions, by candidate. Empty when no checker asks.
+    measured: Vec<Measured>,
 }
 
 async fn facts(control: &Control, candidates: &[Candidate]) -> Facts {
@@ -183,21 +194,105 @@ async fn facts(control: &Control, candidates: &[Candidate]) -> Facts {
             }
         }
     }
-    let span = |key: &str, text: Option<String>| {
-        let text = text.filter(|t| !t.trim().is_empty())?;
-        match Span::parse_text(&text) {
-            Ok(span) => Some(span.millis()),
-            Err(error) => {
-                tracing::warn!(key, text, %error, "a duration of the configuration makes no sense");
-                None
-            }
-        }
-    };
     let key = "config/idle/checkers/user_grace_period/user_initial_grace_period";
-    let user_grace = span(key, config.get(key).await);
+    let user_grace = span_ms(key, config.get(key).await);
     let key = "config/idle/checkers/network_timeout/threshold";
-    let threshold = span(key, config.get(key).await).unwrap_or(600_000);
-    Facts { slots, user_grace, access_lifetime_ms: access::lifetime_ms(threshold) }
+    let threshold = span_ms(key, config.get(key).await).unwrap_or(600_000);
+    Facts { slots, user_grace, access_lifetime_ms: access::lifetime_ms(threshold), measured: Vec::new() }
+}
+
+/// A span of the configuration; one that makes no sense counts as not set, and is told in the log.
+fn span_ms(key: &str, text: Option<String>) -> Option<i64> {
+    let text = text.filter(|t| !t.trim().is_empty())?;
+    match Span::parse_text(&text) {
+        Ok(span) => Some(span.millis()),
+        Err(error) => {
+            tracing::warn!(key, text, %error, "a duration of the configuration makes no sense");
+            None
+        }
+    }
+}
+
+/// How much history the checkers want of a session: what they say, or as much as its owner's policy lets it be idle.
+fn history_ms(checkers: &[Checker], candidate: &Candidate) -> i64 {
+    let wanted = checkers.iter().filter(|c| !c.traits.metrics.is_empty()).map(|c| c.traits.history_ms).max();
+    let wanted = i64::try_from(wanted.unwrap_or(0)).unwrap_or(i64::MAX);
+    wanted.max(candidate.idle_timeout.saturating_mul(1000))
+}
+
+/// Statistics of the running kernels of each session, with the memory that each kernel holds.
+type Statistics = HashMap<SessionId, Vec<(Option<Json>, u64)>>;
+
+/// Measures the sessions, if a checker judges by that; those that were measured now. What is known goes into `facts`.
+async fn take_samples(
+    control: &Control,
+    checkers: &[Checker],
+    candidates: &[Candidate],
+    facts: &mut Facts,
+    now: Timestamp,
+) -> Result<Vec<bool>> {
+    let mut statistics = Statistics::new();
+    if checkers.iter().any(|c| !c.traits.metrics.is_empty()) {
+        for kernel in rows::running_kernels(&mut control.store().reader()).await? {
+            let held: BTreeMap<String, i64> = serde_json::from_str(&kernel.held).unwrap_or_default();
+            let mem = held.get("mem").and_then(|bytes| u64::try_from(*bytes).ok()).unwrap_or(0);
+            let stat = control.live().kernel_stat(kernel.kernel_id);
+            statistics.entry(kernel.session_id).or_default().push((stat, mem));
+        }
+    }
+    let mut samples = control.idle_state().samples.lock();
+    Ok(sample(&mut samples, checkers, candidates, &statistics, facts, now))
+}
+
+/// [`take_samples`] once the statistics are there.
+fn sample(
+    samples: &mut Samples,
+    checkers: &[Checker],
+    candidates: &[Candidate],
+    statistics: &Statistics,
+    facts: &mut Facts,
+    now: Timestamp,
+) -> Vec<bool> {
+    let metrics: BTreeSet<&String> = checkers.iter().flat_map(|c| &c.traits.metrics).collect();
+    let metrics: Vec<String> = metrics.into_iter().cloned().collect();
+    let running: HashSet<SessionId> = candidates.iter().map(|c| c.session_id).collect();
+    samples.open(&metrics, &running);
+    if metrics.is_empty() {
+        return vec![false; candidates.len()];
+    }
+    let taken = candidates.iter().map(|candidate| {
+        let stats = statistics.get(&candidate.session_id).map_or(&[][..], Vec::as_slice);
+        let history = history_ms(checkers, candidate);
+        samples.take(candidate.session_id, now.millis(), history, |metrics| measure(metrics, stats))
+    });
+    let taken = taken.collect();
+    facts.measured = candidates.iter().map(|candidate| samples.measured(candidate.session_id)).collect();
+    taken
+}
+
+/// Forgets what was measured too early, and what is older than anybody wants to look back.
+fn keep_samples(
+    samples: &mut Samples,
+    checkers: &[Checker],
+    candidates: &[Candidate],
+    found: &[Findings],
+    tentative: &[bool],
+    now: Timestamp,
+) {
+    for (row, candidate) in candidates.iter().enumerate() {
+        let mut asked = checkers
+            .iter()
+            .zip(found)
+            .filter(|(c, _)| !c.traits.metrics.is_empty())
+            .filter_map(|(_, f)| f[row].as_ref());
+        let early = |finding: &std::result::Result<Finding, String>| {
+            finding.as_ref().is_ok_and(|f| matches!(f.state, FindingState::Grace | FindingState::Exempt))
+        };
+        if tentative[row] && asked.all(early) {
+            samples.take_back(candidate.session_id, now.millis());
+        }
+        samples.trim(candidate.session_id, history_ms(checkers, candidate));
+    }
 }
 
 fn held(candidate: &Candidate) -> BTreeMap<String, i64> {
@@ -222,21 +317,23 @@ async fn ask(
     if concerned.is_empty() {
         return Ok(findings);
     }
-    let columns = columns(&concerned.iter().map(|i| &candidates[*i]).collect::<Vec<_>>(), facts, now);
-    let (plugin, call) = (Arc::clone(&checker.bound.plugin), Call::new(checker.bound.config.clone()));
-    let isolated = tokio::task::spawn_blocking(move || plugin.check_isolated(&call, &columns))
-        .await
-        .map_err(|e| Error::Internal(format!("an idle check broke off: {e}")))?;
-    match failed(&isolated) {
-        Some(failure) => control.policies().failed(&checker.bound, failure).await,
-        None => control.policies().succeeded(&checker.bound).await,
-    }
-    for (i, finding) in concerned.into_iter().zip(isolated.findings) {
-        if let Err(problem) = &finding {
-            let checker = &checker.bound.plugin.info.name;
-            tracing::warn!(session = %candidates[i].session_id, checker, problem, "a session was not judged");
+    for batch in batches(&checker.traits, concerned, &facts.measured) {
+        let columns = columns(&checker.traits, &batch, candidates, facts, now);
+        let (plugin, call) = (Arc::clone(&checker.bound.plugin), Call::new(checker.bound.config.clone()));
+        let isolated = tokio::task::spawn_blocking(move || plugin.check_isolated(&call, &columns))
+            .await
+            .map_err(|e| Error::Internal(format!("an idle check broke off: {e}")))?;
+        match failed(&isolated) {
+            None => control.policies().succeeded(&checker.bound).await,
+            Some(failure) => control.policies().failed(&checker.bound, failure).await,
         }
-        findings[i] = Some(finding);
+        for (i, finding) in batch.into_iter().zip(isolated.findings) {
+            if let Err(problem) = &finding {
+                let checker = &checker.bound.plugin.info.name;
+                tracing::warn!(session = %candidates[i].session_id, checker, problem, "a session was not judged");
+            }
+            findings[i] = Some(finding);
+        }
     }
     Ok(findings)
 }
@@ -247,8 +344,48 @@ fn failed(isolated: &Isolated) -> Option<&Failure> {
     isolated.failure.as_ref().filter(|_| !isolated.findings.iter().any(std::result::Result::is_ok))
 }
 
+/// The sessions of each call: all at once, unless they bring too many measurements along.
+fn batches(traits: &CheckerTraits, concerned: Vec<usize>, measured: &[Measured]) -> Vec<Vec<usize>> {
+    if traits.metrics.is_empty() {
+        return vec![concerned];
+    }
+    let mut batches = vec![Vec::new()];
+    let mut size = 0;
+    for row in concerned {
+        let more = measured.get(row).map_or(0, Measured::size);
+        if size > 0 && size + more > MEASUREMENTS_PER_CALL {
+            batches.push(Vec::new());
+            size = 0;
+        }
+        size += more;
+        if let Some(batch) = batches.last_mut() {
+            batch.push(row);
+        }
+    }
+    batches
+}
+
+/// What a checker asks for of what was measured.
+fn series(traits: &CheckerTraits, batch: &[usize], measured: &[Measured]) -> Vec<Series> {
+    let mut out = Vec::new();
+    for (session, known) in batch.iter().filter_map(|row| measured.get(*row)).enumerate() {
+        for (metric, value) in known.series.iter().filter(|(metric, _)| traits.metrics.contains(metric)) {
+            let at_ms = known.at_ms.clone();
+            out.push(Series { session: session as u32, metric: metric.clone(), at_ms, value: value.clone() });
+        }
+    }
+    out
+}
+
 /// The columns of a tick.
-pub(crate) fn columns(rows: &[&Candidate], facts: &Facts, now: Timestamp) -> Tick {
+pub(crate) fn columns(
+    traits: &CheckerTraits,
+    batch: &[usize],
+    candidates: &[Candidate],
+    facts: &Facts,
+    now: Timestamp,
+) -> Tick {
+    let rows: Vec<&Candidate> = batch.iter().map(|i| &candidates[*i]).collect();
     let seconds = |s: i64| u64::try_from(s).unwrap_or(0).saturating_mul(1000);
     Tick {
         now_ms: now.millis(),
@@ -289,7 +426,7 @@ pub(crate) fn columns(rows: &[&Candidate], facts: &Facts, now: Timestamp) -> Tic
                     .collect::<Vec<_>>()
             })
             .collect(),
-        metrics: Vec::new(),
+        metrics: series(traits, batch, &facts.measured),
         more: Vec::new(),
     }
 }

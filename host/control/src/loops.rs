@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, drops, health, idle, liveness, plugins, retention, schedule};
+use crate::{Control, agents, drops, health, idle, liveness, plugins, retention, schedule, usage};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -39,7 +39,8 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     }));
     loops.spawn(led(control.clone(), "retention", shutdown.clone(), |control, stop| async move {
         every(&control, "retention", Duration::from_secs(30), stop, |control| async move {
-            retention::pass(&control).await.map(drop)
+            retention::pass(&control).await?;
+            usage::accrue(&control).await
         })
         .await;
     }));

@@ -223,10 +223,7 @@ async fn start(
                 memory.admitted.lock().insert(id, control.clock().now());
             }
             Err(Error::RejectedByHook { plugin, reason }) => {
-                let repr = format!(
-                    "<RejectedByHook(400): Operation rejected by a hook plugin. ({reason})>\n -> extra_data: {{'plugins': '{plugin}'}}"
-                );
-                let data = json!({"error": {"src": "other", "name": "RejectedByHook", "repr": repr}});
+                let data = crate::hooks::rejection_data(&plugin, &reason);
                 return control.intake().start_failed(id, data).await;
             }
             Err(error) => return Err(error),

@@ -6,7 +6,8 @@ mod dispatch;
 use dispatch::Scenario;
 use quarterdeck_control::idle::{self, AccessEvent};
 use quarterdeck_model::duration::Duration;
-use quarterdeck_model::{SessionId, Timestamp};
+use quarterdeck_model::{AgentId, SessionId, Timestamp};
+use quarterdeck_rpc::pb;
 use quarterdeck_store::{Sql, Stmt};
 use serde_json::{Value as Json, json};
 
@@ -157,4 +158,57 @@ async fn an_unused_session_ends_and_one_in_use_is_left_alone() {
     assert_eq!(reports[&ids[0]]["network_timeout"], report(json!(80.0)));
     change(&scenario, "UPDATE keypair_resource_policies SET idle_timeout = 60").await;
     assert_eq!(idle::tick(control).await.unwrap(), [(ids[0], "idle-timeout".to_owned())]);
+}
+
+/// The agent reports what the kernels of these sessions use of a processor, in percent.
+async fn report_statistics(scenario: &Scenario, percentages: &[(&str, f64)]) {
+    let mut beat = pb::HeartbeatRequest::default();
+    for (name, percent) in percentages {
+        let stmt = Stmt::new("SELECT k.id FROM kernels k JOIN sessions s ON s.id = k.session_id WHERE s.name = $1");
+        let row = scenario.control().store().reader().fetch_one(stmt.bind(*name)).await.unwrap();
+        let stat = json!({"cpu_util": {"current": percent.to_string(), "pct": percent.to_string()}}).to_string();
+        beat.kernel_stats.push(pb::KernelStat { kernel_id: row.get("id").unwrap(), stat });
+    }
+    let now = scenario.control().clock().now();
+    scenario.control().live().hear(&AgentId::from("i-1"), &beat, now);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_uses_nothing_ends_and_a_busy_one_does_not() {
+    let scenario = running(3).await;
+    let control = scenario.control();
+    change(&scenario, "UPDATE keypair_resource_policies SET idle_timeout = -1").await;
+    change(&scenario, "UPDATE kernels SET created_at = created_at - 1000000000").await;
+    configure(&scenario, "config/idle/enabled", "utilization").await;
+    configure(&scenario, "config/idle/checkers/utilization/time-window", "45s").await;
+    configure(&scenario, "config/idle/checkers/utilization/resource-thresholds/cpu_util/average", "30").await;
+
+    // Nothing is known of the last session: it is left alone however long that lasts.
+    report_statistics(&scenario, &[("s0", 3.0), ("s1", 97.0)]).await;
+    for _ in 0..3 {
+        assert_eq!(idle::tick(control).await.unwrap(), []);
+        // A tick in between measures nothing.
+        scenario.advance(5);
+        assert_eq!(idle::tick(control).await.unwrap(), []);
+        scenario.advance(10);
+    }
+    let idle_one = id_of(&scenario, "s0").await;
+    assert_eq!(idle::tick(control).await.unwrap(), [(idle_one, "idle-utilization".to_owned())]);
+
+    let ids = [idle_one, id_of(&scenario, "s1").await, id_of(&scenario, "s2").await];
+    let reports = idle::report(control, &ids).await.unwrap();
+    let report = &reports[&ids[0]]["utilization"];
+    assert_eq!((&report["remaining"], &report["remaining_time_type"]), (&json!(-1), &json!("grace_period")));
+    assert_eq!(report["extra"]["resources"], json!({"cpu_util": [3.0, 30.0]}));
+    assert_eq!(reports[&ids[1]]["utilization"]["extra"]["resources"], json!({"cpu_util": [97.0, 30.0]}));
+    assert_eq!(reports[&ids[2]]["utilization"]["extra"], Json::Null);
+
+    // The busy one falls idle: its window has to fill with that first.
+    report_statistics(&scenario, &[("s1", 0.0)]).await;
+    let mut ended = Vec::new();
+    for tick in 1..=5 {
+        scenario.advance(15);
+        ended.extend(idle::tick(control).await.unwrap().into_iter().map(|(id, _)| (tick, id)));
+    }
+    assert_eq!(ended, [(3, ids[1])]);
 }

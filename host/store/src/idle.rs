@@ -1,6 +1,6 @@
 //! What idle checks look at, and what they last reported.
 
-use quarterdeck_model::{SessionId, SessionType, Timestamp};
+use quarterdeck_model::{KernelId, SessionId, SessionType, Timestamp};
 use serde_json::{Value as Json, json};
 
 use crate::error::Result;
@@ -72,6 +72,39 @@ pub async fn candidates<S: Sql>(sql: &mut S) -> Result<Vec<Candidate>> {
         .collect::<Result<Vec<Candidate>>>()?;
     rows.sort_by_key(|c| (c.created_at, c.session_id));
     Ok(rows)
+}
+
+/// A kernel that runs in a session to be judged.
+#[derive(Clone, Debug)]
+pub struct RunningKernel {
+    /// Its session.
+    pub session_id: SessionId,
+    /// The kernel.
+    pub kernel_id: KernelId,
+    /// What it holds: JSON object of contract units.
+    pub held: String,
+}
+
+/// The running kernels of the sessions that [`candidates`] finds.
+///
+/// # Errors
+/// Database errors.
+pub async fn running_kernels<S: Sql>(sql: &mut S) -> Result<Vec<RunningKernel>> {
+    let stmt = Stmt::new(
+        "SELECT k.id, k.session_id, k.held FROM kernels k JOIN sessions s ON s.id = k.session_id
+         WHERE k.status = 'RUNNING' AND s.session_type <> 'INFERENCE' AND s.status NOT IN ('TERMINATED', 'CANCELLED')
+         ORDER BY k.session_id, k.cluster_idx, k.id",
+    );
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(RunningKernel {
+                session_id: row.parse("session_id")?,
+                kernel_id: row.parse("id")?,
+                held: row.get("held")?,
+            })
+        })
+        .collect()
 }
 
 /// What a checker reports about a session.

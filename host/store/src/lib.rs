@@ -38,6 +38,7 @@ pub mod sql;
 pub mod templates;
 pub mod testing;
 mod update;
+pub mod usage;
 pub mod users;
 pub mod work;
 

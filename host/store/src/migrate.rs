@@ -17,6 +17,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (3, "plugin ways", include_str!("../migrations/0003_plugin_ways.sql")),
     (4, "recordings apart from rounds", include_str!("../migrations/0004_rounds.sql")),
     (5, "shadow", include_str!("../migrations/0005_shadow.sql")),
+    (6, "usage history", include_str!("../migrations/0006_usage_history.sql")),
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
 ];
 

@@ -57,18 +57,44 @@ pub async fn sessions_of<S: Sql>(sql: &mut S, access_key: &AccessKey) -> Result<
     row.map_or(Ok((0, 0)), |row| Ok((row.get("sessions")?, row.get("private_sessions")?)))
 }
 
-/// User-occupying, non-private sessions within a project or domain.
-pub async fn sessions_within<S: Sql>(sql: &mut S, scope: Scope, holder: &str) -> Result<i64> {
-    let column = match scope {
-        Scope::Keypair => "access_key",
-        Scope::Project => "project_id",
-        Scope::Domain => "domain_name",
-    };
-    let stmt = Stmt::assembled(format!(
-        "SELECT COUNT(*) AS n FROM sessions WHERE {column} = $1 AND NOT is_private \
-         AND status NOT IN ('PENDING', 'TERMINATING', 'TERMINATED', 'CANCELLED')"
-    ));
-    sql.fetch_one(stmt.bind(holder)).await?.get("n")
+/// How many sessions there are beside a new one: ordinary ones of its project and domain, and of its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting sessions of the key pair.
+    pub owner_pending: i64,
+    /// Sessions of the project that hold resources, and waiting ones.
+    pub project: (i64, i64),
+    /// Of those, the key pair's.
+    pub owner_in_project: (i64, i64),
+    /// Sessions of the domain that hold resources, and waiting ones.
+    pub domain: (i64, i64),
+}
+
+/// Counts the sessions of an owner, its project and its domain in one pass over those that are open.
+///
+/// # Errors
+/// Database errors.
+pub async fn counts<S: Sql>(sql: &mut S, access_key: &AccessKey, project: &str, domain: &str) -> Result<Counts> {
+    let stmt = Stmt::new(
+        "SELECT COUNT(CASE WHEN access_key = $1 AND status = 'PENDING' THEN 1 END) AS owner_pending,
+                COUNT(CASE WHEN project_id = $2 AND status <> 'PENDING' THEN 1 END) AS project_sessions,
+                COUNT(CASE WHEN project_id = $2 AND status = 'PENDING' THEN 1 END) AS project_pending,
+                COUNT(CASE WHEN project_id = $2 AND access_key = $1 AND status <> 'PENDING' THEN 1 END) AS own_sessions,
+                COUNT(CASE WHEN project_id = $2 AND access_key = $1 AND status = 'PENDING' THEN 1 END) AS own_pending,
+                COUNT(CASE WHEN domain_name = $3 AND status <> 'PENDING' THEN 1 END) AS domain_sessions,
+                COUNT(CASE WHEN domain_name = $3 AND status = 'PENDING' THEN 1 END) AS domain_pending
+         FROM sessions
+         WHERE status NOT IN ('TERMINATED', 'CANCELLED') AND status <> 'TERMINATING' AND NOT is_private
+           AND (domain_name = $3 OR access_key = $1)",
+    );
+    let row = sql.fetch_one(stmt.bind(access_key.as_str()).bind(project).bind(domain)).await?;
+    let pair = |a: &str, b: &str| -> Result<(i64, i64)> { Ok((row.get(a)?, row.get(b)?)) };
+    Ok(Counts {
+        owner_pending: row.get("owner_pending")?,
+        project: pair("project_sessions", "project_pending")?,
+        owner_in_project: pair("own_sessions", "own_pending")?,
+        domain: pair("domain_sessions", "domain_pending")?,
+    })
 }
 
 /// One slot of one agent, on the books.

@@ -4,10 +4,12 @@
 //! text here: the caller turns equal texts into amounts once.
 
 mod commit;
+mod extras;
 
 pub use commit::{
     Account, Cancelled, Commit, Committed, KernelRecord, Placed, PlacedKernel, Record, StaleReason, commit,
 };
+pub use extras::{Extras, Wanted, extras};
 
 use std::collections::HashMap;
 

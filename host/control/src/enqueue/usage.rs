@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::Control;
 use crate::error::Result;
 
-/// `{"owner", "project", "domain": {"sessions", "slots", "limit"}}`
+/// `{"owner", "project", "domain": {"sessions", "pending", "slots", "limit"}, "owner_in_project": {"sessions", "pending"}}`
+///
+/// `sessions` hold resources, `pending` ones wait; `owner_in_project` are the owner's within the project.
 ///
 /// # Errors
 /// [`crate::Error::Store`].
@@ -18,6 +20,8 @@ pub async fn usage(control: &Control, access_key: &AccessKey, project: ProjectId
     let mut reader = control.store().reader();
     let id = project.to_string();
 
+    let counts = occupancy::counts(&mut reader, access_key, &id, domain).await?;
+
     let slots = occupancy::held(&mut reader, Scope::Keypair, access_key.as_str()).await?;
     let (sessions, _) = occupancy::sessions_of(&mut reader, access_key).await?;
     let policy = match keypairs::get(&mut reader, access_key.as_str()).await? {
@@ -25,28 +29,28 @@ pub async fn usage(control: &Control, access_key: &AccessKey, project: ProjectId
         None => None,
     };
     let limit = policy.map(|p| limits(&p.total_resource_slots, p.default_for_unspecified, &types));
-    let owner = document(sessions, &slots, limit, &types);
+    let owner = document((sessions, counts.owner_pending), &slots, limit, &types);
 
     let slots = occupancy::held(&mut reader, Scope::Project, &id).await?;
-    let sessions = occupancy::sessions_within(&mut reader, Scope::Project, &id).await?;
     let row = projects::get(&mut reader, project).await?;
     let most = row.map(|p| limits(&p.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
-    let project = document(sessions, &slots, most, &types);
+    let project = document(counts.project, &slots, most, &types);
 
     let slots = occupancy::held(&mut reader, Scope::Domain, domain).await?;
-    let sessions = occupancy::sessions_within(&mut reader, Scope::Domain, domain).await?;
     let row = domains::get(&mut reader, domain).await?;
     let most = row.map(|d| limits(&d.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
-    let domain = document(sessions, &slots, most, &types);
-    Ok(json!({ "owner": owner, "project": project, "domain": domain }))
+    let domain = document(counts.domain, &slots, most, &types);
+    let (sessions, pending) = counts.owner_in_project;
+    let within = json!({ "sessions": sessions, "pending": pending });
+    Ok(json!({ "owner": owner, "project": project, "domain": domain, "owner_in_project": within }))
 }
 
 fn limits(stored: &Value, default: DefaultForUnspecified, types: &SlotTypes) -> Value {
     SlotMap::from_policy(stored, default, types).map_or(Value::Null, |map| map.to_json())
 }
 
-fn document(sessions: i64, held: &Units, limit: Option<Value>, types: &SlotTypes) -> Value {
-    json!({ "sessions": sessions, "slots": shown(held, types).to_json(), "limit": limit })
+fn document((sessions, pending): (i64, i64), held: &Units, limit: Option<Value>, types: &SlotTypes) -> Value {
+    json!({ "sessions": sessions, "pending": pending, "slots": shown(held, types).to_json(), "limit": limit })
 }
 
 /// Amounts of the books as they are shown: every known slot.

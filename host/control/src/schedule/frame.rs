@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quarterdeck_model::slots::{SlotKind, SlotMap, SlotTypes};
 use quarterdeck_model::{AccessKey, AgentId, AgentStatus, ClusterMode, DefaultForUnspecified, Timestamp};
 use quarterdeck_store::occupancy::Scope;
-use quarterdeck_store::schedule::{AgentRow, HolderRow, KernelRow, OwnerRow, Queue, SessionRow};
+use quarterdeck_store::schedule::{AgentRow, Extras, HolderRow, KernelRow, OwnerRow, Queue, SessionRow};
 use serde_json::Value as Json;
 
 /// Amounts in contract units, one per slot of [`Frame::slots`].
@@ -39,6 +39,8 @@ pub(crate) struct Frame {
     pub domains: Vec<Account>,
     /// Pending sessions whose request makes no sense, and why.
     pub broken: Vec<(SessionRow, String)>,
+    /// What only some policies ask to be shown.
+    pub extras: Extras,
 }
 
 /// A session of a [`Frame`].
@@ -190,7 +192,13 @@ impl Frame {
             projects,
             domains,
             broken,
+            extras: Extras::default(),
         }
+    }
+
+    /// The same view with what only some policies ask to be shown.
+    pub(crate) fn with_extras(self, extras: Extras) -> Self {
+        Self { extras, ..self }
     }
 
     /// Milliseconds that a session has waited.

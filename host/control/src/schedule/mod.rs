@@ -153,13 +153,16 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
 
     let mut tx = control.store().begin_read().await?;
     let queue = rows::load(&mut tx, &group.name).await?;
+    let wanted = snapshot::extras_of(&bound.plugin.info.columns);
+    let extras = rows::extras(&mut tx, &group.name, wanted, now).await?;
     tx.rollback().await?;
     let (queue, expired) = split_expired(queue, now, opts.pending_timeout_s);
     let has_pending = queue.has_pending();
     if !has_pending && expired.is_empty() {
         return Ok(Pass::default());
     }
-    let frame = Arc::new(Frame::build(&group.name, now, control.config_tree().slot_types(), queue));
+    let frame = Frame::build(&group.name, now, control.config_tree().slot_types(), queue).with_extras(extras);
+    let frame = Arc::new(frame);
 
     let mut round = if frame.pending.is_empty() { Round::default() } else { decide(control, &choice, &frame).await? };
     let commit = commit::prepare(&frame, &expired, &round.decisions);

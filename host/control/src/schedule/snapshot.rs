@@ -3,6 +3,7 @@
 use quarterdeck_model::slots::SlotKind;
 use quarterdeck_model::{ClusterMode, SessionType};
 use quarterdeck_plugin::{description, scheduling, types};
+use quarterdeck_store::schedule::Wanted;
 
 use super::books::Books;
 use super::facts::TableColumn;
@@ -13,15 +14,46 @@ struct OptionalColumn {
     table: &'static str,
     name: &'static str,
     make: fn(&Frame) -> types::ColumnData,
+    /// Notes what has to be read for it.
+    reads: fn(&mut Wanted),
 }
 
-/// The optional columns that this host knows. Others that a policy asks for are left out.
+/// What stands in every frame.
+fn nothing(_: &mut Wanted) {}
+
+/// The optional columns that this host knows. Others that a policy asks for are left out. They are explained in
+/// `docs/src/columns.md`.
 const CATALOGUE: &[OptionalColumn] = &[
-    // 1 = all predicates hold at the snapshot.
-    OptionalColumn { table: "pending", name: "eligible", make: eligible },
-    // How long the user expects the session to run; 0 = not told.
-    OptionalColumn { table: "pending", name: "expected-ms", make: expected_ms },
+    OptionalColumn { table: "pending", name: "eligible", make: eligible, reads: nothing },
+    OptionalColumn { table: "pending", name: "expected-ms", make: |f| expected_ms(&f.pending), reads: nothing },
+    OptionalColumn { table: "pending", name: "tag", make: |f| tags(f, &f.pending), reads: |w| w.tags = true },
+    OptionalColumn { table: "running", name: "expected-ms", make: |f| expected_ms(&f.running), reads: nothing },
+    OptionalColumn { table: "running", name: "ran-ms", make: ran_ms, reads: |w| w.started = true },
+    OptionalColumn { table: "running", name: "tag", make: |f| tags(f, &f.running), reads: |w| w.tags = true },
+    OptionalColumn { table: "agents", name: "name", make: agent_names, reads: nothing },
+    OptionalColumn { table: "owners", name: "name", make: |f| names(&f.owners), reads: nothing },
+    OptionalColumn { table: "owners", name: "usage", make: |f| usage(f, &f.owners), reads: |w| w.means = true },
+    OptionalColumn { table: "projects", name: "name", make: project_names, reads: |w| w.project_names = true },
+    OptionalColumn { table: "projects", name: "usage", make: |f| usage(f, &f.projects), reads: |w| w.means = true },
+    OptionalColumn { table: "domains", name: "name", make: |f| names(&f.domains), reads: nothing },
 ];
+
+/// Tables and names of the optional columns that this host knows.
+#[cfg(test)]
+pub(crate) fn catalogue() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CATALOGUE.iter().map(|column| (column.table, column.name))
+}
+
+fn is_wanted(column: &OptionalColumn, wanted: &[description::ColumnRequest]) -> bool {
+    wanted.iter().any(|w| w.table == column.table && w.name == column.name)
+}
+
+/// What has to be read for the columns that a policy asks for.
+pub(crate) fn extras_of(columns: &[description::ColumnRequest]) -> Wanted {
+    let mut wanted = Wanted::default();
+    CATALOGUE.iter().filter(|column| is_wanted(column, columns)).for_each(|column| (column.reads)(&mut wanted));
+    wanted
+}
 
 fn eligible(frame: &Frame) -> types::ColumnData {
     let books = Books::new(frame);
@@ -29,9 +61,48 @@ fn eligible(frame: &Frame) -> types::ColumnData {
     types::ColumnData::Integers(flags.collect())
 }
 
-fn expected_ms(frame: &Frame) -> types::ColumnData {
+fn expected_ms(sessions: &[Session]) -> types::ColumnData {
     let expected = |s: &Session| s.row.expected_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
-    types::ColumnData::Integers(frame.pending.iter().map(expected).collect())
+    types::ColumnData::Integers(sessions.iter().map(expected).collect())
+}
+
+fn ran_ms(frame: &Frame) -> types::ColumnData {
+    let started = |s: &Session| frame.extras.started.get(&s.row.id).map_or(frame.now, |at| *at);
+    let ran = frame.running.iter().map(|s| u64::try_from(frame.now.millis() - started(s).millis()).unwrap_or(0));
+    types::ColumnData::Integers(ran.collect())
+}
+
+fn tags(frame: &Frame, sessions: &[Session]) -> types::ColumnData {
+    let tag = |s: &Session| frame.extras.tags.get(&s.row.id).cloned().unwrap_or_default();
+    types::ColumnData::Texts(sessions.iter().map(tag).collect())
+}
+
+fn agent_names(frame: &Frame) -> types::ColumnData {
+    types::ColumnData::Texts(frame.agents.iter().map(|a| a.id.to_string()).collect())
+}
+
+fn names(accounts: &[Account]) -> types::ColumnData {
+    types::ColumnData::Texts(accounts.iter().map(|a| a.holder.clone()).collect())
+}
+
+fn project_names(frame: &Frame) -> types::ColumnData {
+    let name = |a: &Account| frame.extras.project_names.get(&a.holder).cloned().unwrap_or_default();
+    types::ColumnData::Texts(frame.projects.iter().map(name).collect())
+}
+
+/// What accounts have held on average of late: row-major with one cell per slot.
+fn usage(frame: &Frame, accounts: &[Account]) -> types::ColumnData {
+    let slots = frame.slots.len();
+    let mut cells = vec![0.0; accounts.len() * slots];
+    for (row, account) in accounts.iter().enumerate() {
+        let key = (account.scope.as_str().to_owned(), account.holder.clone());
+        for (slot, mean) in frame.extras.means.get(&key).into_iter().flatten() {
+            if let Some(column) = frame.slots.iter().position(|(name, _)| name == slot) {
+                cells[row * slots + column] = *mean;
+            }
+        }
+    }
+    types::ColumnData::Decimals(cells)
 }
 
 /// All optional columns of `frame`, in the order in which policies are sent them.
@@ -53,7 +124,7 @@ pub(crate) fn columns(
     let more = |table: &str| -> Vec<types::Column> {
         CATALOGUE
             .iter()
-            .filter(|c| c.table == table && wanted.iter().any(|w| w.table == c.table && w.name == c.name))
+            .filter(|c| c.table == table && is_wanted(c, wanted))
             .map(|c| types::Column { name: c.name.to_owned(), data: (c.make)(frame) })
             .collect()
     };

@@ -305,6 +305,20 @@ fn tick_vectors() {
 }
 
 #[test]
+fn every_column_is_documented() {
+    let page = include_str!("../../../../docs/src/columns.md");
+    let contract = include_str!("../../../../wit/policy.wit");
+    assert!(snapshot::catalogue().count() > 10);
+    for (table, name) in snapshot::catalogue() {
+        assert!(
+            page.contains(&format!("| `{table}` | `{name}` |")),
+            "{table}.{name} is missing in docs/src/columns.md"
+        );
+        assert!(contract.contains(&format!("`{name}`")), "{table}.{name} is missing in wit/policy.wit");
+    }
+}
+
+#[test]
 fn eligibility_and_expected_time_are_sent_on_request_only() {
     let mut early = session(0, SessionStatus::Pending, vec![kernel(&json!({"cpu": "1"}), &json!({}))]);
     early.session_type = SessionType::Batch;

@@ -47,11 +47,11 @@ impl ShownTick {
         let concerned: Vec<usize> = (0..self.sessions.len())
             .filter(|i| target.kind != TargetKind::Domain || target.name == self.sessions[*i].domain_name)
             .collect();
-        if let Err(failure) = idle::traits(control, bound).await {
-            return (self.run(format!("{}: {failure}", failure.label())), false);
-        }
-        let rows: Vec<&Judged> = concerned.iter().map(|i| &self.sessions[*i]).collect();
-        let columns = idle::columns(&rows, &self.facts, self.at);
+        let traits = match idle::traits(control, bound).await {
+            Ok(traits) => traits,
+            Err(failure) => return (self.run(format!("{}: {failure}", failure.label())), false),
+        };
+        let columns = idle::columns(&traits, &concerned, &self.sessions, &self.facts, self.at);
         let (plugin, mut call) = (Arc::clone(&bound.plugin), Call::new(bound.config.clone()));
         call.limits = Some(limits(control));
         call.tag = "tick in shadow".to_owned();

@@ -63,6 +63,11 @@ impl Scenario {
         &self.control
     }
 
+    /// Lets time pass.
+    pub fn advance(&self, seconds: i64) {
+        self.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+
     pub async fn build(db: TestDb, input: &Json) -> Self {
         let now = Timestamp::now();
         let mut tx = db.store.begin().await.unwrap();
