@@ -33,10 +33,14 @@ async fn runs(client: &Client, name: &str, cpu: u32) -> anyhow::Result<()> {
 }
 
 fn assert_refused(answer: &Answer, words: &[&str]) {
+    assert_refused_by("admission-limits", answer, words);
+}
+
+fn assert_refused_by(hook: &str, answer: &Answer, words: &[&str]) {
     assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
     assert_eq!(answer.body["type"], "https://api.backend.ai/probs/rejected-by-hook", "{answer:?}");
     assert_eq!(answer.body["title"], "Operation rejected by a hook plugin.");
-    assert_eq!(answer.body["data"], json!({"plugins": "admission-limits"}));
+    assert_eq!(answer.body["data"], json!({"plugins": hook}));
     let reason = answer.body["msg"].as_str().unwrap();
     assert!(words.iter().all(|w| reason.contains(w)), "{reason}");
 }
@@ -85,6 +89,14 @@ async fn admission(database: Database) -> anyhow::Result<()> {
     assert_refused(&ask(&user, "refused", 2).await?, &["at most 1 of cpu"]);
     server.cli(&["plugin", "unbind", "admission-limits", "--domain", "default"])?;
     runs(&user, "refused", 3).await?;
+
+    // The host tells hooks how many sessions there are: four run by now.
+    let quota = file(dir.path(), "quota.json", &json!({"default": {"max_sessions_per_owner": 4}}))?;
+    server.cli(&["plugin", "bind", "project-quotas", "--everywhere", "--config", &quota])?;
+    let words = ["project default", "at most 4 sessions", "there are 4"];
+    assert_refused_by("project-quotas", &ask(&user, "one-too-many", 1).await?, &words);
+    runs(&admin, "of-somebody-else", 1).await?;
+    server.cli(&["plugin", "unbind", "project-quotas", "--everywhere"])?;
 
     assert_eq!(server.logged_errors()?, [""; 0]);
     // What the configuration may not be is told with the key.

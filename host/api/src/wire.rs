@@ -259,7 +259,8 @@ impl From<Error> for Problem {
             Error::InvalidAuthParams(msg) => Self::new(INVALID_AUTH_PARAMS).msg(msg),
             Error::PasswordExpired(msg) => Self::new(PASSWORD_EXPIRED).msg(msg),
             Error::RejectedByHook { plugin, reason } => {
-                Self::new(REJECTED_BY_HOOK).msg(reason).data(json!({ "plugins": plugin }))
+                let problem = Self::new(REJECTED_BY_HOOK).data(json!({ "plugins": plugin }));
+                if reason.is_empty() { problem } else { problem.msg(reason) }
             }
             Error::SessionAlreadyExists(id) => {
                 Self::new(SESSION_EXISTS).data(json!({ "existingSessionId": id.to_string() }))
@@ -350,6 +351,24 @@ mod tests {
         assert_eq!(body["title"], "No such session.");
         assert_eq!(body["msg"], "Session (id=x) does not exist.");
         assert!(body.get("data").is_none());
+    }
+
+    #[tokio::test]
+    async fn rejections_by_hooks_look_as_the_vectors_say() {
+        let all: Value = serde_json::from_str(include_str!("../../../tests/vectors/hooks-vectors.json")).unwrap();
+        let rejected = all["vectors"].as_array().unwrap().iter().filter(|v| v["out"]["status"] == "REJECTED");
+        // That no hook exists is no rejection here.
+        let rejected: Vec<_> = rejected.filter(|v| v["out"]["plugin"].is_string()).collect();
+        assert_eq!(rejected.len(), 3);
+        for vector in rejected {
+            let (out, want) = (&vector["out"], &vector["out"]["response"]);
+            let text = |key: &str| out[key].as_str().unwrap().to_owned();
+            let (status, kind, body) =
+                read(Error::RejectedByHook { plugin: text("plugin"), reason: text("reason") }.into()).await;
+            assert_eq!(u64::from(status.as_u16()), want["status"].as_u64().unwrap(), "{}", vector["id"]);
+            assert!(kind.to_str().unwrap().starts_with(want["content_type"].as_str().unwrap()), "{}", vector["id"]);
+            assert_eq!(body, want["body"], "{}", vector["id"]);
+        }
     }
 
     #[tokio::test]
