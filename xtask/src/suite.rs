@@ -36,6 +36,10 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     crate::guests::build()?;
     timed("Building", || run(cargo().args(["build", "--workspace", "--all-targets", "--locked"])))?;
 
+    timed("Tests of the policies' rules, natively", || {
+        run(cargo().current_dir(root().join("plugins")).env_remove("CARGO_TARGET_DIR").args(["test", "--quiet", "--locked"]))
+    })?;
+
     step("Starting a private PostgreSQL");
     let cluster = Cluster::start()?;
     say(&cluster.url());

@@ -259,8 +259,7 @@ impl From<Error> for Problem {
             Error::InvalidAuthParams(msg) => Self::new(INVALID_AUTH_PARAMS).msg(msg),
             Error::PasswordExpired(msg) => Self::new(PASSWORD_EXPIRED).msg(msg),
             Error::RejectedByHook { plugin, reason } => {
-                let problem = Self::new(REJECTED_BY_HOOK).data(json!({ "plugins": plugin }));
-                if reason.is_empty() { problem } else { problem.msg(reason) }
+                Self::new(REJECTED_BY_HOOK).msg(reason).data(json!({ "plugins": plugin }))
             }
             Error::SessionAlreadyExists(id) => {
                 Self::new(SESSION_EXISTS).data(json!({ "existingSessionId": id.to_string() }))

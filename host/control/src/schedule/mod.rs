@@ -153,7 +153,13 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
 
     let mut tx = control.store().begin_read().await?;
     let queue = rows::load(&mut tx, &group.name).await?;
-    let wanted = snapshot::extras_of(&bound.plugin.info.columns);
+    let ring = Ring::of(control);
+    // A recording has the columns of every policy, so that any of them can play the round again.
+    let wanted = match ring.mode {
+        _ if !queue.has_pending() => rows::Wanted::default(),
+        Mode::Off => snapshot::extras_of(&bound.plugin.info.columns),
+        Mode::All | Mode::Decisive => rows::Wanted::ALL,
+    };
     let extras = rows::extras(&mut tx, &group.name, wanted, now).await?;
     tx.rollback().await?;
     let (queue, expired) = split_expired(queue, now, opts.pending_timeout_s);
@@ -172,7 +178,6 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
         .filter(|d| matches!(d.verdict, Verdict::NoRoom { .. }))
         .map(|d| frame.pending[d.session].row.id)
         .collect();
-    let ring = Ring::of(control);
     let pending = !frame.pending.is_empty();
     let wanted = pending
         && (control.recorder().wants(ring.mode, &frame, choice.print(), &round.outcome, &round.decisions)

@@ -22,6 +22,11 @@ pub struct Wanted {
     pub means: bool,
 }
 
+impl Wanted {
+    /// Everything.
+    pub const ALL: Self = Self { tags: true, started: true, project_names: true, means: true };
+}
+
 /// Facts beside the [`Queue`](super::Queue); what wasn't wanted is empty.
 #[derive(Clone, Debug, Default)]
 pub struct Extras {
