@@ -313,7 +313,7 @@ fn utilization_vectors() {
             Span::parse(&input["config"]["time-window"]).map_or(600, |s| s.millis() / 1000)
         };
         for (metric, values) in &measured.series {
-            assert_eq!(own.contains(metric), true, "{id}");
+            assert!(own.contains(metric), "{id}");
             if let Some(length) = want["series_len"][metric].as_u64() {
                 // The configuration may ask for more history than the owner's policy needs.
                 assert_eq!(values.len().min(window as usize / 15) as u64, length, "{id} {metric}");
