@@ -187,4 +187,7 @@ fn judge_image(rules: &Rules, image: &str) -> Option<Verdict> {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 quarterdeck_sdk::export_hook!(AdmissionLimits);

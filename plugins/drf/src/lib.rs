@@ -161,4 +161,7 @@ fn open(config: Config, round: Round) -> Result<Drf, String> {
     Ok(Drf(Line::new(round, turns, walk, &config.blocking)))
 }
 
+#[cfg(test)]
+mod tests;
+
 quarterdeck_sdk::serve_in_line!(Drf, open);

@@ -78,4 +78,7 @@ fn judge(now_ms: i64, born_ms: i64, grace_until_ms: Option<i64>, limit_ms: Optio
     finding(state, Some(remaining_ms))
 }
 
+#[cfg(test)]
+mod tests;
+
 quarterdeck_sdk::export_idle_checker!(SessionLifetime);

@@ -27,12 +27,21 @@ impl<P: Hook> contract::Guest for Component<P> {
     }
 }
 
+#[doc(hidden)]
+pub fn exported<P: Hook>() {}
+
 /// Exports a [`Hook`] from the component.
 #[macro_export]
 macro_rules! export_hook {
     ($policy:ty) => {
+        #[cfg(target_family = "wasm")]
         type __QuarterdeckComponent = $crate::Component<$policy>;
+        #[cfg(target_family = "wasm")]
         $crate::bindings::base::export!(__QuarterdeckComponent with_types_in $crate::bindings::base);
+        #[cfg(target_family = "wasm")]
         $crate::bindings::hooks::export!(__QuarterdeckComponent with_types_in $crate::bindings::hooks);
+        // On the machine that it is written on there is nobody to export it to; it is used all the same.
+        #[cfg(not(target_family = "wasm"))]
+        const _: fn() = $crate::hook::exported::<$policy>;
     };
 }

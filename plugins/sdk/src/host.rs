@@ -1,9 +1,12 @@
 //! What a policy may ask of the host.
 
 use crate::Policy;
-use crate::bindings::base::quarterdeck::policy::{host, types};
+#[cfg(target_family = "wasm")]
+use crate::bindings::base::quarterdeck::policy::host;
+#[cfg(not(target_family = "wasm"))]
+use crate::testing::host;
 
-pub use types::LogLevel;
+pub use crate::bindings::base::quarterdeck::policy::types::LogLevel;
 
 /// Writes a line to the policy's log.
 pub fn log(level: LogLevel, message: &str, fields: &[(&str, String)]) {

@@ -33,12 +33,21 @@ impl<P: IdleChecker> contract::Guest for Component<P> {
     }
 }
 
+#[doc(hidden)]
+pub fn exported<P: IdleChecker>() {}
+
 /// Exports an [`IdleChecker`] from the component.
 #[macro_export]
 macro_rules! export_idle_checker {
     ($policy:ty) => {
+        #[cfg(target_family = "wasm")]
         type __QuarterdeckComponent = $crate::Component<$policy>;
+        #[cfg(target_family = "wasm")]
         $crate::bindings::base::export!(__QuarterdeckComponent with_types_in $crate::bindings::base);
+        #[cfg(target_family = "wasm")]
         $crate::bindings::idling::export!(__QuarterdeckComponent with_types_in $crate::bindings::idling);
+        // On the machine that it is written on there is nobody to export it to; it is used all the same.
+        #[cfg(not(target_family = "wasm"))]
+        const _: fn() = $crate::idle::exported::<$policy>;
     };
 }

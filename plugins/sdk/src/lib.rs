@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Build it as a `cdylib` with `cargo build --release --target wasm32-wasip2`; the result is a component that the host
-//! loads as it is. `examples/rust/best-fit` is a complete policy to start from.
+//! loads as it is. `quarterdeck plugin new` makes a project with all of that, `examples/rust/best-fit` is a complete
+//! policy to read. [`testing`] runs a policy in `cargo test`, without WebAssembly.
 //!
 //! What the contract promises and demands is documented in `wit/policy.wit`. In short: the same input must give the same
 //! answer, there is no clock but the one in the input, and nothing survives a call.
@@ -29,16 +30,21 @@ pub mod amount;
 #[doc(hidden)]
 pub mod bindings;
 pub mod glob;
+pub mod explain;
 pub mod hook;
 pub mod host;
 pub mod idle;
 pub mod placing;
 pub mod scheduler;
 pub mod span;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 use bindings::base::exports::quarterdeck::policy::plugin as contract;
 
-pub use contract::ConfigProblem;
+pub use contract::{ConfigProblem, Info};
+#[cfg(feature = "schema")]
+pub use schemars;
 pub use serde;
 pub use serde_json;
 pub use wit_bindgen;
@@ -51,7 +57,8 @@ pub trait Policy: Sized + 'static {
     const VERSION: &'static str;
     /// One sentence for people.
     const SUMMARY: &'static str;
-    /// JSON Schema (draft 2020-12) of the configuration. Empty when there are no options.
+    /// JSON Schema (draft 2020-12) of the configuration, written by hand. Empty when there are no options, or where
+    /// [`Policy::config_schema`] derives it.
     const CONFIG_SCHEMA: &'static str = "";
     /// Optional columns to be sent: table and name.
     const COLUMNS: &'static [(&'static str, &'static str)] = &[];
@@ -61,6 +68,12 @@ pub trait Policy: Sized + 'static {
 
     /// The configuration, read from JSON. Give every option a default (`#[serde(default)]`).
     type Config: DeserializeOwned;
+
+    /// JSON Schema (draft 2020-12) of the configuration: [`Policy::CONFIG_SCHEMA`], unless the policy derives it from
+    /// the type with [`schema_of`]: `fn config_schema() -> String { quarterdeck_sdk::schema_of::<Self::Config>() }`.
+    fn config_schema() -> String {
+        Self::CONFIG_SCHEMA.to_owned()
+    }
 
     /// What the schema can't say: faults of a configuration.
     fn check_config(config: &Self::Config) -> Vec<ConfigProblem> {
@@ -79,7 +92,7 @@ impl<P: Policy> contract::Guest for Component<P> {
             name: P::NAME.to_owned(),
             version: P::VERSION.to_owned(),
             summary: P::SUMMARY.to_owned(),
-            config_schema: P::CONFIG_SCHEMA.to_owned(),
+            config_schema: P::config_schema(),
             columns: P::COLUMNS
                 .iter()
                 .map(|(table, name)| contract::ColumnRequest { table: (*table).to_owned(), name: (*name).to_owned() })
@@ -105,4 +118,12 @@ pub fn config_problem(pointer: impl Into<String>, message: impl Into<String>) ->
 /// The configuration of a policy from its JSON text.
 pub fn parse_config<P: Policy>(text: &str) -> Result<P::Config, ConfigProblem> {
     serde_json::from_str(text).map_err(|error| config_problem("", error.to_string()))
+}
+
+/// The JSON Schema of a configuration's type, with the documentation of its fields as descriptions and their defaults.
+/// Derive `schemars::JsonSchema` for it (`#[schemars(crate = "quarterdeck_sdk::schemars")]`, unless your crate depends on
+/// schemars itself).
+#[cfg(feature = "schema")]
+pub fn schema_of<C: schemars::JsonSchema>() -> String {
+    schemars::SchemaGenerator::default().into_root_schema_for::<C>().as_value().to_string()
 }

@@ -11,9 +11,7 @@ pub mod walk;
 use serde::Deserialize;
 
 use crate::host;
-use crate::scheduler::{
-    Agent, Candidate, ClusterMode, Explanation, Lack, Outcome, Placement, Proposal, Round, Session,
-};
+use crate::scheduler::{Agent, ClusterMode, Explanation, Lack, Outcome, Placement, Proposal, Round, Session};
 use walk::{Nothing, Preference, Walk};
 
 /// The options about sessions without room. Flatten it into a policy's own; [`blocking_options!`](crate::blocking_options)
@@ -190,35 +188,9 @@ impl<T: Turns, C: Choice> Line<T, C> {
 
     /// The agents, best first, and what keeps a session off them.
     pub fn explain(&self, session: usize, limit: usize) -> Explanation {
-        let session = self.round.pending_session(session);
-        let requested = session.requested();
-        let architecture = session.kernels().next().map(|kernel| kernel.architecture()).unwrap_or_default();
-        let mut candidates: Vec<Candidate> = self
-            .round
-            .agents()
-            .map(|agent| {
-                let why = obstacle(&self.round, agent, architecture, requested);
-                Candidate {
-                    agent: agent.index as u32,
-                    feasible: why.is_none(),
-                    score: self.choice.score(agent, requested),
-                    why: why.unwrap_or_default(),
-                }
-            })
-            .collect();
-        candidates.sort_by(|a, b| b.feasible.cmp(&a.feasible).then(b.score.total_cmp(&a.score)));
-        let feasible = candidates.iter().filter(|candidate| candidate.feasible).count();
-        candidates.truncate(limit);
-        let scope = match session.mode() {
-            ClusterMode::SingleNode => "the whole session",
-            ClusterMode::MultiNode => "all its kernels together",
-        };
-        let summary = if feasible == 0 {
-            format!("None of {} agents has room for {scope}.", self.round.agents().len())
-        } else {
-            format!("{feasible} of {} agents have room for {scope}.", self.round.agents().len())
-        };
-        Explanation { summary, candidates }
+        let survey =
+            self.round.pending_session(session).survey(|agent, requested| self.choice.score(agent, requested));
+        survey.explain(limit)
     }
 
     /// Where a session goes, or what is lacking. Leaves the books as they were.
@@ -301,24 +273,6 @@ fn could_ever_be_placed(round: &Round, session: Session<'_>) -> bool {
             session.kernels().all(|kernel| possible(kernel.architecture(), kernel.requested(), kernel.agent()))
         }
     }
-}
-
-/// What keeps a request off an agent, for people.
-fn obstacle(round: &Round, agent: Agent<'_>, architecture: u32, requested: &[u64]) -> Option<String> {
-    if !agent.schedulable() {
-        return Some("takes no sessions".to_owned());
-    }
-    if agent.architecture() != architecture {
-        return Some("has another architecture".to_owned());
-    }
-    let lacking: Vec<&str> = agent
-        .free()
-        .zip(requested)
-        .zip(&round.snapshot.slots)
-        .filter(|((free, requested), _)| free.is_none_or(|free| free < **requested))
-        .map(|(_, slot)| slot.name.as_str())
-        .collect();
-    (!lacking.is_empty()).then(|| format!("has not enough left of {}", lacking.join(", ")))
 }
 
 /// Exports a policy whose rounds are a [`Line`](crate::placing::Line): a tuple struct around it, and a function that opens

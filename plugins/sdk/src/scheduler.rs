@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::bindings::scheduling::exports::quarterdeck::policy::scheduling as contract;
+use crate::explain::Survey;
 use crate::{Component, Policy};
 
 pub use crate::bindings::base::quarterdeck::policy::types::{Column, ColumnData, SessionKind, Slot, SlotKind};
 pub use contract::{
-    Accounts, Candidate, ClusterMode, Deferral, Explanation, Lack, Outcome, Placement, Proposal, Refusal, Snapshot,
+    Accounts, Agents, Candidate, ClusterMode, Deferral, Explanation, Kernels, Lack, Outcome, Placement, Proposal, Refusal,
+    Sessions, Snapshot,
 };
 
 /// A scheduling policy; the implementing type is the state of one round.
@@ -23,7 +25,8 @@ pub trait Scheduler: Policy {
     /// The host's verdict on the last proposals, in order.
     fn settle(&mut self, outcomes: &[Outcome]);
 
-    /// Why a session is pending, on demand. By default the agents with room for it.
+    /// Why a session is pending, on demand: the agents, best first, and what keeps it off them. [`Session::survey`] makes
+    /// it from the very walk that places.
     fn explain(&self, session: usize, limit: usize) -> Explanation;
 }
 
@@ -110,7 +113,7 @@ impl Round {
 /// A pending session.
 #[derive(Debug, Clone, Copy)]
 pub struct Session<'a> {
-    round: &'a Round,
+    pub(crate) round: &'a Round,
     /// Its row.
     pub index: usize,
 }
@@ -164,6 +167,11 @@ impl<'a> Session<'a> {
         self.kernel_rows().map(move |index| Kernel { round, index })
     }
 
+    /// The agents as places for all of it, by a score; see [`Survey`].
+    pub fn survey<F: Fn(Agent<'a>, &[u64]) -> f64>(&self, score: F) -> Survey<'a, F> {
+        Survey::of(self.round, *self, score)
+    }
+
     /// All its kernels on one agent.
     pub fn on(&self, agent: usize) -> Placement {
         Placement { session: self.index as u32, agents: vec![agent as u32; self.kernel_rows().len()] }
@@ -198,6 +206,11 @@ impl<'a> Kernel<'a> {
     pub fn requested(&self) -> &'a [u64] {
         let slots = self.round.slots();
         &self.round.snapshot.kernels.requested[self.index * slots..][..slots]
+    }
+
+    /// The agents as places for it alone, by a score; see [`Survey`].
+    pub fn survey<F: Fn(Agent<'a>, &[u64]) -> f64>(&self, score: F) -> Survey<'a, F> {
+        Survey::of_kernel(self.round, *self, score)
     }
 
     /// Row of the agent that it is pinned to or runs on.
@@ -290,12 +303,21 @@ impl<P: Scheduler> contract::GuestRound for Resource<P> {
     }
 }
 
+#[doc(hidden)]
+pub fn exported<P: Scheduler>() {}
+
 /// Exports a [`Scheduler`] from the component.
 #[macro_export]
 macro_rules! export_scheduler {
     ($policy:ty) => {
+        #[cfg(target_family = "wasm")]
         type __QuarterdeckComponent = $crate::Component<$policy>;
+        #[cfg(target_family = "wasm")]
         $crate::bindings::base::export!(__QuarterdeckComponent with_types_in $crate::bindings::base);
+        #[cfg(target_family = "wasm")]
         $crate::bindings::scheduling::export!(__QuarterdeckComponent with_types_in $crate::bindings::scheduling);
+        // On the machine that it is written on there is nobody to export it to; it is used all the same.
+        #[cfg(not(target_family = "wasm"))]
+        const _: fn() = $crate::scheduler::exported::<$policy>;
     };
 }

@@ -1,16 +1,20 @@
 //! `best-fit`: packs every session onto the agent that it leaves the least room on, so that large sessions find whole
 //! agents free later and idle agents can be switched off.
 
-use quarterdeck_sdk::scheduler::{
-    Agent, Candidate, ClusterMode, Explanation, Lack, Outcome, Placement, Proposal, Round, Scheduler,
-};
-use quarterdeck_sdk::{Policy, host};
+use quarterdeck_sdk::explain::Survey;
+use quarterdeck_sdk::schemars::{self, JsonSchema};
+use quarterdeck_sdk::scheduler::{Agent, Explanation, Outcome, Proposal, Round, Scheduler, Session};
+use quarterdeck_sdk::{Policy, host, schema_of};
 use serde::Deserialize;
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[cfg(test)]
+mod tests;
+
+/// Options of best-fit.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 struct Config {
-    /// Whether agents on which nothing runs are used only when no other has room.
+    /// Use agents on which nothing runs only when no other has room.
     keep_empty_agents_free: bool,
 }
 
@@ -25,20 +29,12 @@ impl Policy for BestFit {
     const NAME: &'static str = "best-fit";
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const SUMMARY: &'static str = "Packs sessions onto the agents that they fill up best.";
-    const CONFIG_SCHEMA: &'static str = r#"{
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "type": "object",
-        "properties": {
-            "keep_empty_agents_free": {
-                "description": "Use agents on which nothing runs only when no other has room.",
-                "type": "boolean",
-                "default": false
-            }
-        },
-        "additionalProperties": false
-    }"#;
 
     type Config = Config;
+
+    fn config_schema() -> String {
+        schema_of::<Config>()
+    }
 }
 
 impl Scheduler for BestFit {
@@ -51,13 +47,13 @@ impl Scheduler for BestFit {
         if self.next == self.round.pending().len() {
             return Vec::new();
         }
-        let row = self.next;
-        self.next += 1;
-        let proposal = match self.place(row) {
+        let session = self.round.pending_session(self.next);
+        let proposal = match self.survey(session).place() {
             Ok(placement) => Proposal::Place(placement),
             // Sessions without room don't keep others from theirs.
-            Err(lack) => self.round.pending_session(row).defer(lack, ""),
+            Err(lack) => session.defer(lack, ""),
         };
+        self.next += 1;
         self.last = Some(proposal.clone());
         vec![proposal]
     }
@@ -71,81 +67,20 @@ impl Scheduler for BestFit {
 
     fn explain(&self, session: usize, limit: usize) -> Explanation {
         let session = self.round.pending_session(session);
-        let architecture = session.kernels().next().map(|kernel| kernel.architecture()).unwrap_or_default();
-        let mut candidates: Vec<Candidate> = self
-            .round
-            .agents()
-            .map(|agent| {
-                let feasible = agent.is_compatible(architecture) && agent.fits(session.requested());
-                let left = left_after(agent, session.requested());
-                let why = if feasible {
-                    format!("{:.0} % of it would be left free", left * 100.0)
-                } else {
-                    "has no room for all of it".to_owned()
-                };
-                Candidate { agent: agent.index as u32, feasible, score: if feasible { 1.0 - left } else { 0.0 }, why }
-            })
-            .collect();
-        candidates.sort_by(|a, b| b.feasible.cmp(&a.feasible).then(b.score.total_cmp(&a.score)));
-        let feasible = candidates.iter().filter(|candidate| candidate.feasible).count();
-        candidates.truncate(limit);
-        Explanation { summary: format!("{feasible} agents have room for it."), candidates }
+        self.survey(session).explain_with(limit, |agent| {
+            format!("{:.0} % of it would be left free", left_after(agent, session.requested()) * 100.0)
+        })
     }
 }
 
 impl BestFit {
-    fn place(&mut self, row: usize) -> Result<Placement, Lack> {
-        let session = self.round.pending_session(row);
-        match session.mode() {
-            ClusterMode::SingleNode => {
-                let Some(main) = session.kernels().next() else { return Ok(session.across(Vec::new())) };
-                let agent = self.choose(main.architecture(), session.requested(), main.agent())?;
-                Ok(session.on(agent))
-            }
-            ClusterMode::MultiNode => {
-                // The kernels share what is left, so each is booked before the next one is placed; all of it is undone
-                // afterwards, because only the host's verdict makes it true.
-                let rows = session.kernel_rows();
-                let mut agents = Vec::new();
-                let mut lack = None;
-                for row in rows.clone() {
-                    let kernel = self.round.kernel(row);
-                    match self.choose(kernel.architecture(), kernel.requested(), kernel.agent()) {
-                        Ok(agent) => {
-                            self.round.occupy_kernel(row, agent);
-                            agents.push(agent);
-                        }
-                        Err(found) => {
-                            lack = Some(found);
-                            break;
-                        }
-                    }
-                }
-                for (row, agent) in rows.zip(&agents) {
-                    self.round.release_kernel(row, *agent);
-                }
-                lack.map_or_else(|| Ok(self.round.pending_session(row).across(agents)), Err)
-            }
-        }
-    }
-
-    fn choose(&self, architecture: u32, requested: &[u64], pinned: Option<usize>) -> Result<usize, Lack> {
-        if let Some(pinned) = pinned {
-            return if self.round.agent(pinned).fits(requested) { Ok(pinned) } else { Err(Lack::ExceedsCapacity) };
-        }
-        let mut compatible = self.round.agents().filter(|agent| agent.is_compatible(architecture)).peekable();
-        if compatible.peek().is_none() {
-            return Err(Lack::NoCompatibleAgent);
-        }
-        compatible
-            .filter(|agent| agent.fits(requested))
-            .map(|agent| {
-                let empty = self.config.keep_empty_agents_free && agent.occupied().iter().all(|amount| *amount == 0);
-                (empty, left_after(agent, requested), agent.index)
-            })
-            .min_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)))
-            .map(|(_, _, index)| index)
-            .ok_or(Lack::NoRoom)
+    /// The agents as places for a session: the less is left, the better. Places and explains.
+    fn survey<'a>(&'a self, session: Session<'a>) -> Survey<'a, impl Fn(Agent<'a>, &[u64]) -> f64> {
+        session.survey(|agent, requested| {
+            let empty = self.config.keep_empty_agents_free && agent.occupied().iter().all(|amount| *amount == 0);
+            // Less than everything is left on any agent, so an empty one comes after all others.
+            -left_after(agent, requested) - if empty { 1.0 } else { 0.0 }
+        })
     }
 }
 
