@@ -39,3 +39,25 @@ pub fn marked(component: &[u8], mark: &str) -> Vec<u8> {
     out.extend(mark.as_bytes());
     out
 }
+
+/// The example hook in Python, which refuses sessions with improper names.
+///
+/// # Errors
+/// When it isn't built.
+pub fn session_names() -> anyhow::Result<PathBuf> {
+    example("examples/python/session-names/policy.wasm")
+}
+
+/// The example scheduler in JavaScript, by which owners and agents take turns.
+///
+/// # Errors
+/// When it isn't built.
+pub fn owner_rotation() -> anyhow::Result<PathBuf> {
+    example("examples/javascript/owner-rotation/dist/policy.wasm")
+}
+
+fn example(path: &str) -> anyhow::Result<PathBuf> {
+    let path = crate::root().join(path);
+    ensure!(path.exists(), "{} is missing: cargo xtask authors", path.display());
+    Ok(path)
+}

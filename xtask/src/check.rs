@@ -63,6 +63,7 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     layers()?;
     banned_words()?;
     say("arrows go down only");
+    timed("Documentation", crate::docs::check)?;
     timed("Formatting", || {
         run(cargo().args(["fmt", "--all", "--check"]))?;
         for guests in ["plugins", "examples/rust/best-fit"] {

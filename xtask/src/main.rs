@@ -1,9 +1,11 @@
 //! Every chore of the project: `cargo xtask …`.
 #![allow(clippy::print_stdout, reason = "this program talks to people on standard output")]
 
+mod authors;
 mod bench;
 mod check;
 mod demo;
+mod docs;
 mod guests;
 mod load;
 mod prerequisites;
@@ -33,6 +35,10 @@ enum Task {
     Check,
     /// Build the policy guests: built-in ones and examples
     Guests,
+    /// Build and try the examples in all languages, and a project of each kind that `plugin new` makes
+    Authors,
+    /// Write what is generated: the contract's reference in docs/
+    Gen,
     /// Measure the hot paths
     Bench,
     /// Run the official client's conformance suite (arguments go to pytest)
@@ -52,6 +58,8 @@ fn main() -> anyhow::Result<()> {
         Task::Test { long } => suite::run_all(long),
         Task::Check => check::run_all(),
         Task::Guests => guests::build(),
+        Task::Authors => suite::authors_alone(),
+        Task::Gen => docs::generate(),
         Task::Bench => bench::run_all(),
         Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
     }

@@ -34,11 +34,15 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     postgresql()?;
     let venv = ClientVenv::ready()?;
     crate::guests::build()?;
+    let tools = crate::authors::Tools::ready()?;
+    crate::authors::examples(&tools)?;
     timed("Building", || run(cargo().args(["build", "--workspace", "--all-targets", "--locked"])))?;
 
     timed("Tests of the policies' rules, natively", || {
         run(cargo().current_dir(root().join("plugins")).env_remove("CARGO_TARGET_DIR").args(["test", "--quiet", "--locked"]))
     })?;
+    crate::authors::play_examples()?;
+    crate::authors::templates(&tools)?;
 
     step("Starting a private PostgreSQL");
     let cluster = Cluster::start()?;
@@ -64,6 +68,16 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     }
     step(&format!("All tests passed in {:.0} s", start.elapsed().as_secs_f64()));
     Ok(())
+}
+
+/// What authors of policies get, alone.
+pub(crate) fn authors_alone() -> anyhow::Result<()> {
+    crate::guests::build()?;
+    let tools = crate::authors::Tools::ready()?;
+    crate::authors::examples(&tools)?;
+    timed("Building", || run(cargo().args(["build", "--package", "quarterdeck"])))?;
+    crate::authors::play_examples()?;
+    crate::authors::templates(&tools)
 }
 
 /// The conformance suite alone, with arguments for pytest.

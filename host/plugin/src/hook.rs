@@ -4,7 +4,7 @@ use crate::bindings::exports::quarterdeck::policy::hooks as wit;
 use crate::idle::is_object;
 use crate::journal::presentable;
 use crate::limits::Call;
-use crate::plugin::Plugin;
+use crate::plugin::{CallTrace, Plugin};
 use crate::{Failure, Kind};
 use wit::{Event, Verdict};
 
@@ -19,8 +19,15 @@ impl Plugin {
 
     /// Asks the hook. Whether the event lets it answer with a patch or a value is for the caller to check.
     pub fn handle(&self, call: &Call, event: &Event) -> Result<Verdict, Failure> {
-        self.must_be(Kind::Hook)?;
-        let (verdict, _) = self.call(
+        self.handle_traced(call, event).1
+    }
+
+    /// As [`Plugin::handle`], with what the call cost, also where it failed.
+    pub fn handle_traced(&self, call: &Call, event: &Event) -> (CallTrace, Result<Verdict, Failure>) {
+        if let Err(failure) = self.must_be(Kind::Hook) {
+            return (CallTrace::default(), Err(failure));
+        }
+        let called = self.call_traced(
             call,
             |limits| limits.hook,
             event.at_ms,
@@ -32,8 +39,11 @@ impl Plugin {
                 checked(verdict, visit.limits().text_bytes)
                     .map_err(|reason| Failure::Output { export: "handle", reason })
             },
-        )?;
-        Ok(verdict)
+        );
+        match called {
+            Ok((result, trace)) => (trace, result),
+            Err(failure) => (CallTrace::default(), Err(failure)),
+        }
     }
 }
 

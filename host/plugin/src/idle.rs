@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::bindings::exports::quarterdeck::policy::idling as wit;
 use crate::journal::presentable;
 use crate::limits::Call;
-use crate::plugin::Plugin;
+use crate::plugin::{CallTrace, Plugin};
 use crate::types::{Column, ColumnData};
 use crate::{Failure, Kind};
 use wit::{CheckerTraits, Finding, Series, Tick};
@@ -45,8 +45,16 @@ impl Plugin {
 
     /// Judges a batch of sessions: one answer per session, in order.
     pub fn check(&self, call: &Call, tick: &Tick) -> Result<Vec<Result<Finding, String>>, Failure> {
-        self.must_be(Kind::IdleChecker)?;
-        let (findings, _) = self.call(
+        self.check_traced(call, tick).1
+    }
+
+    /// As [`Plugin::check`], with what the call cost, also where it failed.
+    #[expect(clippy::type_complexity, reason = "the contract's answer, and its cost")]
+    pub fn check_traced(&self, call: &Call, tick: &Tick) -> (CallTrace, Result<Vec<Result<Finding, String>>, Failure>) {
+        if let Err(failure) = self.must_be(Kind::IdleChecker) {
+            return (CallTrace::default(), Err(failure));
+        }
+        let called = self.call_traced(
             call,
             |limits| limits.tick,
             tick.now_ms,
@@ -62,8 +70,11 @@ impl Plugin {
                 }
                 Ok(findings)
             },
-        )?;
-        Ok(findings)
+        );
+        match called {
+            Ok((result, trace)) => (trace, result),
+            Err(failure) => (CallTrace::default(), Err(failure)),
+        }
     }
 
     /// [`Plugin::check`], and when that fails the batch is halved until the sessions that make it fail stand alone: one

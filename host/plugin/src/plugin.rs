@@ -104,7 +104,7 @@ impl Plugin {
     }
 
     /// Closes the books of a call: its log lines go to the host's log, its counters to the runtime's.
-    pub(crate) fn leave(&self, visit: Visit, call: &Call) -> Trace {
+    pub(crate) fn leave(&self, visit: Visit, call: &Call) -> CallTrace {
         let trace = visit.finish();
         for line in &trace.journal.lines {
             report(self, call, line);
@@ -129,7 +129,7 @@ impl Plugin {
         wall: fn(&Limits) -> Duration,
         now_ms: i64,
         run: impl FnOnce(&mut Visit) -> Result<R, Failure>,
-    ) -> Result<(R, Trace), Failure> {
+    ) -> Result<(R, CallTrace), Failure> {
         let (result, trace) = self.call_traced(call, wall, now_ms, run)?;
         result.map(|value| (value, trace))
     }
@@ -141,7 +141,7 @@ impl Plugin {
         wall: fn(&Limits) -> Duration,
         now_ms: i64,
         run: impl FnOnce(&mut Visit) -> Result<R, Failure>,
-    ) -> Result<(Result<R, Failure>, Trace), Failure> {
+    ) -> Result<(Result<R, Failure>, CallTrace), Failure> {
         let mut visit = self.enter(call, wall, now_ms)?;
         let result = run(&mut visit);
         let trace = self.leave(visit, call);
@@ -184,12 +184,16 @@ impl std::fmt::Debug for Plugin {
 }
 
 /// What a call cost and left behind.
-#[derive(Debug, Clone)]
-pub(crate) struct Trace {
-    pub(crate) duration: Duration,
-    pub(crate) fuel_used: Option<u64>,
-    pub(crate) peak_memory: usize,
-    pub(crate) journal: Journal,
+#[derive(Debug, Clone, Default)]
+pub struct CallTrace {
+    /// Wall time.
+    pub duration: Duration,
+    /// Fuel that was used, in metered calls.
+    pub fuel_used: Option<u64>,
+    /// The largest linear memory in bytes.
+    pub peak_memory: usize,
+    /// Log and counters.
+    pub journal: Journal,
 }
 
 /// A sandbox with an instance in it, for the length of one call.
@@ -344,10 +348,10 @@ impl Visit {
         Failure::Output { export, reason: presentable(&cause, 2000) }
     }
 
-    fn finish(self) -> Trace {
+    fn finish(self) -> CallTrace {
         let fuel_used = self.fuel.map(|limit| limit - self.store.get_fuel().unwrap_or_default());
         let sandbox = self.store.data();
-        Trace {
+        CallTrace {
             duration: self.started.elapsed(),
             fuel_used,
             peak_memory: sandbox.peak_memory,

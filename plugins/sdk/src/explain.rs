@@ -13,9 +13,7 @@
 //! survey.explain(limit)
 //! ```
 
-use crate::scheduler::{
-    Agent, Candidate, ClusterMode, Explanation, Kernel, Lack, Placement, Round, Session,
-};
+use crate::scheduler::{Agent, Candidate, ClusterMode, Explanation, Kernel, Lack, Placement, Round, Session};
 
 /// The agents as places for a session (or one of its kernels), by a score: larger is better, and the first of equals
 /// wins. The score is asked for agents that have room, and for all of them in an explanation.
@@ -124,8 +122,7 @@ impl<'a, F: Fn(Agent<'a>, &[u64]) -> f64> Survey<'a, F> {
 
     /// As [`Survey::explain`], with a word of the policy on each agent that has room.
     pub fn explain_with(&self, limit: usize, because: impl Fn(Agent<'a>) -> String) -> Explanation {
-        let mut candidates: Vec<Candidate> =
-            self.round.agents().map(|agent| self.candidate(agent, &because)).collect();
+        let mut candidates: Vec<Candidate> = self.round.agents().map(|agent| self.candidate(agent, &because)).collect();
         candidates.sort_by(|a, b| b.feasible.cmp(&a.feasible).then(b.score.total_cmp(&a.score)));
         let feasible = candidates.iter().filter(|candidate| candidate.feasible).count();
         candidates.truncate(limit);

@@ -188,8 +188,7 @@ impl<T: Turns, C: Choice> Line<T, C> {
 
     /// The agents, best first, and what keeps a session off them.
     pub fn explain(&self, session: usize, limit: usize) -> Explanation {
-        let survey =
-            self.round.pending_session(session).survey(|agent, requested| self.choice.score(agent, requested));
+        let survey = self.round.pending_session(session).survey(|agent, requested| self.choice.score(agent, requested));
         survey.explain(limit)
     }
 

@@ -9,8 +9,8 @@ use crate::{Component, Policy};
 
 pub use crate::bindings::base::quarterdeck::policy::types::{Column, ColumnData, SessionKind, Slot, SlotKind};
 pub use contract::{
-    Accounts, Agents, Candidate, ClusterMode, Deferral, Explanation, Kernels, Lack, Outcome, Placement, Proposal, Refusal,
-    Sessions, Snapshot,
+    Accounts, Agents, Candidate, ClusterMode, Deferral, Explanation, Kernels, Lack, Outcome, Placement, Proposal,
+    Refusal, Sessions, Snapshot,
 };
 
 /// A scheduling policy; the implementing type is the state of one round.

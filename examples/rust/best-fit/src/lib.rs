@@ -2,8 +2,8 @@
 //! agents free later and idle agents can be switched off.
 
 use quarterdeck_sdk::explain::Survey;
-use quarterdeck_sdk::schemars::{self, JsonSchema};
 use quarterdeck_sdk::scheduler::{Agent, Explanation, Outcome, Proposal, Round, Scheduler, Session};
+use quarterdeck_sdk::schemars::{self, JsonSchema};
 use quarterdeck_sdk::{Policy, host, schema_of};
 use serde::Deserialize;
 

@@ -506,10 +506,8 @@ impl<'c> Building<'c> {
         let texts = (building.nodes.iter().map(|node| &node.capacity))
             .chain(jobs().flat_map(|job| job.kernels.iter().map(|(text, _)| text)))
             .chain(cluster.limits.values().filter_map(|limit| limit.amounts.as_ref()));
-        let names: Vec<String> = texts
-            .flat_map(|text| amounts::parse(text, |name| building.kind(name)))
-            .map(|(name, _)| name)
-            .collect();
+        let names: Vec<String> =
+            texts.flat_map(|text| amounts::parse(text, |name| building.kind(name))).map(|(name, _)| name).collect();
         for name in names {
             if !building.slots.iter().any(|slot| slot.name == name) {
                 let kind = building.kind(&name);
@@ -520,8 +518,9 @@ impl<'c> Building<'c> {
             let names: std::collections::BTreeSet<&String> = names.collect();
             names.into_iter().cloned().collect()
         };
-        building.architectures =
-            sorted(&mut building.nodes.iter().map(|node| &node.architecture).chain(jobs().map(|job| &job.architecture)));
+        building.architectures = sorted(
+            &mut building.nodes.iter().map(|node| &node.architecture).chain(jobs().map(|job| &job.architecture)),
+        );
         building.owners = sorted(&mut jobs().map(|job| &job.owner));
         building.projects = sorted(&mut jobs().map(|job| &job.project));
         building.domains = sorted(&mut jobs().map(|job| &job.domain));
@@ -584,9 +583,12 @@ impl<'c> Building<'c> {
             requested: Vec::new(),
             held: Vec::new(),
             first_kernel: vec![self.kernels.count],
-            more: columns(jobs.len(), jobs.iter().enumerate().flat_map(|(row, job)| {
-                job.columns.iter().map(move |(name, cell)| (row, name.as_str(), cell))
-            })),
+            more: columns(
+                jobs.len(),
+                jobs.iter()
+                    .enumerate()
+                    .flat_map(|(row, job)| job.columns.iter().map(move |(name, cell)| (row, name.as_str(), cell))),
+            ),
         };
         for job in jobs {
             let mut sum = vec![0_u64; width];
@@ -615,7 +617,8 @@ impl<'c> Building<'c> {
         let (nodes, width) = (&self.nodes, self.slots.len());
         let mut occupied = vec![0_u64; nodes.len() * width];
         let mut containers = vec![0; nodes.len()];
-        let rows = running.first_kernel.first().copied().unwrap_or(0)..running.first_kernel.last().copied().unwrap_or(0);
+        let rows =
+            running.first_kernel.first().copied().unwrap_or(0)..running.first_kernel.last().copied().unwrap_or(0);
         for kernel in rows.map(|row| row as usize) {
             let Some(agent) = self.kernels.agent[kernel].map(|agent| agent as usize) else { continue };
             containers[agent] += 1;
@@ -631,9 +634,13 @@ impl<'c> Building<'c> {
             capacity: nodes.iter().flat_map(|node| self.amounts(&node.capacity, 0)).collect(),
             occupied,
             containers,
-            more: columns(nodes.len(), nodes.iter().enumerate().flat_map(|(row, node)| {
-                node.columns.iter().map(move |(name, cell)| (row, name.as_str(), cell))
-            })),
+            more: columns(
+                nodes.len(),
+                nodes
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(row, node)| node.columns.iter().map(move |(name, cell)| (row, name.as_str(), cell))),
+            ),
         }
     }
 

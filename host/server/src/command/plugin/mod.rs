@@ -1,4 +1,15 @@
-//! `quarterdeck plugin …`: policies on a running server.
+//! `quarterdeck plugin …`: policies on a running server, and tools for those who write them.
+
+mod author;
+mod bench;
+mod dev;
+mod inspect;
+mod new;
+mod project;
+mod properties;
+mod replay;
+mod scenario;
+mod test;
 
 mod drops;
 mod promote;
@@ -88,9 +99,11 @@ enum PluginCommand {
     Sign(sign::SignArgs),
     /// Show everything about a plugin
     Inspect {
-        /// NAME, NAME@VERSION, or the beginning of a digest
+        /// NAME, NAME@VERSION, or the beginning of a digest; a component's file (`.wasm`) needs no server
         plugin: String,
     },
+    #[command(flatten)]
+    Author(author::AuthorCommand),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -131,11 +144,16 @@ pub(crate) async fn run(args: PluginArgs) -> anyhow::Result<ExitCode> {
         PluginCommand::Replay(own) => return replay::run(own, &args.endpoint, args.json).await,
         PluginCommand::Keygen(own) => return sign::keygen(&own),
         PluginCommand::Sign(own) => return sign::sign(&own),
+        PluginCommand::Author(own) => return author::run(own, &args.endpoint, args.json).await,
+        PluginCommand::Inspect { plugin } if inspect::is_file(&plugin) => {
+            inspect::run(plugin.as_ref(), args.json).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         command => command,
     };
     let client = ApiClient::new(&args.endpoint)?;
     match command {
-        PluginCommand::Replay(_) | PluginCommand::Keygen(_) | PluginCommand::Sign(_) => {}
+        PluginCommand::Replay(_) | PluginCommand::Keygen(_) | PluginCommand::Sign(_) | PluginCommand::Author(_) => {}
         PluginCommand::Drops => drops::run(&client, args.json).await?,
         PluginCommand::Push(push) => push::run(&client, args.json, push).await?,
         PluginCommand::List => {
@@ -218,6 +236,15 @@ fn check_name(plugin: &str) -> anyhow::Result<()> {
         bail!("{plugin:?} is no plugin name");
     }
     Ok(())
+}
+
+/// Bytes for people.
+fn show_bytes(bytes: usize) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
 }
 
 fn print_switch(as_json: bool, answer: &Json, target: &TargetArgs) -> std::io::Result<()> {
