@@ -31,7 +31,7 @@ const ALL: i64 = 1_000_000;
 pub async fn end_placed_sessions(control: &Control) -> Result<()> {
     // The last instant there is: also those that wait for another try.
     let now = Timestamp(i64::MAX);
-    let placed = sessions::due(&mut control.store().reader(), PLACED, now, ALL).await?;
+    let placed = sessions::due(&mut control.store().reader(), PLACED, now, ALL, &[]).await?;
     for batch in placed.chunks(BATCH) {
         let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
         for (id, answer) in ids.iter().zip(terminate::request(control, &ids, FREEZE, true).await?) {

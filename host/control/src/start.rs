@@ -67,7 +67,7 @@ impl Starter {
         let statuses = [SessionStatus::Scheduled, SessionStatus::Preparing, SessionStatus::Pulling];
         let (mut reader, now) = (self.control.store().reader(), self.control.clock().now());
         sessions::hasten_all(&mut reader, &statuses).await?;
-        let sent = sessions::due(&mut reader, &statuses[1..], now, i64::MAX).await?;
+        let sent = sessions::due(&mut reader, &statuses[1..], now, i64::MAX, &[]).await?;
         self.memory.told.lock().extend(sent.into_iter().map(|(id, _)| (id, now)));
         Ok(())
     }
@@ -79,8 +79,10 @@ impl Starter {
         let now = control.clock().now();
         let mut reader = control.store().reader();
         loop {
-            let due =
-                sessions::due(&mut reader, &[SessionStatus::Preparing, SessionStatus::Pulling], now, PASS).await?;
+            // Calls may take longer than the time after which they are due again.
+            let under_way: Vec<_> = self.under_way.lock().iter().copied().collect();
+            let statuses = [SessionStatus::Preparing, SessionStatus::Pulling];
+            let due = sessions::due(&mut reader, &statuses, now, PASS, &under_way).await?;
             let full = due.len() as i64 == PASS;
             let due: Vec<_> = {
                 let mut under_way = self.under_way.lock();
@@ -106,7 +108,7 @@ impl Starter {
     async fn prepare(&self) -> Result<bool> {
         let control = &self.control;
         let now = control.clock().now();
-        let due = sessions::due(&mut control.store().reader(), &[SessionStatus::Scheduled], now, PASS).await?;
+        let due = sessions::due(&mut control.store().reader(), &[SessionStatus::Scheduled], now, PASS, &[]).await?;
         if due.is_empty() {
             return Ok(false);
         }

@@ -263,8 +263,10 @@ impl Terminator {
             finish(control, &finished).await?;
         }
         loop {
-            let due =
-                sessions::due(&mut reader, &[SessionStatus::Terminating, SessionStatus::Restarting], now, PASS).await?;
+            // Calls may take longer than the time after which they are due again.
+            let under_way: Vec<_> = self.under_way.lock().iter().copied().collect();
+            let statuses = [SessionStatus::Terminating, SessionStatus::Restarting];
+            let due = sessions::due(&mut reader, &statuses, now, PASS, &under_way).await?;
             let full = due.len() as i64 == PASS;
             let due: Vec<_> = {
                 let mut under_way = self.under_way.lock();

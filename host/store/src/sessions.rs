@@ -345,34 +345,39 @@ pub async fn find<S: Sql>(
     rows.iter().map(SessionRow::from_row).collect()
 }
 
-/// Sessions in one of these statuses whose turn has come, oldest change first.
+/// Sessions in one of these statuses whose turn has come, oldest change first. Those of `under_way` are left out: however
+/// many they are, they keep nobody else from the page.
 pub async fn due<S: Sql>(
     sql: &mut S,
     statuses: &[SessionStatus],
     now: Timestamp,
     limit: i64,
+    under_way: &[SessionId],
 ) -> Result<Vec<(SessionId, SessionStatus)>> {
     // The statuses stand in the text: a partial index serves only statuses that the planner sees. Two halves, since
     // neither database finds "null or less" in an index.
     let list: Vec<_> = statuses.iter().map(|s| format!("'{s}'")).collect();
+    let others = match under_way {
+        [] => String::new(),
+        _ => format!("AND id NOT IN {}", set::texts(sql.dialect(), "$3")),
+    };
     let half = |condition: &str| {
         format!(
             "SELECT id, status, status_changed FROM sessions WHERE status IN ({}) \
-             AND status NOT IN ('TERMINATED', 'CANCELLED') AND {condition}",
+             AND status NOT IN ('TERMINATED', 'CANCELLED') AND {condition} {others}",
             list.join(", ")
         )
     };
-    let rows = sql
-        .fetch_all(
-            Stmt::assembled(format!(
-                "SELECT id, status FROM ({} UNION ALL {}) AS due ORDER BY status_changed, id LIMIT $2",
-                half("retry_at IS NULL"),
-                half("retry_at <= $1")
-            ))
-            .bind(now.0)
-            .bind(limit),
-        )
-        .await?;
+    let stmt = Stmt::assembled(format!(
+        "SELECT id, status FROM ({} UNION ALL {}) AS due ORDER BY status_changed, id LIMIT $2",
+        half("retry_at IS NULL"),
+        half("retry_at <= $1")
+    ));
+    let mut stmt = stmt.bind(now.0).bind(limit);
+    if !under_way.is_empty() {
+        stmt = stmt.bind(set::array(under_way));
+    }
+    let rows = sql.fetch_all(stmt).await?;
     rows.iter().map(|row| Ok((row.parse("id")?, row.parse("status")?))).collect()
 }
 

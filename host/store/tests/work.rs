@@ -312,3 +312,29 @@ async fn names_of_live_sessions_are_unique_and_dead_ones_are_not() {
         assert_eq!((by_id.len(), by_id[0].id), (1, first.id));
     }
 }
+
+#[tokio::test]
+async fn what_is_under_way_takes_nobodys_place() {
+    for db in databases().await {
+        populate(&db.store).await;
+        let mut dice = Dice(7);
+        let new: Vec<_> = (0..6).map(|i| new_session(&mut dice, i)).collect();
+        let ids: Vec<_> = new.iter().map(|s| s.id).collect();
+        let mut tx = db.store.begin().await.unwrap();
+        sessions::enqueue(&mut tx, &new).await.unwrap();
+        for (i, id) in ids.iter().enumerate() {
+            let mut work = Work::open(&mut tx, [*id], Timestamp(i as i64)).await.unwrap();
+            assert!(work.set_session(*id, SessionStatus::Preparing, None, None));
+            work.flush(&mut tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let mut reader = db.store.reader();
+        let mut due = async |under_way: &[SessionId]| -> Vec<SessionId> {
+            let due = sessions::due(&mut reader, &[SessionStatus::Preparing], Timestamp(9), 2, under_way).await;
+            due.unwrap().into_iter().map(|(id, _)| id).collect()
+        };
+        assert_eq!(due(&[]).await, ids[..2]);
+        assert_eq!(due(&ids[..3]).await, ids[3..5]);
+        assert_eq!(due(&ids).await, []);
+    }
+}
