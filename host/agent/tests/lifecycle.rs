@@ -72,6 +72,24 @@ async fn stayers(rig: &Rig, kernel: &str) -> Vec<u32> {
     pids
 }
 
+/// Whoever throws away session and environment is known by its parent, or by where it works.
+#[tokio::test]
+async fn an_empty_environment_hides_nobody() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("shell").await;
+    let code = "setsid env -i sleep 1000 & echo $!; (setsid env -i sleep 1000 & echo $!); \
+                (cd /; setsid env -i sh -c 'sleep 1000; :' & echo $!; sleep 2) & wait $!; echo";
+    let printed = text(&rig.run_code(&kernel, code).await, "stdout");
+    let pids: Vec<u32> = printed.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 3, "{printed}");
+    let unmarked = |pid: &u32| std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.is_empty());
+    until("all of them to have nothing", || pids.iter().all(unmarked).then_some(())).await;
+    rig.destroy(&kernel).await;
+    rig.terminated(&kernel).await;
+    assert!(!pids.iter().any(|pid| runs(*pid)), "{pids:?}");
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn destroying_a_kernel_leaves_nothing() {
     let mut rig = Rig::start(RuntimeKind::Process).await;

@@ -191,7 +191,8 @@ impl Task {
 
     async fn end_processes(&self) {
         let (id, groups) = (self.spec.kernel_id.clone(), self.handle.groups());
-        let _ = tokio::task::spawn_blocking(move || end_all(&id, groups, GRACE)).await;
+        let inner = self.inner.clone();
+        let _ = tokio::task::spawn_blocking(move || end_all(&id, groups, GRACE, &inner.scanner)).await;
     }
 
     async fn finish(&self, dir: Option<PathBuf>, reason: String, exit_code: i32) {

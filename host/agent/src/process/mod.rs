@@ -45,6 +45,7 @@ pub struct ProcessRuntime {
 
 struct Inner {
     home: Home,
+    scanner: Mutex<Scanner>,
     interpreters: Interpreters,
     reporter: Arc<Reporter>,
     kernel_host: String,
@@ -67,7 +68,7 @@ impl ProcessRuntime {
         }
         let interpreters = Interpreters::find().await;
         let (kernels, node) = (Mutex::default(), Mutex::default());
-        let inner = Arc::new(Inner { home, interpreters, reporter, kernel_host, kernels, node });
+        let inner = Arc::new(Inner { scanner: home.scanner(), home, interpreters, reporter, kernel_host, kernels, node });
         tokio::spawn(measure(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -187,7 +188,6 @@ impl Runtime for ProcessRuntime {
 
 /// Measures all kernels of a runtime for as long as it exists.
 async fn measure(runtime: Weak<Inner>) {
-    let mut scanner = Scanner::default();
     loop {
         tokio::time::sleep(MEASURE).await;
         let Some(inner) = runtime.upgrade() else { return };
@@ -199,7 +199,7 @@ async fn measure(runtime: Weak<Inner>) {
         let look = move || {
             // Groups that start after this are not in what is seen.
             let groups: Vec<_> = kernels.iter().map(|(_, kernel)| kernel.groups()).collect();
-            let seen = scanner.scan();
+            let seen = inner.scanner.lock().scan();
             for ((id, kernel), groups) in kernels.into_iter().zip(groups) {
                 let (groups, over): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.lives(&seen));
                 kernel.forget_groups(&over);
@@ -211,11 +211,9 @@ async fn measure(runtime: Weak<Inner>) {
                     kernel.out_of_memory(used);
                 }
             }
-            scanner
         };
-        match tokio::task::spawn_blocking(look).await {
-            Ok(back) => scanner = back,
-            Err(_) => return,
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            return;
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Processes as `/proc` shows them: which belong to a kernel, and how to end them all.
 
 use std::collections::HashMap;
+use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 
 /// Each process of a kernel has this in its environment, also one that left the kernel's process groups.
 pub(super) const MARK: &str = "BACKENDAI_KERNEL_ID";
@@ -17,9 +19,12 @@ const SETTLED: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     pub(super) pid: i32,
+    parent: i32,
     pub(super) group: i32,
     pub(super) session: i32,
     zombie: bool,
+    /// Somebody may sit in front of it.
+    has_terminal: bool,
     /// Processor time, that of children it waited for included.
     pub(super) cpu_ms: u64,
     /// When it started, in ticks since boot: with the pid, its identity.
@@ -36,6 +41,8 @@ impl Process {
         Some(Self {
             pid,
             zombie: matches!(*fields.first()?, "Z" | "X"),
+            parent: fields.get(1)?.parse().ok()?,
+            has_terminal: *fields.get(4)? != "0",
             group: fields.get(2)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
             cpu_ms: (number(14)? + number(15)? + number(16)? + number(17)?) * TICK_MS,
@@ -71,26 +78,56 @@ pub(super) fn field_kib(path: &str, field: &str) -> u64 {
 /// Looks at all processes and remembers whose they are.
 #[derive(Default)]
 pub(super) struct Scanner {
+    /// Where the kernels' directories are, each named by its kernel.
+    kernels: PathBuf,
     marks: HashMap<(i32, u64), (Option<String>, Instant)>,
 }
 
 impl Scanner {
-    /// All processes that run, each with the kernel whose mark it bears.
+    /// One that knows kernels by their directories, too.
+    pub(super) fn new(kernels: PathBuf) -> Self {
+        Self { kernels, marks: HashMap::new() }
+    }
+
+    /// The kernel that a process belongs to: by the mark in its environment, else by the directory that it works in.
+    /// People at a terminal may look around there.
+    fn mark(&self, process: &Process) -> Option<String> {
+        process.mark().or_else(|| {
+            if process.has_terminal || self.kernels.as_os_str().is_empty() {
+                return None;
+            }
+            let dir = std::fs::read_link(format!("/proc/{}/cwd", process.pid)).ok()?;
+            match dir.strip_prefix(&self.kernels).ok()?.components().next()? {
+                Component::Normal(name) => name.to_str().map(str::to_owned),
+                _ => None,
+            }
+        })
+    }
+
+    /// All processes that run, each with the kernel that it belongs to by its mark, its directory or its descent. What
+    /// once belonged to a kernel does so until it ends, whatever it throws away.
     pub(super) fn scan(&mut self) -> Vec<(Process, Option<String>)> {
         let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
         let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        let found: Vec<Process> = pids.filter_map(Process::read).filter(|process| !process.zombie).collect();
-        let mut marks = HashMap::with_capacity(found.len());
+        let mut found: Vec<Process> = pids.filter_map(Process::read).filter(|process| !process.zombie).collect();
+        let mut marks: HashMap<(i32, u64), (Option<String>, Instant)> = HashMap::with_capacity(found.len());
         let mut seen = Vec::with_capacity(found.len());
+        let starts: HashMap<i32, u64> = found.iter().map(|process| (process.pid, process.start)).collect();
+        // Parents before their children.
+        found.sort_by_key(|process| process.start);
         for process in found {
             let key = (process.pid, process.start);
             let known = self.marks.remove(&key);
             let (mark, since) = match known {
                 Some((Some(mark), since)) => (Some(mark), since),
                 Some((None, since)) if since.elapsed() > SETTLED => (None, since),
-                Some((None, since)) => (process.mark(), since),
-                None => (process.mark(), Instant::now()),
+                Some((None, since)) => (self.mark(&process), since),
+                None => (self.mark(&process), Instant::now()),
             };
+            let mark = mark.or_else(|| {
+                let start = *starts.get(&process.parent).filter(|start| **start <= process.start)?;
+                marks.get(&(process.parent, start))?.0.clone()
+            });
             marks.insert(key, (mark.clone(), since));
             seen.push((process, mark));
         }
@@ -145,9 +182,8 @@ impl Group {
 
 /// Ends all processes of a kernel: asks first, kills what is left after `grace`, returns when none is left.
 /// Reads `/proc` again and again: not for an async worker.
-pub(super) fn end_all(kernel_id: &str, mut groups: Vec<Group>, grace: Duration) {
-    let mut scanner = Scanner::default();
-    if scanner.members(kernel_id, &mut groups).is_empty() {
+pub(super) fn end_all(kernel_id: &str, mut groups: Vec<Group>, grace: Duration, scanner: &Mutex<Scanner>) {
+    if scanner.lock().members(kernel_id, &mut groups).is_empty() {
         return;
     }
     for group in &groups {
@@ -159,7 +195,7 @@ pub(super) fn end_all(kernel_id: &str, mut groups: Vec<Group>, grace: Duration) 
     let start = Instant::now();
     let mut pause = Duration::from_millis(5);
     while start.elapsed() < grace {
-        if scanner.members(kernel_id, &mut groups).is_empty() {
+        if scanner.lock().members(kernel_id, &mut groups).is_empty() {
             return;
         }
         std::thread::sleep(pause);
@@ -167,7 +203,7 @@ pub(super) fn end_all(kernel_id: &str, mut groups: Vec<Group>, grace: Duration) 
     }
     // What forks faster than it is killed has the same limit on processes as everybody.
     for _ in 0..500 {
-        let left = scanner.members(kernel_id, &mut groups);
+        let left = scanner.lock().members(kernel_id, &mut groups);
         if left.is_empty() {
             return;
         }

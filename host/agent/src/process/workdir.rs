@@ -8,11 +8,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use super::procfs::end_all;
+use super::procfs::{Scanner, end_all};
 use crate::error::Error;
 
 const KERNEL: &str = "kernel.json";
@@ -65,13 +66,14 @@ impl Home {
 
     /// Ends what an earlier start of this agent left behind, and answers it. Kills processes: not for an async worker.
     pub(super) fn sweep(&self) -> Vec<Leftover> {
+        let scanner = self.scanner();
         for dir in entries(&self.root.join("kernels")) {
             let Some(identity) = read_json::<Identity>(&dir.join(KERNEL)) else {
                 let _ = fs::remove_dir_all(&dir);
                 continue;
             };
             // The lifeline has ended nearly all of them already.
-            end_all(&identity.kernel_id, Vec::new(), Duration::ZERO);
+            end_all(&identity.kernel_id, Vec::new(), Duration::ZERO, &scanner);
             let end = pb::Terminated { reason: "agent-restart".into(), exit_code: 137, ..Default::default() };
             if let Err(error) = self.retire(&dir, &end) {
                 tracing::warn!(kernel = identity.kernel_id, %error, "can't clear a kernel's directory");
@@ -90,6 +92,11 @@ impl Home {
             leftovers.push(Leftover { kernel_id, session_id, end, remains });
         }
         leftovers
+    }
+
+    /// What finds the processes of this agent's kernels.
+    pub(super) fn scanner(&self) -> Mutex<Scanner> {
+        Mutex::new(Scanner::new(self.root.join("kernels")))
     }
 
     /// Makes the directories of a kernel.

@@ -186,9 +186,10 @@ fn runtime_info(runtime_type: &str, interpreter: &Interpreter) -> Value {
         "version": interpreter.version,
         "isolation": {
             "isolated": ["work directory", "environment"],
-            // What leaves its process group, its session and its environment behind is no longer found.
+            // What leaves its group, session, environment, directory and parent behind between two looks isn't found.
             "measured": ["processor", "memory (ended when exceeded)"],
-            "measured_limits": "only processes that keep the kernel's process group, session or environment",
+            "measured_limits": "only processes that keep the kernel's process group, session, environment or directory, \
+                or stay with their parent for half a second",
             "shared": ["user", "file system", "network", "processes", "processor", "devices"],
         },
     })
