@@ -157,7 +157,7 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     // A recording has the columns of every policy, so that any of them can play the round again.
     let wanted = match ring.mode {
         _ if !queue.has_pending() => rows::Wanted::default(),
-        Mode::Off => snapshot::extras_of(&bound.plugin.info.columns),
+        Mode::Off => choice.wanted(),
         Mode::All | Mode::Decisive => rows::Wanted::ALL,
     };
     let extras = rows::extras(&mut tx, &group.name, wanted, now).await?;
@@ -291,6 +291,14 @@ impl Chosen {
         match self {
             Self::Policy(bound) => &bound.plugin.info.version,
             Self::Broken(broken) => &broken.version,
+        }
+    }
+
+    /// The optional columns that it asks for; all of them where another has to step in for it.
+    fn wanted(&self) -> rows::Wanted {
+        match self {
+            Self::Policy(bound) => snapshot::extras_of(&bound.plugin.info.columns),
+            Self::Broken(_) => rows::Wanted::ALL,
         }
     }
 
