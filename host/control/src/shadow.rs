@@ -34,6 +34,7 @@ use ledger::Ledger;
 
 pub(crate) use events::ShownEvent;
 pub(crate) use rounds::ShownRound;
+pub(crate) use switch::{bind_as, unbind_as};
 pub use switch::{bind, promote, unbind};
 pub(crate) use ticks::ShownTick;
 

@@ -6,6 +6,7 @@ use quarterdeck_model::session::RESERVED_NAME;
 
 use super::session_create;
 use crate::call::{Answer, Call, ok};
+use crate::openapi::{about, documents};
 use crate::params::kinds::{boolish, nullable, text};
 use crate::route::Access::Auth;
 use crate::route::Gate::Reads;
@@ -13,7 +14,19 @@ use crate::route::{Route, get, post};
 use crate::wire::{INVALID_API_PARAMS, Problem};
 
 pub(crate) fn routes() -> Vec<Route> {
-    vec![get("/plugins/why/{session}", Auth, Reads, why), post("/plugins/dry-run", Auth, Reads, rehearse)]
+    vec![
+        get("/plugins/why/{session}", Auth, Reads, why).documented(
+            about("Why a session waits, or what it does instead")
+                .in_detail("`session` is a name or an id.")
+                .query("owner_access_key", "string", "Whose session, for those who may act for others.")
+                .answers::<documents::Why>(200, "Reasons, agents, and what the scheduler says."),
+        ),
+        post("/plugins/dry-run", Auth, Reads, rehearse).documented(
+            about("Whether a session would start now, where, or what is missing; nothing is written")
+                .takes::<documents::DryRunRequest>()
+                .answers::<documents::DryRun>(200, "What it would come to."),
+        ),
+    ]
 }
 
 async fn why(mut call: Call) -> Answer {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::plugins::{switched_document, target, target_document};
 use crate::call::{Answer, Call, ok};
+use crate::openapi::{about, documents};
 use crate::params::kinds::{boolish, coerced_int, nullable, text};
 use crate::route::Access::Superadmin;
 use crate::route::Gate::Open;
@@ -17,9 +18,21 @@ const RUNS: i64 = 20;
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        get("/plugins/shadow", Superadmin, Open, list),
-        get("/plugins/shadow/{binding}", Superadmin, Open, runs),
-        post("/plugins/promote", Superadmin, Open, promote),
+        get("/plugins/shadow", Superadmin, Open, list).documented(
+            about("Candidates that watch what is decided, with what they would have done")
+                .answers::<documents::Shadows>(200, "All of them."),
+        ),
+        get("/plugins/shadow/{binding}", Superadmin, Open, runs).documented(
+            about("A candidate, and the rounds, ticks and events in which it differed")
+                .query("before", "integer", "Only runs with smaller numbers: the next page.")
+                .query("limit", "integer", "Runs on a page, 1 to 100; 20 unless said otherwise.")
+                .answers::<documents::ShadowRuns>(200, "The newest first."),
+        ),
+        post("/plugins/promote", Superadmin, Open, promote).documented(
+            about("Lets a candidate that watches decide, with the configuration that it watched with")
+                .takes::<documents::PromoteRequest>()
+                .answers::<documents::Switched>(200, "It serves."),
+        ),
     ]
 }
 

@@ -13,7 +13,7 @@ use super::settings::Wish;
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::plugins::{self, BindRequest, Upload};
-use crate::policies;
+use crate::{policies, shadow};
 
 /// Entries of a target's history in which the work of a host that went away is looked for.
 const LOOK_BACK: u32 = 32;
@@ -51,9 +51,6 @@ pub(super) async fn act(control: &Control, file: &str, content: Content, since: 
     let actor = actor(file);
     let wish = Wish::read(content.settings.as_deref().unwrap_or_default())
         .map_err(|reason| Error::invalid(format!("the settings were refused: {reason}")))?;
-    if wish.as_ref().is_some_and(|wish| wish.mode == BindingMode::Shadow) {
-        return Err(Error::invalid("the settings were refused: bindings in shadow aren't made from here"));
-    }
     let upload = Upload { component: Arc::from(content.component), signature: content.signature };
     let revision = plugins::take_in(control, &actor, upload).await?.revision;
     let plugin = format!("{}@{}", revision.name, revision.version);
@@ -67,7 +64,10 @@ pub(super) async fn act(control: &Control, file: &str, content: Content, since: 
             position: wish.position,
             failure_policy: wish.failure_policy,
         };
-        plugins::bind_as(control, &actor, request).await?;
+        match wish.mode {
+            BindingMode::Live => plugins::bind_as(control, &actor, request).await?,
+            BindingMode::Shadow => shadow::bind_as(control, &actor, request).await?,
+        };
     }
     Ok(Done { plugin, binding })
 }
@@ -92,10 +92,17 @@ async fn is_bound(
         if !same {
             continue;
         }
-        let config = policies::effective_config(&mut sql, &binding).await?;
+        let config = match binding.mode {
+            BindingMode::Live => policies::effective_config(&mut sql, &binding).await?,
+            BindingMode::Shadow => binding.config.clone(),
+        };
         if wish.config.as_ref().is_none_or(|wished| *wished == config) && serves(&mut sql, revision, wish).await? {
             return Ok(true);
         }
+    }
+    if wish.mode == BindingMode::Shadow {
+        // Bound again it would forget what it saw, and no more harm than that.
+        return Ok(false);
     }
     let history = rows::history(&mut sql, kind, &wish.target, LOOK_BACK).await?;
     Ok(history.iter().any(|entry| {
@@ -116,13 +123,18 @@ async fn serves<S: quarterdeck_store::Sql>(sql: &mut S, revision: &RevisionRow, 
 
 /// A file is gone: what it bound stays bound, unless its settings had said otherwise and nobody else has changed it.
 pub(super) async fn gone(control: &Control, row: &DropRow) -> Result<()> {
-    if let Some((target, digest)) = ends_with_file(row) {
+    if let Some((target, mode, digest)) = ends_with_file(row) {
         let bound = rows::bindings(&mut control.store().reader())
             .await?
             .into_iter()
-            .find(|b| b.target == target && b.digest == digest && b.mode == BindingMode::Live);
+            .find(|b| b.target == target && b.digest == digest && b.mode == mode);
         if let Some(binding) = bound {
-            match plugins::unbind_as(control, &actor(&row.file), &binding.plugin, &target).await {
+            let actor = actor(&row.file);
+            let ended = match mode {
+                BindingMode::Live => plugins::unbind_as(control, &actor, &binding.plugin, &target).await,
+                BindingMode::Shadow => shadow::unbind_as(control, &actor, &binding.plugin, &target).await,
+            };
+            match ended {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -135,9 +147,10 @@ pub(super) async fn gone(control: &Control, row: &DropRow) -> Result<()> {
     Ok(())
 }
 
-fn ends_with_file(row: &DropRow) -> Option<(Target, String)> {
+fn ends_with_file(row: &DropRow) -> Option<(Target, BindingMode, String)> {
     let binding = row.binding.as_ref().filter(|b| b["unbind_on_removal"] == true)?;
     let kind: TargetKind = binding["target"]["kind"].as_str()?.parse().ok()?;
     let name = binding["target"]["name"].as_str()?.to_owned();
-    Some((Target { kind, name }, row.digest.clone()?))
+    let mode: BindingMode = binding["mode"].as_str()?.parse().ok()?;
+    Some((Target { kind, name }, mode, row.digest.clone()?))
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::plugins::{BindRequest, Switched, check_config, find, fits, label, serving, settle, target_exists};
 use crate::policies::{Switch, no_config};
 use crate::principal::Principal;
+use crate::signatures;
 
 /// Lets a plugin watch what is decided for a target, from the next round (tick, event) on. Bound again it begins anew.
 ///
@@ -18,8 +19,17 @@ use crate::principal::Principal;
 /// As [`crate::plugins::bind`].
 pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -> Result<Switched> {
     superadmin(caller)?;
+    bind_as(control, &caller.email, request).await
+}
+
+/// As [`bind`], on behalf of somebody who was let in elsewhere.
+///
+/// # Errors
+/// As [`bind`].
+pub(crate) async fn bind_as(control: &Control, actor: &str, request: BindRequest) -> Result<Switched> {
     let mut sql = control.store().reader();
     let (revision, kind) = find(&mut sql, &request.plugin).await?;
+    signatures::may_serve(control, &revision).await?;
     fits(kind, &request.target)?;
     target_exists(&mut sql, &request.target).await?;
     let config = match request.config {
@@ -38,10 +48,10 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
         position: request.position,
         mode: BindingMode::Shadow,
         failure_policy: request.failure_policy,
-        bound_by: caller.email.clone(),
+        bound_by: actor.to_owned(),
         bound_at: control.clock().now(),
     };
-    let change = switch(control, "shadow", caller, None);
+    let change = switch(control, "shadow", actor, None);
     let mut tx = Switch::begin(control.store()).await?;
     plugins::delete_binding(&mut tx, kind, &binding.plugin, &binding.target, BindingMode::Shadow).await?;
     plugins::upsert_binding(&mut tx, &binding).await?;
@@ -49,7 +59,7 @@ pub async fn bind(control: &Control, caller: &Principal, request: BindRequest) -
     change.step(&mut tx, &binding.digest, LifeStep::Shadow, &format!("watches {}", binding.target)).await?;
     tx.commit().await?;
     settle(control).await?;
-    tracing::info!(plugin = revision.name, version = revision.version, target = %binding.target, by = caller.email,
+    tracing::info!(plugin = revision.name, version = revision.version, target = %binding.target, by = actor,
         "plugin bound in shadow");
     Ok(Switched { now: Some(revision), before: None })
 }
@@ -65,8 +75,8 @@ async fn known_config(control: &Control, kind: PluginKind, plugin: &str, target:
     Ok(live.map_or_else(no_config, |place| place.config))
 }
 
-fn switch<'a>(control: &'a Control, action: &'a str, caller: &'a Principal, reason: Option<&'a str>) -> Switch<'a> {
-    Switch { policies: control.policies(), action, actor: &caller.email, reason, now: control.clock().now() }
+fn switch<'a>(control: &'a Control, action: &'a str, actor: &'a str, reason: Option<&'a str>) -> Switch<'a> {
+    Switch { policies: control.policies(), action, actor, reason, now: control.clock().now() }
 }
 
 async fn shadow_binding(tx: &mut quarterdeck_store::Tx, plugin: &str, target: &Target) -> Result<BindingRow> {
@@ -81,13 +91,21 @@ async fn shadow_binding(tx: &mut quarterdeck_store::Tx, plugin: &str, target: &T
 /// [`Error::NotFound`] when that plugin doesn't watch there.
 pub async fn unbind(control: &Control, caller: &Principal, plugin: &str, target: &Target) -> Result<Switched> {
     superadmin(caller)?;
+    unbind_as(control, &caller.email, plugin, target).await
+}
+
+/// As [`unbind`], on behalf of somebody who was let in elsewhere.
+///
+/// # Errors
+/// As [`unbind`].
+pub(crate) async fn unbind_as(control: &Control, actor: &str, plugin: &str, target: &Target) -> Result<Switched> {
     let mut tx = Switch::begin(control.store()).await?;
     let binding = shadow_binding(&mut tx, plugin, target).await?;
     let version = plugins::revision(&mut tx, &binding.digest).await?.map(|r| r.version);
     plugins::delete_binding(&mut tx, binding.kind, plugin, target, BindingMode::Shadow).await?;
     tx.commit().await?;
     settle(control).await?;
-    tracing::info!(plugin, %target, by = caller.email, "plugin unbound from its shadow");
+    tracing::info!(plugin, %target, by = actor, "plugin unbound from its shadow");
     Ok(Switched { now: None, before: Some(label(plugin, version.as_deref())) })
 }
 
@@ -105,6 +123,13 @@ pub async fn promote(
     force: bool,
 ) -> Result<Switched> {
     superadmin(caller)?;
+    // A look at the whole component: not while holding the writer. One that takes its place meanwhile was looked at then.
+    let watching = plugins::bindings(&mut control.store().reader()).await?;
+    if let Some(binding) = watching.into_iter().find(|b| is_shadow_of(b, b.kind, plugin, target))
+        && let Some(revision) = plugins::revision(&mut control.store().reader(), &binding.digest).await?
+    {
+        signatures::may_serve(control, &revision).await?;
+    }
     let mut tx = Switch::begin(control.store()).await?;
     let binding = shadow_binding(&mut tx, plugin, target).await?;
     let totals = rows::totals(&mut tx, &binding.id).await?.unwrap_or_default();
@@ -120,7 +145,7 @@ pub async fn promote(
         None => None,
     };
     let reason = record_of(&totals);
-    let change = switch(control, "promote", caller, Some(&reason));
+    let change = switch(control, "promote", &caller.email, Some(&reason));
     plugins::delete_binding(&mut tx, binding.kind, plugin, target, BindingMode::Shadow).await?;
     let like = BindingRow { bound_by: caller.email.clone(), ..binding.clone() };
     change.install(&mut tx, &revision, &like, binding.config.clone(), before.clone()).await?;

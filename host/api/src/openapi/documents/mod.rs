@@ -1,13 +1,17 @@
 //! The documents of our own API, as `/openapi.json` describes them. Handlers write them down as JSON.
 
+mod explain;
 mod rounds;
+mod shadow;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use explain::{DryRun, DryRunRequest, PlacedKernel, Position, Why};
 pub use rounds::{Candidate, DiffRequest, ReplayRequest, Round, Rounds};
+pub use shadow::{Figures, PromoteRequest, Rested, Shadow, ShadowRun, ShadowRuns, Shadows};
 
 /// What went wrong (RFC 9457).
 #[derive(Debug, ToSchema)]
@@ -186,6 +190,8 @@ pub struct BindRequest {
     pub order: Option<i32>,
     /// Hooks: `fail-closed` (default) or `fail-open`.
     pub failure_policy: Option<String>,
+    /// `live` (default), or `shadow`: it watches and decides nothing.
+    pub mode: Option<String>,
 }
 
 /// Which binding to end.
@@ -195,6 +201,8 @@ pub struct UnbindRequest {
     pub plugin: String,
     /// Whom it serves.
     pub target: Target,
+    /// `live` (default) or `shadow`.
+    pub mode: Option<String>,
 }
 
 /// Where to go back.
