@@ -72,10 +72,11 @@ pub async fn dry_run(control: &Control, caller: &Principal, request: &CreateSess
 
     let mut tx = control.store().begin_read().await?;
     let mut queue = rows::load_with(&mut tx, &group.name, &visitor(&session)).await?;
+    let extras = rows::extras(&mut tx, &group.name, rows::Wanted::ALL, control.clock().now()).await?;
     let row = visiting(&mut tx, session).await?;
     tx.rollback().await?;
     insert(&mut queue.sessions, row, ahead);
-    let view = Live::of(control, &group, queue);
+    let view = Live::of(control, &group, queue, extras);
     let frame = &view.frame;
     let mut out = DryRun {
         would_start: false,

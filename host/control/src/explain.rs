@@ -287,18 +287,19 @@ impl Live {
     async fn read(control: &Control, group: &ScalingGroupRow) -> Result<Self> {
         let mut tx = control.store().begin_read().await?;
         let queue = rows::load(&mut tx, &group.name).await?;
+        let extras = rows::extras(&mut tx, &group.name, rows::Wanted::ALL, control.clock().now()).await?;
         tx.rollback().await?;
-        Ok(Self::of(control, group, queue))
+        Ok(Self::of(control, group, queue, extras))
     }
 
     /// From what was read of it.
-    pub(crate) fn of(control: &Control, group: &ScalingGroupRow, queue: rows::Queue) -> Self {
+    pub(crate) fn of(control: &Control, group: &ScalingGroupRow, queue: rows::Queue, extras: rows::Extras) -> Self {
         let now = control.clock().now();
         // Options that make no sense keep the group from being scheduled, which is told elsewhere.
         let timeout = SchedulerOpts::parse(&group.scheduler_opts).map_or(0.0, |opts| opts.pending_timeout_s);
         let (queue, expired) = schedule::split_expired(queue, now, timeout);
         let agents = queue.agents.clone();
-        let frame = Frame::build(&group.name, now, control.config_tree().slot_types(), queue);
+        let frame = Frame::build(&group.name, now, control.config_tree().slot_types(), queue).with_extras(extras);
         Self { frame: Arc::new(frame), agents, expired: expired.into_iter().map(|s| s.id).collect() }
     }
 }
