@@ -29,8 +29,8 @@ extern crate self as quarterdeck_sdk;
 pub mod amount;
 #[doc(hidden)]
 pub mod bindings;
-pub mod glob;
 pub mod explain;
+pub mod glob;
 pub mod hook;
 pub mod host;
 pub mod idle;
