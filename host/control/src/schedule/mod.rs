@@ -154,11 +154,13 @@ pub async fn pass(control: &Control, group: &str) -> Result<Pass> {
     let mut tx = control.store().begin_read().await?;
     let queue = rows::load(&mut tx, &group.name).await?;
     let ring = Ring::of(control);
-    // A recording has the columns of every policy, so that any of them can play the round again.
+    // A recording has the columns of every policy, so that any of them can play the round again; candidates that watch
+    // ask for columns of their own.
+    let watched = control.policies().has_candidates(PluginKind::Scheduler, &group.name);
     let wanted = match ring.mode {
         _ if !queue.has_pending() => rows::Wanted::default(),
-        Mode::Off => choice.wanted(),
-        Mode::All | Mode::Decisive => rows::Wanted::ALL,
+        Mode::Off if !watched => choice.wanted(),
+        Mode::Off | Mode::All | Mode::Decisive => rows::Wanted::ALL,
     };
     let extras = rows::extras(&mut tx, &group.name, wanted, now).await?;
     tx.rollback().await?;
