@@ -231,7 +231,10 @@ fn passwords_have_a_format() {
     assert_eq!(password(&json!({}), &same), "allow_old");
     assert_eq!(password(&json!({"min_kinds": 4}), &json!({"password": "g00d-enough"})), "min_kinds");
     let contradiction = json!({"min_length": 9, "max_length": 8}).to_string();
-    assert_eq!(builtin("password-format").check_config(&contradiction).unwrap_err()[0].pointer, "/max_length");
+    assert_eq!(
+        builtin("password-format").check_config(&contradiction).unwrap_err().problems()[0].pointer,
+        "/max_length"
+    );
 }
 
 fn request(image: &str, role: &str) -> Value {
@@ -255,7 +258,7 @@ fn images_are_allowed_by_rules() {
     assert_eq!(ask("cr/python:latest"), "rules/0");
     assert_eq!(ask("cr/julia:1"), "otherwise");
     let wrong = json!({"rules": [{"effect": "maybe", "images": ["*"]}]}).to_string();
-    assert!(builtin("allowed-images").check_config(&wrong).unwrap_err()[0].pointer.starts_with("/rules/0"));
+    assert!(builtin("allowed-images").check_config(&wrong).unwrap_err().problems()[0].pointer.starts_with("/rules/0"));
 }
 
 #[test]
@@ -269,7 +272,10 @@ fn projects_have_quotas() {
     assert_eq!(ask(json!({"default": {"max_sessions_per_owner": 2}}), "user"), "max_sessions_per_owner");
     assert_eq!(ask(json!({"default": {"max_slots": {"cpu": 8}}}), "user"), "max_slots");
     let wrong = json!({"projects": {"a/b": {"max_slots": {"mem": "much"}}}}).to_string();
-    assert_eq!(builtin("project-quotas").check_config(&wrong).unwrap_err()[0].pointer, "/projects/a~1b/max_slots/mem");
+    assert_eq!(
+        builtin("project-quotas").check_config(&wrong).unwrap_err().problems()[0].pointer,
+        "/projects/a~1b/max_slots/mem"
+    );
 }
 
 #[test]
@@ -303,6 +309,9 @@ fn sessions_start_in_working_hours() {
         (json!({"time_zone": "Europe/Berlin"}), "/time_zone"),
         (json!({"closed": ["02-30"]}), "/closed/0"),
     ] {
-        assert_eq!(builtin("working-hours").check_config(&wrong.to_string()).unwrap_err()[0].pointer, pointer);
+        assert_eq!(
+            builtin("working-hours").check_config(&wrong.to_string()).unwrap_err().problems()[0].pointer,
+            pointer
+        );
     }
 }
