@@ -74,3 +74,19 @@ async fn a_scheduler_in_javascript_places() {
     assert!(text.lines().any(|l| calls(&l)), "{text}");
     assert_eq!(server.logged_errors().unwrap(), [""; 0]);
 }
+
+#[tokio::test]
+async fn a_project_under_development_watches_and_decides_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::sqlite().unwrap();
+    let server = Server::start(&database, &dir.path().join("server")).unwrap();
+    let component = guests::best_fit().unwrap();
+    let settings = format!("component = {component:?}\nbuild = [\"true\"]\n");
+    std::fs::write(dir.path().join("quarterdeck.toml"), settings).unwrap();
+    let project = dir.path().to_str().unwrap();
+    server.cli(&["plugin", "dev", project, "--scaling-group", "default", "--once"]).unwrap();
+    let shown = server.cli(&["plugin", "shadow", "--json"]).unwrap();
+    assert!(shown.contains("best-fit"), "{shown}");
+    let groups = server.client(ADMIN).gql("{ scaling_groups { name scheduler } }", json!({})).await.unwrap();
+    assert_eq!(groups["scaling_groups"][0]["scheduler"], "fifo");
+}

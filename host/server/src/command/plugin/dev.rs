@@ -80,7 +80,7 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
 
 /// Builds, pushes and binds in shadow; the plugin's name.
 async fn renew(project: &Project, client: &ApiClient, args: &DevArgs, config: &Json) -> anyhow::Result<String> {
-    tokio::task::block_in_place(|| project.build())?;
+    project.build()?;
     let wasm = std::fs::read(project.component()).with_context(|| project.component().display().to_string())?;
     let pushed = client.send(Method::POST, "/plugins", "application/wasm", Bytes::from(wasm)).await?;
     let revision = &pushed["revision"];
@@ -105,6 +105,9 @@ async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> 
             continue;
         }
         *seen = Some(id);
+        if run["same"] == json!(true) {
+            continue;
+        }
         println_line(&format!(
             "#{id} {}: {} elsewhere, {} only live, {} only candidate",
             run["outcome"].as_str().unwrap_or_default(),

@@ -3,21 +3,19 @@
 mod author;
 mod bench;
 mod dev;
+mod drops;
 mod inspect;
 mod new;
 mod project;
-mod properties;
-mod replay;
-mod scenario;
-mod test;
-
-mod drops;
 mod promote;
+mod properties;
 mod push;
 mod replay;
+mod scenario;
 mod shadow;
 mod show;
 mod sign;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
