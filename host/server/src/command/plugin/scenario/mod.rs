@@ -139,9 +139,8 @@ impl Scenario {
     /// # Errors
     /// When the configuration can't be bound: the scenario is at fault.
     pub(crate) fn play(&self, plugin: &Plugin, meter: quarterdeck_plugin::Meter) -> anyhow::Result<Played> {
-        if let Err(problems) = plugin.check_config(&self.config) {
-            let words: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.pointer, p.message)).collect();
-            bail!("the configuration is refused: {}", words.join("; "));
+        if let Err(objection) = plugin.check_config(&self.config) {
+            bail!("the configuration is refused: {objection}");
         }
         Ok(match &self.case {
             Case::Round(round) => round.play(plugin, &self.config, meter),
