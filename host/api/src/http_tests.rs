@@ -463,6 +463,8 @@ async fn a_broken_hook_locks_nobody_out_of_its_repair() {
     server.send(get(USER, "/auth/role")).await.is_ok();
     let told = server.send(self::request(Method::GET, "/readyz", Body::empty())).await;
     assert_eq!(told.body["plugins"], json!([]), "{}", told.body);
+}
+
 #[tokio::test]
 async fn exports_are_compressed_for_those_who_can_read_it() {
     let server = server().await;
