@@ -94,7 +94,8 @@ async fn life(database: Database) -> anyhow::Result<()> {
 
     // Promoted it decides, with its configuration; rolled back, what decided before.
     let promoted = lab.json(&["promote", "best-fit", GROUP[0], GROUP[1]])?;
-    assert_eq!((&promoted["now"]["name"], &promoted["before"]), (&json!("best-fit"), &json!("fifo@0.1.0")));
+    assert_eq!(promoted["now"]["name"], "best-fit");
+    assert!(promoted["before"].as_str().unwrap().starts_with("fifo@"), "{promoted}");
     assert_eq!(lab.json(&["shadow"])?, json!({"shadows": []}));
     assert_eq!(lab.placement("by-best-fit").await?, "i-small");
     let history = lab.json(&["inspect", "best-fit"])?["history"][0].clone();

@@ -90,7 +90,8 @@ async fn a_scheduler_watches_and_is_promoted() {
         assert_eq!(Figures::of(&again.totals).only_candidate, 0);
 
         let done = shadow::promote(&lab.control, &admin, "lifo", &group(), true).await.unwrap();
-        assert_eq!((done.now.unwrap().name.as_str(), done.before.as_deref()), ("lifo", Some("fifo@0.1.0")));
+        assert_eq!(done.now.unwrap().name, "lifo");
+        assert!(done.before.unwrap().starts_with("fifo@"));
         assert_eq!(scheduler(&lab.control).await, "lifo");
         assert!(shadow::list(&lab.control, &admin).await.unwrap().is_empty());
         let bindings = rows::bindings(&mut lab.control.store().reader()).await.unwrap();
