@@ -4,10 +4,12 @@
 mod dispatch;
 
 use dispatch::Scenario;
+use quarterdeck_control::agents::HostService;
 use quarterdeck_control::idle::{self, AccessEvent};
 use quarterdeck_model::duration::Duration;
-use quarterdeck_model::{AgentId, SessionId, Timestamp};
-use quarterdeck_rpc::pb;
+use quarterdeck_model::{SessionId, Timestamp};
+use quarterdeck_rpc::pb::host_server::Host as _;
+use quarterdeck_rpc::{credentials, metadata, pb};
 use quarterdeck_store::{Sql, Stmt};
 use serde_json::{Value as Json, json};
 
@@ -160,17 +162,30 @@ async fn an_unused_session_ends_and_one_in_use_is_left_alone() {
     assert_eq!(idle::tick(control).await.unwrap(), [(ids[0], "idle-timeout".to_owned())]);
 }
 
-/// The agent reports what the kernels of these sessions use of a processor, in percent.
+/// A heartbeat of the agent tells what the kernels of these sessions use of a processor, in percent.
 async fn report_statistics(scenario: &Scenario, percentages: &[(&str, f64)]) {
-    let mut beat = pb::HeartbeatRequest::default();
-    for (name, percent) in percentages {
-        let stmt = Stmt::new("SELECT k.id FROM kernels k JOIN sessions s ON s.id = k.session_id WHERE s.name = $1");
-        let row = scenario.control().store().reader().fetch_one(stmt.bind(*name)).await.unwrap();
-        let stat = json!({"cpu_util": {"current": percent.to_string(), "pct": percent.to_string()}}).to_string();
-        beat.kernel_stats.push(pb::KernelStat { kernel_id: row.get("id").unwrap(), stat });
+    let control = scenario.control();
+    let mut tx = control.store().begin().await.unwrap();
+    let stmt = Stmt::new("UPDATE agents SET credential = $1, boot_id = 'boot'").bind(credentials::hash("secret"));
+    tx.execute(stmt).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut beat = pb::HeartbeatRequest { boot_id: "boot".to_owned(), ..pb::HeartbeatRequest::default() };
+    let kernels = Stmt::new("SELECT k.id, k.session_id, s.name FROM kernels k JOIN sessions s ON s.id = k.session_id");
+    for row in control.store().reader().fetch_all(kernels).await.unwrap() {
+        let text = |column: &str| row.get::<String>(column).unwrap();
+        beat.kernels.push(pb::KernelState {
+            kernel_id: text("id"),
+            session_id: text("session_id"),
+            state: "running".to_owned(),
+        });
+        if let Some((_, percent)) = percentages.iter().find(|(name, _)| *name == text("name")) {
+            let stat = json!({"cpu_util": {"current": percent.to_string(), "pct": percent.to_string()}}).to_string();
+            beat.kernel_stats.push(pb::KernelStat { kernel_id: text("id"), stat });
+        }
     }
-    let now = scenario.control().clock().now();
-    scenario.control().live().hear(&AgentId::from("i-1"), &beat, now);
+    let request = metadata::request(beat, "i-1", "secret").unwrap();
+    let answer = HostService::new(control.clone()).heartbeat(request).await.unwrap();
+    assert!(!answer.into_inner().register_again);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
