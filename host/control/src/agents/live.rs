@@ -137,7 +137,7 @@ impl Live {
     }
 
     /// Notes a heartbeat; returns whether the slots differ from those heard last.
-    pub fn hear(&self, id: &AgentId, beat: &pb::HeartbeatRequest, now: Timestamp) -> bool {
+    pub(crate) fn hear(&self, id: &AgentId, beat: &pb::HeartbeatRequest, now: Timestamp) -> bool {
         let mut changed = false;
         if let Some(heard) = self.agents.write().get_mut(id) {
             heard.seen = Some(now);
