@@ -130,7 +130,7 @@ pub(crate) fn templates(tools: &Tools) -> anyhow::Result<()> {
     // One for all three, so that what they have in common is compiled once.
     let target = root().join("target/authors/rust");
     for kind in ["scheduler", "idle-checker", "hook"] {
-        timed(&format!("A project for a {kind} in each language"), || {
+        timed(&format!("A project in each language, of the kind {kind}"), || {
             for lang in ["rust", "python", "javascript"] {
                 let name = format!("{lang}-{kind}");
                 let dir = made.join(&name);
