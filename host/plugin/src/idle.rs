@@ -49,7 +49,6 @@ impl Plugin {
     }
 
     /// As [`Plugin::check`], with what the call cost, also where it failed.
-    #[expect(clippy::type_complexity, reason = "the contract's answer, and its cost")]
     pub fn check_traced(&self, call: &Call, tick: &Tick) -> (CallTrace, Result<Vec<Result<Finding, String>>, Failure>) {
         if let Err(failure) = self.must_be(Kind::IdleChecker) {
             return (CallTrace::default(), Err(failure));

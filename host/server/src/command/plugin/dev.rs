@@ -48,7 +48,7 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
     loop {
         let changed = project.changed();
         if built.is_none() || changed > built {
-            built = changed.or(Some(SystemTime::now()));
+            built = changed.or_else(|| Some(SystemTime::now()));
             match renew(&project, &client, args, &config).await {
                 Ok(name) => {
                     seen = None;
@@ -116,7 +116,7 @@ async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> 
             run["only_candidate"]
         ))?;
         for session in run["details"]["sessions"].as_array().into_iter().flatten() {
-            let name = session["name"].as_str().or(session["session"].as_str()).unwrap_or_default();
+            let name = session["name"].as_str().or_else(|| session["session"].as_str()).unwrap_or_default();
             println_line(&format!("  {name}: {} -> {}", session["live"], session["candidate"]))?;
         }
     }

@@ -48,7 +48,7 @@ fn slots() -> Vec<Slot> {
 pub(in crate::command::plugin) fn round(dice: &mut Dice, size: Size) -> Recording {
     let slots = slots();
     let width = slots.len();
-    let agents = agents(dice, size.agents, width);
+    let agents = agents(dice, size.agents);
     let mut kernels = Kernels {
         count: 0,
         architecture: Vec::new(),
@@ -138,7 +138,7 @@ pub(in crate::command::plugin) fn round(dice: &mut Dice, size: Size) -> Recordin
     Recording::from_scenario("default", snapshot, facts).expect("what is made up here fits together")
 }
 
-fn agents(dice: &mut Dice, count: u32, width: usize) -> Agents {
+fn agents(dice: &mut Dice, count: u32) -> Agents {
     let mut agents = Agents {
         count,
         architecture: Vec::new(),
@@ -153,9 +153,9 @@ fn agents(dice: &mut Dice, count: u32, width: usize) -> Agents {
         agents.schedulable.push(!dice.one_in(8));
         let gpus = if dice.one_in(2) { 8000 } else { 0 };
         let capacity = [(8 + dice.below(120)) * 1000, (16 + dice.below(500)) * GIB, gpus];
-        for slot in 0..width {
+        for amount in capacity {
             // One that has shrunk holds more than it has.
-            let occupied = if dice.one_in(12) { capacity[slot] + 1000 } else { dice.below(capacity[slot] / 2 + 1) };
+            let occupied = if dice.one_in(12) { amount + 1000 } else { dice.below(amount / 2 + 1) };
             agents.occupied.push(occupied);
         }
         agents.capacity.extend(capacity);
