@@ -23,11 +23,14 @@ pub struct Blocking {
     pub skip_blocked: bool,
     /// Age in seconds after which they no longer do.
     pub hold_after_s: f64,
+    /// How many sessions are proposed at a time, as far as order and choice can take back what the host refuses. Those
+    /// behind a refused session in the same lot were chosen as if it had been placed.
+    pub lot: u32,
 }
 
 impl Default for Blocking {
     fn default() -> Self {
-        Blocking { skip_blocked: false, hold_after_s: 600.0 }
+        Blocking { skip_blocked: false, hold_after_s: 600.0, lot: 1 }
     }
 }
 
@@ -47,6 +50,13 @@ macro_rules! blocking_options {
                 "minimum": 0,
                 "maximum": 31536000,
                 "default": 600
+            },
+            "lot": {
+                "description": "How many sessions are proposed at a time. More are quicker; those behind a session that the host refuses were then chosen as if it had been placed.",
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 64,
+                "default": 1
             }"#
     };
 }
@@ -60,11 +70,26 @@ pub trait Turns {
     fn placed(&mut self, session: Session<'_>) {
         let _ = session;
     }
+
+    /// Whether [`Turns::mark`] and [`Turns::take_back`] do what they say, so that several sessions may be proposed at once.
+    fn can_take_back(&self) -> bool {
+        false
+    }
+
+    /// What is told to be placed from here on may have to be taken back.
+    fn mark(&mut self) {}
+
+    /// Nothing was placed since the mark. Whose turns have been since then stays.
+    fn take_back(&mut self) {}
 }
 
 impl<I: Iterator<Item = usize>> Turns for I {
     fn next_turn(&mut self) -> Option<usize> {
         self.next()
+    }
+
+    fn can_take_back(&self) -> bool {
+        true
     }
 }
 
@@ -75,7 +100,7 @@ pub trait Choice {
         let _ = (round, session);
     }
 
-    /// A placement was accepted, and the books have it.
+    /// A placement was accepted, and the books have it; in lots it may still be taken back.
     fn placed(&mut self, round: &Round, placement: &Placement) {
         let _ = (round, placement);
     }
@@ -91,6 +116,14 @@ pub trait Choice {
     fn changed(&mut self, round: &Round, agent: usize) {
         let _ = (round, agent);
     }
+
+    /// Whether [`Choice::taken_back`] does what it says, so that several sessions may be placed at once.
+    fn can_take_back(&self) -> bool {
+        false
+    }
+
+    /// Agents have room again that was given away for good.
+    fn taken_back(&mut self) {}
 
     /// How good an agent is, for explanations. Larger is better.
     fn score(&self, agent: Agent<'_>, requested: &[u64]) -> f64;
@@ -114,6 +147,14 @@ impl Choice for Walk {
         )
     }
 
+    fn can_take_back(&self) -> bool {
+        true
+    }
+
+    fn taken_back(&mut self) {
+        self.forget();
+    }
+
     fn score(&self, agent: Agent<'_>, requested: &[u64]) -> f64 {
         match self.preference() {
             Preference::LeastWaste => -(walk::extras(agent.capacity(), requested) as f64),
@@ -130,60 +171,114 @@ pub struct Line<T, C> {
     choice: C,
     skip_blocked: bool,
     hold_after_ms: u64,
-    /// What was proposed last.
-    last: Option<Proposal>,
+    /// How many sessions are proposed at a time.
+    lot: usize,
+    /// What was proposed last. In lots of more than one, the books have its placements already.
+    last: Vec<Proposal>,
+    placed: u64,
+    blocked: u64,
     ended: bool,
 }
 
 impl<T: Turns, C: Choice> Line<T, C> {
     /// Opens a round.
     pub fn new(round: Round, turns: T, choice: C, blocking: &Blocking) -> Self {
+        let lot = if turns.can_take_back() && choice.can_take_back() { blocking.lot.max(1) as usize } else { 1 };
         Line {
             round,
             turns,
             choice,
             skip_blocked: blocking.skip_blocked,
             hold_after_ms: (blocking.hold_after_s * 1000.0) as u64,
-            last: None,
+            lot,
+            last: Vec::new(),
+            placed: 0,
+            blocked: 0,
             ended: false,
         }
     }
 
-    /// What becomes of the next session: the next choice depends on the verdict on this one.
-    pub fn propose(&mut self) -> Vec<Proposal> {
-        if self.ended {
-            return Vec::new();
+    /// What becomes of the next sessions: one, because the next choice depends on the verdict on it, or as many as a lot
+    /// and `limit` allow.
+    pub fn propose(&mut self, limit: usize) -> Vec<Proposal> {
+        let mut proposals = Vec::new();
+        if self.lot > 1 {
+            self.turns.mark();
         }
-        let Some(row) = self.turns.next_turn() else { return Vec::new() };
-        let proposal = match self.place(row) {
-            Ok(placement) => Proposal::Place(placement),
-            Err(lack) => self.round.pending_session(row).defer(lack, ""),
-        };
-        self.last = Some(proposal.clone());
-        vec![proposal]
+        while !self.ended && proposals.len() < self.lot.min(limit) {
+            let Some(row) = self.turns.next_turn() else { break };
+            match self.place(row) {
+                Ok(placement) => {
+                    if self.lot > 1 {
+                        self.book(&placement);
+                    }
+                    proposals.push(Proposal::Place(placement));
+                }
+                Err(lack) => {
+                    // Whether it blocks those behind it depends on the verdict.
+                    proposals.push(self.round.pending_session(row).defer(lack, ""));
+                    break;
+                }
+            }
+        }
+        if proposals.is_empty() {
+            self.report();
+        }
+        self.last.clone_from(&proposals);
+        proposals
     }
 
-    /// Takes the host's verdict on it.
-    pub fn settle(&mut self, outcomes: &[Outcome]) {
-        let accepted = matches!(outcomes.first(), Some(Outcome::Accepted));
-        match self.last.take() {
-            Some(Proposal::Place(placement)) if accepted => {
-                self.round.occupy(&placement);
-                placement.agents.iter().for_each(|agent| self.choice.changed(&self.round, *agent as usize));
-                self.choice.placed(&self.round, &placement);
-                self.turns.placed(self.round.pending_session(placement.session as usize));
-                host::count("placed_total", 1);
+    /// Takes a placement into the books.
+    fn book(&mut self, placement: &Placement) {
+        self.round.occupy(placement);
+        placement.agents.iter().for_each(|agent| self.choice.changed(&self.round, *agent as usize));
+        self.choice.placed(&self.round, placement);
+        self.turns.placed(self.round.pending_session(placement.session as usize));
+    }
+
+    /// Counts what the round did: once, since each call of the host costs as much as a decision.
+    fn report(&mut self) {
+        for (metric, count) in [("placed_total", &mut self.placed), ("blocked_total", &mut self.blocked)] {
+            if *count > 0 {
+                host::count(metric, std::mem::take(count));
             }
-            Some(Proposal::Defer(deferral)) if accepted => {
-                host::count("blocked_total", 1);
-                let session = self.round.pending_session(deferral.session as usize);
-                self.ended = deferral.lack != Lack::HeldBack
-                    && (!self.skip_blocked
-                        || (session.waiting_ms() >= self.hold_after_ms && could_ever_be_placed(&self.round, session)));
-            }
-            // The session fails a predicate: nothing should wait for it.
-            _ => {}
         }
+    }
+
+    /// Takes the host's verdicts on them.
+    pub fn settle(&mut self, outcomes: &[Outcome]) {
+        let proposals = std::mem::take(&mut self.last);
+        let accepted = |at: usize| matches!(outcomes.get(at), Some(Outcome::Accepted));
+        let refused = |(at, proposal): (usize, &Proposal)| matches!(proposal, Proposal::Place(_)) && !accepted(at);
+        let all_stand = self.lot > 1 && !proposals.iter().enumerate().any(refused);
+        if self.lot > 1 && !all_stand {
+            for proposal in &proposals {
+                if let Proposal::Place(placement) = proposal {
+                    self.round.vacate(placement);
+                }
+            }
+            self.turns.take_back();
+            self.choice.taken_back();
+        }
+        for (_, proposal) in proposals.iter().enumerate().filter(|(at, _)| accepted(*at)) {
+            match proposal {
+                Proposal::Place(placement) => {
+                    if !all_stand {
+                        self.book(placement);
+                    }
+                    self.placed += 1;
+                }
+                Proposal::Defer(deferral) => {
+                    self.blocked += 1;
+                    let session = self.round.pending_session(deferral.session as usize);
+                    self.ended = deferral.lack != Lack::HeldBack
+                        && (!self.skip_blocked
+                            || (session.waiting_ms() >= self.hold_after_ms
+                                && could_ever_be_placed(&self.round, session)));
+                }
+            }
+        }
+        // What was refused fails a predicate: nothing should wait for it.
     }
 
     /// The agents, best first, and what keeps a session off them.
@@ -284,8 +379,8 @@ macro_rules! serve_in_line {
                 $open(config, round)
             }
 
-            fn propose(&mut self, _limit: usize) -> Vec<$crate::scheduler::Proposal> {
-                self.0.propose()
+            fn propose(&mut self, limit: usize) -> Vec<$crate::scheduler::Proposal> {
+                self.0.propose(limit)
             }
 
             fn settle(&mut self, outcomes: &[$crate::scheduler::Outcome]) {

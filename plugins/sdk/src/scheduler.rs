@@ -81,6 +81,14 @@ impl Round {
         }
     }
 
+    /// Takes a placement out of the books again, after the host refused it.
+    pub fn vacate(&mut self, placement: &Placement) {
+        let kernels = self.pending_session(placement.session as usize).kernel_rows();
+        for (kernel, agent) in kernels.zip(&placement.agents) {
+            self.release_kernel(kernel, *agent as usize);
+        }
+    }
+
     /// Books the request of one kernel on an agent.
     pub fn occupy_kernel(&mut self, kernel: usize, agent: usize) {
         let slots = self.slots();

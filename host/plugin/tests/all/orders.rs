@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use quarterdeck_plugin::scheduling::{Outcome, Proposal, Snapshot};
-use quarterdeck_plugin::{Call, Limits, Meter, subject};
+use quarterdeck_plugin::scheduling::{Outcome, Proposal, Refusal, Snapshot};
+use quarterdeck_plugin::{Call, Judge, Limits, Meter, subject};
 
 use crate::common::{Books, Builder, builtin, map};
 
@@ -252,5 +252,62 @@ fn large_rounds_take_few_steps() {
         let trace = policy.schedule(&call, &snapshot, &mut accept).unwrap();
         assert!(trace.proposals.iter().all(|(proposal, _)| matches!(proposal, Proposal::Place(_))));
         assert_eq!(trace.proposals.len(), 10_000);
+    }
+}
+
+/// A crowd of three owners with requests of several sizes, and a few agents that can take most of it.
+fn crowd() -> Builder {
+    let mut builder = Builder::new(&["cpu", "mem"]);
+    for agent in 0..6 {
+        builder = builder.agent(&[("cpu", 16_000 + 8_000 * (agent % 3)), ("mem", 64 << 30)], &[("cpu", 1000 * agent)]);
+    }
+    for row in 0..150_u64 {
+        builder = builder.session(&[("cpu", 500 + 250 * (row % 5)), ("mem", (1 + row % 3) << 28)], 1000 - row);
+        builder.pending.last_mut().unwrap().owner = (row * row % 3) as u32;
+    }
+    builder
+}
+
+#[test]
+fn lots_decide_as_one_at_a_time_when_nothing_is_refused() {
+    let snapshot = crowd().build();
+    for name in ["fifo", "lifo", "drf"] {
+        for other in ["", r#","accumulate":true"#].into_iter().take(if name == "drf" { 2 } else { 1 }) {
+            let round = |lot: u32| {
+                let call = Call::new(format!(r#"{{"skip_blocked":true,"lot":{lot}{other}}}"#));
+                builtin(name).schedule(&call, &snapshot, &mut Books::of(&snapshot)).unwrap()
+            };
+            let (one, lots) = (round(1), round(64));
+            assert!(one.proposals.len() == 150 && lots.calls < one.calls / 2, "{name}: {} calls", lots.calls);
+            assert_eq!(one.proposals, lots.proposals, "{name}{other}");
+            assert_eq!(one.journal.counters, lots.journal.counters, "{name}{other}");
+        }
+    }
+}
+
+#[test]
+fn a_refusal_in_a_lot_takes_nothing_from_the_others() {
+    let snapshot = crowd().build();
+    for name in ["fifo", "lifo", "drf"] {
+        let call = Call::new(r#"{"skip_blocked":true,"lot":16}"#);
+        let mut books = Books::of(&snapshot);
+        // A quota that every seventh session exceeds.
+        let mut judge = |proposals: &[Proposal]| -> Vec<Outcome> {
+            let verdict = |proposal: &Proposal| match subject(proposal) % 7 {
+                0 => Outcome::Refused(Refusal::OwnerQuota),
+                _ => books.judge(std::slice::from_ref(proposal)).remove(0),
+            };
+            proposals.iter().map(verdict).collect()
+        };
+        let trace = builtin(name).schedule(&call, &snapshot, &mut judge).unwrap();
+        assert_eq!(trace.proposals.len(), 150, "{name}: each session has its turn");
+        // Whatever the policy believed of the refused ones, it never counts room twice.
+        let wrong = |(_, outcome): &&(Proposal, Outcome)| *outcome == Outcome::Refused(Refusal::Capacity);
+        assert_eq!(trace.proposals.iter().filter(wrong).count(), 0, "{name}");
+        let placed = |(proposal, outcome): &&(Proposal, Outcome)| {
+            matches!(proposal, Proposal::Place(_)) && *outcome == Outcome::Accepted
+        };
+        let placed = trace.proposals.iter().filter(placed).count() as u64;
+        assert!(placed > 80 && trace.journal.counters["placed_total"] == placed, "{name}: {placed}");
     }
 }

@@ -30,6 +30,8 @@ pub struct Walk {
     shapes: Vec<BTreeMap<Vec<u64>, usize>>,
     /// For each shape and class, how many agents at the front of the class have no room for the shape any more.
     cursors: Vec<u32>,
+    /// Kept from choice to choice: the first fitting agent of each class, with the class.
+    first: Vec<(u32, usize)>,
 }
 
 /// Agents of one architecture with the same capacity, in listing order.
@@ -74,7 +76,7 @@ impl Walk {
             });
             classes[class].agents.push(agent as u32);
         }
-        Walk { slots, preference, classes, shapes: Vec::new(), cursors: Vec::new() }
+        Walk { slots, preference, classes, shapes: Vec::new(), cursors: Vec::new(), first: Vec::new() }
     }
 
     /// By what it prefers agents.
@@ -95,8 +97,8 @@ impl Walk {
         lasting: bool,
     ) -> Result<usize, Nothing> {
         let shape = self.shape(architecture, requested);
-        // The first fitting agent of each class, with the class.
-        let mut first: Vec<(u32, usize)> = Vec::with_capacity(self.classes.len());
+        let mut first = std::mem::take(&mut self.first);
+        first.clear();
         let mut compatible = false;
         for (index, class) in self.classes.iter().enumerate() {
             if class.architecture != architecture {
@@ -124,7 +126,7 @@ impl Walk {
         }
         first.sort_unstable();
         let mut best: Option<(u32, &[u64], usize)> = None;
-        for (agent, class) in first {
+        for &(agent, class) in &first {
             let capacity = self.classes[class].capacity.as_slice();
             let extras = match self.preference {
                 Preference::LeastWaste => extras(capacity, requested),
@@ -138,7 +140,14 @@ impl Walk {
                 best = Some((agent, capacity, extras));
             }
         }
-        best.map(|(agent, ..)| agent as usize).ok_or(Nothing::Room)
+        let best = best.map(|(agent, ..)| agent as usize).ok_or(Nothing::Room);
+        self.first = first;
+        best
+    }
+
+    /// Agents have become emptier: what was known of full ones no longer holds.
+    pub fn forget(&mut self) {
+        self.cursors.fill(0);
     }
 
     fn shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
