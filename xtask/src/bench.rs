@@ -13,7 +13,7 @@ use quarterdeck_tests::{ADMIN, KeyPair, PYTHON_IMAGE, root};
 use serde_json::json;
 
 use crate::load;
-use crate::prerequisites::postgresql;
+use crate::prerequisites::{postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
 /// How long each load runs.
@@ -21,6 +21,7 @@ const SECONDS: u64 = 8;
 
 /// Runs every benchmark.
 pub(crate) fn run_all() -> anyhow::Result<()> {
+    wasm_target()?;
     crate::guests::build()?;
     timed("Building for release", || {
         run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
@@ -29,7 +30,8 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     let binary = root().join("target/release/quarterdeck");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
-    timed("Scheduling rounds through the real host, native and Wasm in one run", || {
+    policies()?;
+    timed("Rounds of the other built-in policies", || {
         run(cargo().args(["bench", "--quiet", "--locked", "--package", "quarterdeck-plugin", "--bench", "rounds"]))
     })?;
 
@@ -47,6 +49,13 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     let database = Database::postgres_on(&cluster.url())?;
     let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
     with_binary(&binary, || requests(&runtime, &database, dir.path()))
+}
+
+/// What policies cost, native and Wasm in one run. The build of the plugin host compiles the guests, so the target for
+/// them has to be there.
+pub(crate) fn policies() -> anyhow::Result<()> {
+    wasm_target()?;
+    timed("Policies through the real host, beside native code", || crate::figures::policies(false))
 }
 
 fn with_binary<T>(binary: &std::path::Path, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod demo;
 mod docs;
+mod figures;
 mod guests;
 mod load;
 mod prerequisites;
@@ -40,7 +41,14 @@ enum Task {
     /// Write what is generated: the contract's reference in docs/
     Gen,
     /// Measure the hot paths
-    Bench,
+    Bench {
+        /// Only what policies cost
+        #[arg(long)]
+        policies: bool,
+        /// Only what policies cost, one JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
     /// Run the official client's conformance suite (arguments go to pytest)
     Conformance {
         /// `sqlite` or `postgres`
@@ -60,7 +68,9 @@ fn main() -> anyhow::Result<()> {
         Task::Guests => guests::build(),
         Task::Authors => suite::authors_alone(),
         Task::Gen => docs::generate(),
-        Task::Bench => bench::run_all(),
+        Task::Bench { json: true, .. } => prerequisites::wasm_target().and_then(|()| figures::policies(true)),
+        Task::Bench { policies: true, .. } => bench::policies(),
+        Task::Bench { .. } => bench::run_all(),
         Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
     }
 }
