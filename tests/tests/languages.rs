@@ -59,7 +59,7 @@ async fn a_scheduler_in_javascript_places() {
     server.cli(&["plugin", "push", &component]).unwrap();
     server.cli(&["plugin", "bind", "owner-rotation", "--scaling-group", "default"]).unwrap();
     let mut agents = Vec::new();
-    for name in ["one", "two", "three", "four"] {
+    for name in ["turn-1", "turn-2", "turn-3", "turn-4"] {
         let id = admin.enqueue(name, json!({"cpu": 1, "mem": "128m"})).await.unwrap();
         admin.await_status(&id, &["RUNNING"], Duration::from_secs(30)).await.unwrap();
         let row = admin.session(&id, "containers { agent }").await.unwrap();

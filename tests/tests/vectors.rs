@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use quarterdeck_tests::root;
 use serde_json::Value;
 
+/// A test: its source file and function.
+type Test = (&'static str, &'static str);
+
 /// Vector file, kind (the operation in files without kinds; `*` for all others), how many, and the tests that run all of
 /// them: source file and function.
-const HANDLED: &[(&str, &str, usize, &[(&str, &str)])] = &[
+const HANDLED: &[(&str, &str, usize, &[Test])] = &[
     ("scheduler", "pick", 58, &[(PLUGIN, "the_schedulers_pick"), (SCHEDULE, "pick_vectors")]),
     ("scheduler", "assign", 141, &[(PLUGIN, "the_schedulers_assign"), (SCHEDULE, "assign_vectors")]),
     ("scheduler", "tick", 42, &[(PLUGIN, "the_schedulers_tick"), (SCHEDULE, "tick_vectors")]),

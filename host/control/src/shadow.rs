@@ -34,8 +34,8 @@ use ledger::Ledger;
 
 pub(crate) use events::ShownEvent;
 pub(crate) use rounds::ShownRound;
-pub(crate) use switch::{bind_as, unbind_as};
 pub use switch::{bind, promote, unbind};
+pub(crate) use switch::{bind_as, unbind_as};
 pub(crate) use ticks::ShownTick;
 
 /// Failures in a row after which a candidate is put to rest.

@@ -68,7 +68,8 @@ impl ProcessRuntime {
         }
         let interpreters = Interpreters::find().await;
         let (kernels, node) = (Mutex::default(), Mutex::default());
-        let inner = Arc::new(Inner { scanner: home.scanner(), home, interpreters, reporter, kernel_host, kernels, node });
+        let inner =
+            Arc::new(Inner { scanner: home.scanner(), home, interpreters, reporter, kernel_host, kernels, node });
         tokio::spawn(measure(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }

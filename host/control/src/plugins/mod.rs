@@ -22,8 +22,8 @@ use crate::principal::Principal;
 
 pub use bind::{BindRequest, Switched, bind, unbind};
 pub(crate) use bind::{bind_as, unbind_as};
-pub(crate) use life::give_up;
 pub(crate) use bind::{check_config, fits, serving, settle, target_exists};
+pub(crate) use life::give_up;
 pub use life::{MAX_COMPONENT_BYTES, Pushed, Upload, push, take_in, tidy};
 pub use rollback::rollback;
 
