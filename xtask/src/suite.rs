@@ -38,12 +38,6 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     crate::authors::examples(&tools)?;
     timed("Building", || run(cargo().args(["build", "--workspace", "--all-targets", "--locked"])))?;
 
-    timed("Tests of the policies' rules, natively", || {
-        run(cargo()
-            .current_dir(root().join("plugins"))
-            .env_remove("CARGO_TARGET_DIR")
-            .args(["test", "--quiet", "--locked"]))
-    })?;
     crate::authors::play_examples()?;
     crate::authors::templates(&tools)?;
 
