@@ -48,7 +48,7 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
     loop {
         let changed = project.changed();
         if built.is_none() || changed > built {
-            built = changed.or_else(|| Some(SystemTime::now()));
+            built = changed.or(Some(SystemTime::UNIX_EPOCH));
             match renew(&project, &client, args, &config).await {
                 Ok(name) => {
                     seen = None;
