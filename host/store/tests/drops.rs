@@ -1,5 +1,5 @@
 //! Files of watched directories: of several hosts one acts, once for each content.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::cloned_ref_to_slice_refs, missing_docs)]
 
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::DropState;
