@@ -23,6 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tonic::async_trait;
 
@@ -56,6 +57,11 @@ struct Inner {
 impl ProcessRuntime {
     /// Opens the agent's directory, ends and reports what an earlier start left there, looks for interpreters.
     pub async fn open(home: PathBuf, reporter: Arc<Reporter>, kernel_host: String) -> Result<Self, Error> {
+        // What runs in the background of a script ignores interrupts, and whatever it starts would too: users couldn't
+        // interrupt their code. A signal that is caught here starts anew in each program.
+        if let Err(error) = signal(SignalKind::interrupt()) {
+            tracing::warn!(%error, "kernels may not be interruptible");
+        }
         let opened = tokio::task::spawn_blocking(move || {
             let home = Home::open(home)?;
             let leftovers = home.sweep();
