@@ -461,12 +461,12 @@ async fn scaling_groups_images_and_maintenance() {
         scaling_groups::modify(&control, &admin, "g1", hide).await.unwrap();
         assert_eq!(scaling_groups::names_for(&control, &user, PROJECT).await.unwrap(), ["default"]);
 
-        // What other projects may use is known to their members and administrators.
+        // What projects may use is known to everybody of their domain, and to superadmins.
         let input_of = |domain: &str| projects::ProjectInput { domain_name: domain.into(), ..Default::default() };
         domains::create(&control, &admin, "d1", Default::default()).await.unwrap();
         scaling_groups::create(&control, &admin, "g3", input()).await.unwrap();
         let domain_admin = who(&control, DOMAIN_ADMIN).await;
-        for (domain, visible) in [("default", [false, true, true]), ("d1", [false, false, true])] {
+        for (domain, visible) in [("default", [true, true, true]), ("d1", [false, false, true])] {
             let theirs = projects::create(&control, &admin, "theirs", input_of(domain)).await.unwrap();
             let with = store::scaling_groups::Associate::Project(theirs.id);
             scaling_groups::associate(&control, &admin, "g3", with).await.unwrap();
