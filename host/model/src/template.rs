@@ -6,32 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// Names that a mount can't have in the home.
-const RESERVED: &[&str] = &[
-    ".terminfo",
-    ".jupyter",
-    ".tmux.conf",
-    ".ssh",
-    "/bin",
-    "/boot",
-    "/dev",
-    "/etc",
-    "/lib",
-    "/lib64",
-    "/media",
-    "/mnt",
-    "/opt",
-    "/proc",
-    "/root",
-    "/run",
-    "/sbin",
-    "/srv",
-    "/sys",
-    "/tmp",
-    "/usr",
-    "/var",
-    "/home",
-];
+use crate::session;
 
 /// Why a document is no template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -265,24 +240,19 @@ fn not_an_object() -> TemplateError {
 }
 
 fn check_mounts(mounts: &Map<String, Value>) -> Result<(), TemplateError> {
+    let home = format!("{}/", session::HOME);
     for (folder, target) in mounts {
         let target = match target {
             Value::Null => continue,
             Value::String(path) => path,
             _ => return Err(TemplateError::Form(format!("mounts.{folder}: value is not a string"))),
         };
-        let path = target.strip_prefix("/home/work/").unwrap_or(target);
-        if RESERVED.contains(&path) || is_shell_setup(path) {
+        let path = target.strip_prefix(&home).unwrap_or(target);
+        if session::is_reserved_path(path) {
             return Err(TemplateError::Rule(format!("Path {path} is reserved for internal operations.")));
         }
     }
     Ok(())
-}
-
-/// Files such as `.bashrc` and `.bash_profile`.
-fn is_shell_setup(path: &str) -> bool {
-    let stem = path.strip_prefix('.').and_then(|p| p.strip_suffix("_profile").or_else(|| p.strip_suffix("rc")));
-    stem.is_some_and(|s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()))
 }
 
 #[cfg(test)]
