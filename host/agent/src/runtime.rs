@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quarterdeck_rpc::pb;
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tonic::async_trait;
 
 use crate::error::Failure;
@@ -57,6 +58,12 @@ pub trait Runtime: Send + Sync {
     async fn complete(&self, request: pb::CompleteRequest) -> Result<Value, Failure>;
     /// What the kernel printed.
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure>;
+    /// Starts a service of a kernel and waits until it listens.
+    async fn start_service(&self, request: pb::StartServiceRequest) -> Result<pb::StartServiceResponse, Failure>;
+    /// Ends a service of a kernel.
+    async fn shutdown_service(&self, kernel_id: &str, service: &str) -> Result<(), Failure>;
+    /// Connects to a port as the kernel itself would on its loopback.
+    async fn connect_port(&self, kernel_id: &str, port: u16) -> Result<TcpStream, Failure>;
     /// The kernels there are, those whose end isn't acknowledged yet included.
     fn kernels(&self) -> Vec<pb::KernelState>;
     /// Live statistics.

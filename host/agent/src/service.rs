@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use quarterdeck_rpc::pb::agent_server::Agent;
-use quarterdeck_rpc::{credentials, metadata, pb};
+use quarterdeck_rpc::{credentials, metadata, pb, tunnel};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status, async_trait};
+use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::member::Member;
 use crate::runtime::{Runtime, SessionSpec};
@@ -97,5 +98,36 @@ impl Agent for Dispatcher {
         let runtime = self.runtime(request.metadata())?.clone();
         let log = runtime.logs(&request.get_ref().kernel_id).await?;
         Ok(Response::new(pb::LogsResponse { log }))
+    }
+
+    async fn start_service(
+        &self,
+        request: Request<pb::StartServiceRequest>,
+    ) -> Result<Response<pb::StartServiceResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        Ok(Response::new(runtime.start_service(request.into_inner()).await?))
+    }
+
+    async fn shutdown_service(
+        &self,
+        request: Request<pb::ShutdownServiceRequest>,
+    ) -> Result<Response<pb::ShutdownServiceResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let request = request.into_inner();
+        runtime.shutdown_service(&request.kernel_id, &request.service).await?;
+        Ok(Response::new(pb::ShutdownServiceResponse {}))
+    }
+
+    type ConnectPortStream = ReceiverStream<Result<pb::PortData, Status>>;
+
+    async fn connect_port(
+        &self,
+        request: Request<Streaming<pb::PortData>>,
+    ) -> Result<Response<Self::ConnectPortStream>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let mut incoming = request.into_inner();
+        let (kernel_id, port) = tunnel::opened(&mut incoming).await?;
+        let connection = runtime.connect_port(&kernel_id, port).await?;
+        Ok(Response::new(tunnel::carry(connection, incoming)))
     }
 }

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tonic::async_trait;
 
 use crate::error::Failure;
@@ -126,6 +127,18 @@ impl Runtime for SyntheticRuntime {
             true => Ok(Vec::new()),
             false => Err(Failure::NotFound(kernel_id.to_owned())),
         }
+    }
+
+    async fn start_service(&self, request: pb::StartServiceRequest) -> Result<pb::StartServiceResponse, Failure> {
+        Err(self.refusal(&request.kernel_id))
+    }
+
+    async fn shutdown_service(&self, kernel_id: &str, _service: &str) -> Result<(), Failure> {
+        Err(self.refusal(kernel_id))
+    }
+
+    async fn connect_port(&self, kernel_id: &str, _port: u16) -> Result<TcpStream, Failure> {
+        Err(self.refusal(kernel_id))
     }
 
     fn kernels(&self) -> Vec<pb::KernelState> {

@@ -11,6 +11,7 @@ use tonic::{Response, Status};
 use crate::error::CallError;
 use crate::pb::agent_client::AgentClient as AgentStub;
 use crate::pb::host_client::HostClient as HostStub;
+use crate::tunnel::{self, PortStream};
 use crate::{limits, metadata, pb};
 
 /// Calls agents on behalf of the host: one pooled channel for each address, shared by all clones and by all agents
@@ -111,6 +112,28 @@ impl AgentHandle {
         let request = pb::LogsRequest { kernel_id: kernel_id.to_owned() };
         let request = metadata::request(request, &self.agent_id, &self.secret)?;
         Ok(within(limits::EXECUTE_TIMEOUT, self.stub().logs(request)).await?.log)
+    }
+
+    /// Starts a service of a kernel.
+    pub async fn start_service(&self, request: pb::StartServiceRequest) -> Result<pb::StartServiceResponse, CallError> {
+        let request = metadata::request(request, &self.agent_id, &self.secret)?;
+        within(limits::SERVICE_TIMEOUT, self.stub().start_service(request)).await
+    }
+
+    /// Ends a service of a kernel.
+    pub async fn shutdown_service(&self, kernel_id: &str, service: &str) -> Result<(), CallError> {
+        let request = pb::ShutdownServiceRequest { kernel_id: kernel_id.to_owned(), service: service.to_owned() };
+        let request = metadata::request(request, &self.agent_id, &self.secret)?;
+        within(limits::SERVICE_TIMEOUT, self.stub().shutdown_service(request)).await?;
+        Ok(())
+    }
+
+    /// Connects to a port of a kernel. [`CallError::Refused`] when nothing listens there.
+    pub async fn connect_port(&self, kernel_id: &str, port: u16) -> Result<PortStream, CallError> {
+        let (outgoing, open) = tunnel::opening(kernel_id, port);
+        let request = metadata::request(open, &self.agent_id, &self.secret)?;
+        let incoming = within(limits::PORT_TIMEOUT, self.stub().connect_port(request)).await?;
+        Ok(PortStream::new(outgoing, incoming))
     }
 }
 

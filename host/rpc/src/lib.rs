@@ -10,6 +10,7 @@ mod error;
 pub mod limits;
 pub mod metadata;
 pub mod service;
+pub mod tunnel;
 
 /// Messages, clients and service traits generated from `proto/agent.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -20,3 +21,4 @@ pub mod pb;
 pub use client::{AgentClient, AgentHandle, HostClient, is_exposed};
 pub use error::CallError;
 pub use service::{agent_service, host_service};
+pub use tunnel::PortStream;

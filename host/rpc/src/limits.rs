@@ -19,6 +19,12 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 pub const EXECUTE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Completing code.
 pub const COMPLETE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Starting and ending a service of a kernel: an agent waits until it listens.
+pub const SERVICE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connecting to a port of a kernel.
+pub const PORT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How many bytes of a connection to a kernel's port travel in one message.
+pub const PORT_CHUNK: usize = 64 * 1024;
 /// Calls of agents to their host.
 pub const HOST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle connections are probed this often, and dropped when the probe isn't answered in time.

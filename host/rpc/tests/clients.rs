@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use quarterdeck_rpc::pb::agent_server::Agent;
-use quarterdeck_rpc::{AgentClient, CallError, agent_service, metadata, pb};
+use quarterdeck_rpc::{AgentClient, CallError, agent_service, metadata, pb, tunnel};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 struct Fake;
 
@@ -36,6 +39,32 @@ impl Agent for Fake {
     async fn logs(&self, _: Request<pb::LogsRequest>) -> Result<Response<pb::LogsResponse>, Status> {
         Ok(Response::new(pb::LogsResponse { log: vec![b'x'; quarterdeck_rpc::limits::MAX_LOG] }))
     }
+    async fn start_service(
+        &self,
+        request: Request<pb::StartServiceRequest>,
+    ) -> Result<Response<pb::StartServiceResponse>, Status> {
+        let error = request.into_inner().service;
+        Ok(Response::new(pb::StartServiceResponse { status: "failed".into(), error }))
+    }
+    async fn shutdown_service(
+        &self,
+        _: Request<pb::ShutdownServiceRequest>,
+    ) -> Result<Response<pb::ShutdownServiceResponse>, Status> {
+        Ok(Response::new(pb::ShutdownServiceResponse {}))
+    }
+    type ConnectPortStream = ReceiverStream<Result<pb::PortData, Status>>;
+    async fn connect_port(
+        &self,
+        request: Request<Streaming<pb::PortData>>,
+    ) -> Result<Response<Self::ConnectPortStream>, Status> {
+        let mut incoming = request.into_inner();
+        let (kernel_id, port) = tunnel::opened(&mut incoming).await?;
+        assert_eq!(kernel_id, "k");
+        let connection = TcpStream::connect(("127.0.0.1", port))
+            .await
+            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(Response::new(tunnel::carry(connection, incoming)))
+    }
 }
 
 #[tokio::test]
@@ -65,4 +94,42 @@ async fn calls_carry_metadata_and_errors_are_typed() {
     assert!(matches!(error, CallError::NoConnection(_)), "{error:?}");
     assert!(error.is_transient());
     assert!(AgentClient::new().agent("not an address", "i-1", "").is_err());
+}
+
+#[tokio::test]
+async fn a_port_is_reached_through_a_call() {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = incoming.local_addr().unwrap();
+    tokio::spawn(Server::builder().add_service(agent_service(Fake)).serve_with_incoming(incoming));
+    let agent = AgentClient::new().agent(&format!("http://{addr}"), "i-1", "secret").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+
+    // Closing one side leaves the other open: the answer comes after the caller's end.
+    let echo = tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        connection.read_to_end(&mut all).await.unwrap();
+        connection.write_all(&all).await.unwrap();
+        drop(connection);
+        // What was written before the caller went away arrives; then both sides are closed.
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        connection.read_to_end(&mut all).await.unwrap();
+        all
+    });
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut stream = agent.connect_port("k", port).await.unwrap();
+    stream.write_all(&sent).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    stream.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got, sent);
+
+    let mut stream = agent.connect_port("k", port).await.unwrap();
+    stream.write_all(b"good-bye").await.unwrap();
+    drop(stream);
+    assert_eq!(echo.await.unwrap(), b"good-bye");
+    let error = agent.connect_port("k", port).await.unwrap_err();
+    assert!(matches!(error, CallError::Refused(_)), "{error:?}");
 }

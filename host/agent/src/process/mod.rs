@@ -16,6 +16,7 @@ mod stats;
 mod workdir;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tonic::async_trait;
@@ -152,6 +154,22 @@ impl Runtime for ProcessRuntime {
         let kernel = self.kernel(kernel_id)?;
         let read = tokio::task::spawn_blocking(move || kernel.log());
         read.await.map_err(|panic| Failure::Refused(panic.to_string()))
+    }
+
+    async fn start_service(&self, request: pb::StartServiceRequest) -> Result<pb::StartServiceResponse, Failure> {
+        self.kernel(&request.kernel_id)?;
+        let error = format!("no service {:?} can be started here", request.service);
+        Ok(pb::StartServiceResponse { status: "failed".into(), error })
+    }
+
+    async fn shutdown_service(&self, kernel_id: &str, _service: &str) -> Result<(), Failure> {
+        self.kernel(kernel_id).map(drop)
+    }
+
+    async fn connect_port(&self, kernel_id: &str, port: u16) -> Result<TcpStream, Failure> {
+        self.kernel(kernel_id)?;
+        let refused = |error: std::io::Error| Failure::Refused(format!("port {port} of the kernel: {error}"));
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(refused)
     }
 
     fn kernels(&self) -> Vec<pb::KernelState> {

@@ -493,4 +493,27 @@ impl Agent for FakeAgent {
     async fn logs(&self, _: Request<pb::LogsRequest>) -> Result<Response<pb::LogsResponse>, Status> {
         Ok(Response::new(pb::LogsResponse { log: b"so far".to_vec() }))
     }
+
+    async fn start_service(
+        &self,
+        _: Request<pb::StartServiceRequest>,
+    ) -> Result<Response<pb::StartServiceResponse>, Status> {
+        Ok(Response::new(pb::StartServiceResponse { status: "started".to_owned(), error: String::new() }))
+    }
+
+    async fn shutdown_service(
+        &self,
+        _: Request<pb::ShutdownServiceRequest>,
+    ) -> Result<Response<pb::ShutdownServiceResponse>, Status> {
+        Ok(Response::new(pb::ShutdownServiceResponse {}))
+    }
+
+    type ConnectPortStream = tokio_stream::Empty<Result<pb::PortData, Status>>;
+
+    async fn connect_port(
+        &self,
+        _: Request<tonic::Streaming<pb::PortData>>,
+    ) -> Result<Response<Self::ConnectPortStream>, Status> {
+        Err(Status::failed_precondition("it listens on nothing"))
+    }
 }

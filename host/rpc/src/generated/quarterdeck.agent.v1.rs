@@ -374,6 +374,61 @@ pub struct LeaveRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaveResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartServiceRequest {
+    #[prost(string, tag = "1")]
+    pub kernel_id: ::prost::alloc::string::String,
+    /// The name of the service port.
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    /// JSON object: option of the service's command → null, text or list of texts; empty = none
+    #[prost(string, tag = "3")]
+    pub arguments: ::prost::alloc::string::String,
+    /// JSON object: environment variable → text; empty = none
+    #[prost(string, tag = "4")]
+    pub envs: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartServiceResponse {
+    /// started, running (it was already), or failed
+    #[prost(string, tag = "1")]
+    pub status: ::prost::alloc::string::String,
+    /// Why it failed.
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShutdownServiceRequest {
+    #[prost(string, tag = "1")]
+    pub kernel_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShutdownServiceResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortData {
+    #[prost(oneof = "port_data::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<port_data::Kind>,
+}
+/// Nested message and enum types in `PortData`.
+pub mod port_data {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Open(super::OpenPort),
+        #[prost(bytes, tag = "2")]
+        Data(::prost::alloc::vec::Vec<u8>),
+    }
+}
+/// `port` is a port of the kernel (`container_ports` of its service ports).
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenPort {
+    #[prost(string, tag = "1")]
+    pub kernel_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
 /// Generated client implementations.
 pub mod host_client {
     #![allow(
@@ -1127,6 +1182,85 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("quarterdeck.agent.v1.Agent", "Logs"));
             self.inner.unary(req, path, codec).await
         }
+        /// Starts a service of a kernel (Jupyter, a terminal, SSH, …). Idempotent: one that runs is left alone.
+        pub async fn start_service(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartServiceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quarterdeck.agent.v1.Agent/StartService",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quarterdeck.agent.v1.Agent", "StartService"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends a service that StartService started. Idempotent: one that doesn't run is none of its business.
+        pub async fn shutdown_service(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShutdownServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShutdownServiceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quarterdeck.agent.v1.Agent/ShutdownService",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("quarterdeck.agent.v1.Agent", "ShutdownService"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// The bytes of one TCP connection to a port of a kernel, as the kernel itself would reach it on its loopback. The first
+        /// message opens; the answer's headers come once the connection stands. The caller's end of stream closes its side; the
+        /// kernel's end of connection ends the call.
+        pub async fn connect_port(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::PortData>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::PortData>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quarterdeck.agent.v1.Agent/ConnectPort",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quarterdeck.agent.v1.Agent", "ConnectPort"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1181,6 +1315,38 @@ pub mod agent_server {
             &self,
             request: tonic::Request<super::LogsRequest>,
         ) -> std::result::Result<tonic::Response<super::LogsResponse>, tonic::Status>;
+        /// Starts a service of a kernel (Jupyter, a terminal, SSH, …). Idempotent: one that runs is left alone.
+        async fn start_service(
+            &self,
+            request: tonic::Request<super::StartServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartServiceResponse>,
+            tonic::Status,
+        >;
+        /// Ends a service that StartService started. Idempotent: one that doesn't run is none of its business.
+        async fn shutdown_service(
+            &self,
+            request: tonic::Request<super::ShutdownServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShutdownServiceResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ConnectPort method.
+        type ConnectPortStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::PortData, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The bytes of one TCP connection to a port of a kernel, as the kernel itself would reach it on its loopback. The first
+        /// message opens; the answer's headers come once the connection stands. The caller's end of stream closes its side; the
+        /// kernel's end of connection ends the call.
+        async fn connect_port(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::PortData>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ConnectPortStream>,
+            tonic::Status,
+        >;
     }
     /// Served by agents, called by the host.
     #[derive(Debug)]
@@ -1517,6 +1683,140 @@ pub mod agent_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quarterdeck.agent.v1.Agent/StartService" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartServiceSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::StartServiceRequest>
+                    for StartServiceSvc<T> {
+                        type Response = super::StartServiceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartServiceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::start_service(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quarterdeck.agent.v1.Agent/ShutdownService" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShutdownServiceSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::ShutdownServiceRequest>
+                    for ShutdownServiceSvc<T> {
+                        type Response = super::ShutdownServiceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShutdownServiceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::shutdown_service(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShutdownServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quarterdeck.agent.v1.Agent/ConnectPort" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConnectPortSvc<T: Agent>(pub Arc<T>);
+                    impl<T: Agent> tonic::server::StreamingService<super::PortData>
+                    for ConnectPortSvc<T> {
+                        type Response = super::PortData;
+                        type ResponseStream = T::ConnectPortStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::PortData>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::connect_port(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConnectPortSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
