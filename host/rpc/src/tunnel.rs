@@ -93,10 +93,7 @@ pub async fn opened(incoming: &mut Streaming<pb::PortData>) -> Result<(String, u
 }
 
 /// Carries a connection of the agent's for a caller; the answer's messages.
-pub fn carry(
-    connection: TcpStream,
-    incoming: Streaming<pb::PortData>,
-) -> ReceiverStream<Result<pb::PortData, Status>> {
+pub fn carry(connection: TcpStream, incoming: Streaming<pb::PortData>) -> ReceiverStream<Result<pb::PortData, Status>> {
     let (outgoing, messages) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let (reader, writer) = connection.into_split();
