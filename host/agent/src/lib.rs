@@ -13,6 +13,8 @@ pub mod reporter;
 pub mod runtime;
 mod service;
 mod synthetic;
+mod transfer;
+pub mod user_files;
 
 pub use error::{Error, Failure};
 pub use node::run;

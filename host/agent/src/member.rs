@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::process::files;
 use crate::reporter::Reporter;
 use crate::runtime::Runtime;
+use crate::transfer::Commits;
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MOST: Duration = Duration::from_secs(10);
@@ -30,6 +31,7 @@ pub(crate) struct Member {
     pub(crate) host_secret: String,
     pub(crate) boot_id: String,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) commits: Commits,
     pub(crate) reporter: Arc<Reporter>,
     pub(crate) announcement: Announcement,
     pub(crate) identity: Identity,

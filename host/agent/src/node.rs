@@ -18,6 +18,7 @@ use crate::reporter::Reporter;
 use crate::runtime::Runtime;
 use crate::service::Dispatcher;
 use crate::synthetic::SyntheticRuntime;
+use crate::transfer::Commits;
 
 /// How many agents of one process register at the same time.
 const REGISTERING: usize = 16;
@@ -64,7 +65,9 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
             _ => None,
         };
         let identity = Identity::open(file);
-        members.push(Arc::new(Member { id, host_secret, boot_id, runtime, reporter, announcement, identity }));
+        let dir = options.commit_dir.clone().unwrap_or_else(|| options.state_dir.join(&id).join("commits"));
+        let commits = Commits::new(dir);
+        members.push(Arc::new(Member { id, host_secret, boot_id, runtime, commits, reporter, announcement, identity }));
     }
 
     let stop_service = CancellationToken::new();

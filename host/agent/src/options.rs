@@ -68,6 +68,8 @@ pub struct AgentOptions {
     pub id: Option<String>,
     /// Where the agent keeps its kernels' directories.
     pub state_dir: PathBuf,
+    /// Where archives of work directories go; none = `commits` beside the kernels' directories.
+    pub commit_dir: Option<PathBuf>,
     /// The region it says it is in.
     pub region: String,
     /// The host name under which users reach its kernels; none = the host of its address.
@@ -97,6 +99,7 @@ impl AgentOptions {
             token: token.into(),
             id: None,
             state_dir,
+            commit_dir: None,
             region: "local".into(),
             public_host: None,
             start_delay: Duration::ZERO,

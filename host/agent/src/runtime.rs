@@ -5,9 +5,11 @@ use std::sync::Arc;
 use quarterdeck_rpc::pb;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tonic::async_trait;
 
 use crate::error::Failure;
+use crate::user_files::UserFiles;
 
 /// What the kernels of one session share.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,29 @@ pub struct Statistics {
     pub kernels: Vec<(String, Value)>,
 }
 
+/// What goes into a terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TerminalInput {
+    /// Keys, as bytes.
+    Data(Vec<u8>),
+    /// Its new size.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Characters of a line.
+        columns: u16,
+    },
+}
+
+/// Somebody's hold of a terminal. The terminal goes on when it is dropped.
+#[derive(Debug)]
+pub struct Attachment {
+    /// What is typed. Whoever fills it up waits until the terminal took it.
+    pub input: mpsc::Sender<TerminalInput>,
+    /// What is shown, in order. It ends with the terminal, or when nobody takes it for a while.
+    pub output: mpsc::Receiver<Vec<u8>>,
+}
+
 /// One agent's kernels. What happens to them is told through the agent's [`Reporter`](crate::reporter::Reporter).
 #[async_trait]
 pub trait Runtime: Send + Sync {
@@ -56,6 +81,10 @@ pub trait Runtime: Send + Sync {
     async fn interrupt(&self, kernel_id: &str) -> Result<(), Failure>;
     /// Completes code; answers the result document.
     async fn complete(&self, request: pb::CompleteRequest) -> Result<Value, Failure>;
+    /// The files that users see in the kernel.
+    fn files(&self, kernel_id: &str) -> Result<UserFiles, Failure>;
+    /// Attaches to the kernel's terminal, which is opened when there is none.
+    async fn terminal(&self, kernel_id: &str) -> Result<Attachment, Failure>;
     /// What the kernel printed.
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure>;
     /// Starts a service of a kernel and waits until it listens.

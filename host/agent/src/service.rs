@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::member::Member;
 use crate::runtime::{Runtime, SessionSpec};
+use crate::transfer::{self, Answers};
 
 /// One service for all agents of the process.
 pub(crate) struct Dispatcher {
@@ -23,16 +24,21 @@ impl Dispatcher {
     }
 
     #[allow(clippy::result_large_err, reason = "it is the error type of tonic's services")]
-    fn runtime(&self, metadata: &MetadataMap) -> Result<&Arc<dyn Runtime>, Status> {
+    fn member(&self, metadata: &MetadataMap) -> Result<&Member, Status> {
         let caller = metadata::caller(metadata)?;
         let member = self.members.get(&caller.agent_id);
         // An unknown agent and a wrong secret look alike to someone who guesses.
         let expected = member.map_or("", |member| member.host_secret.as_str());
         let right = credentials::same(&caller.bearer, expected);
         match member {
-            Some(member) if right => Ok(&member.runtime),
+            Some(member) if right => Ok(member),
             _ => Err(Status::unauthenticated("unknown agent or wrong secret")),
         }
+    }
+
+    #[allow(clippy::result_large_err, reason = "it is the error type of tonic's services")]
+    fn runtime(&self, metadata: &MetadataMap) -> Result<&Arc<dyn Runtime>, Status> {
+        self.member(metadata).map(|member| &member.runtime)
     }
 }
 
@@ -129,5 +135,49 @@ impl Agent for Dispatcher {
         let (kernel_id, port) = tunnel::opened(&mut incoming).await?;
         let connection = runtime.connect_port(&kernel_id, port).await?;
         Ok(Response::new(tunnel::carry(connection, incoming)))
+    }
+
+    async fn upload_file(
+        &self,
+        request: Request<Streaming<pb::UploadFileRequest>>,
+    ) -> Result<Response<pb::UploadFileResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        transfer::upload(&*runtime, request.into_inner()).await?;
+        Ok(Response::new(pb::UploadFileResponse {}))
+    }
+
+    type DownloadFileStream = Answers<pb::DownloadFileResponse>;
+
+    async fn download_file(
+        &self,
+        request: Request<pb::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        transfer::download(&*runtime, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_files(
+        &self,
+        request: Request<pb::ListFilesRequest>,
+    ) -> Result<Response<pb::ListFilesResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        transfer::list(&*runtime, request.into_inner()).await.map(Response::new)
+    }
+
+    type CommitStream = Answers<pb::CommitResponse>;
+
+    async fn commit(&self, request: Request<pb::CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        let member = self.member(request.metadata())?;
+        member.commits.commit(&*member.runtime, request.into_inner()).map(Response::new)
+    }
+
+    type TerminalStream = Answers<pb::TerminalResponse>;
+
+    async fn terminal(
+        &self,
+        request: Request<Streaming<pb::TerminalRequest>>,
+    ) -> Result<Response<Self::TerminalStream>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        transfer::terminal(&*runtime, request.into_inner()).await.map(Response::new)
     }
 }

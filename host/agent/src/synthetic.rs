@@ -14,7 +14,8 @@ use tonic::async_trait;
 use crate::error::Failure;
 use crate::options::{count_slot, memory_slot};
 use crate::reporter::Reporter;
-use crate::runtime::{Runtime, SessionSpec, Statistics};
+use crate::runtime::{Attachment, Runtime, SessionSpec, Statistics};
+use crate::user_files::UserFiles;
 
 /// The runtime `synthetic`.
 pub struct SyntheticRuntime {
@@ -120,6 +121,14 @@ impl Runtime for SyntheticRuntime {
 
     async fn complete(&self, request: pb::CompleteRequest) -> Result<Value, Failure> {
         Err(self.refusal(&request.kernel_id))
+    }
+
+    fn files(&self, kernel_id: &str) -> Result<UserFiles, Failure> {
+        Err(self.refusal(kernel_id))
+    }
+
+    async fn terminal(&self, kernel_id: &str) -> Result<Attachment, Failure> {
+        Err(self.refusal(kernel_id))
     }
 
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure> {

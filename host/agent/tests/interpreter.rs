@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{Rig, spec, text, until};
 use quarterdeck_agent::RuntimeKind;
-use quarterdeck_rpc::CallError;
+use quarterdeck_rpc::{CallError, TerminalOutput, pb};
 use quarterdeck_rpc::pb::report::Event;
 use serde_json::{Value, json};
 
@@ -245,4 +245,131 @@ async fn a_type_without_interpreter_is_refused() {
     })
     .await;
     tokio::time::timeout(Duration::from_secs(60), rig.stop()).await.unwrap();
+}
+
+/// Reads what a terminal shows until `text` is there; what was shown.
+async fn shows(output: &mut TerminalOutput, text: &str) -> String {
+    let mut shown = Vec::new();
+    let read = async {
+        while let Some(data) = output.next().await.unwrap() {
+            shown.extend(data);
+            if String::from_utf8_lossy(&shown).contains(text) {
+                return;
+            }
+        }
+        panic!("the terminal ended");
+    };
+    if tokio::time::timeout(Duration::from_secs(60), read).await.is_err() {
+        panic!("{text:?} isn't in {:?}", String::from_utf8_lossy(&shown));
+    }
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+#[tokio::test]
+async fn a_terminal_is_a_real_one_and_stays_when_its_users_leave() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let (input, mut output) = rig.agent().terminal(&kernel).await.unwrap().split();
+    assert!(input.resize(41, 119).await);
+    input.type_in(b"stty size; tty; echo $TERM\n".to_vec()).await;
+    let shown = shows(&mut output, "xterm-256color").await;
+    assert!(shown.contains("41 119") && shown.contains("/dev/pts/"), "{shown}");
+
+    // Control keys are signals; jobs are controlled.
+    input.type_in(b"sleep 1000\n".to_vec()).await;
+    until("the sleeper", || sleepers(&kernel, "1000").then_some(())).await;
+    input.type_in(b"\x03".to_vec()).await;
+    input.type_in(b"echo it was $?\n".to_vec()).await;
+    shows(&mut output, "it was 130").await;
+    input.type_in(b"sleep 1001 &\njobs\nkill %1; wait; echo no''body\n".to_vec()).await;
+    let shown = shows(&mut output, "nobody").await;
+    assert!(shown.contains("Running"), "{shown}");
+
+    // The shell knows when its window changes, also by the word of an execution.
+    input.type_in(b"trap 'echo now $(stty size)' WINCH\n".to_vec()).await;
+    rig.run_code(&kernel, "%resize 50 132").await;
+    input.type_in(b"\n".to_vec()).await;
+    shows(&mut output, "now 50 132").await;
+    let pinged = rig.run_code(&kernel, "%ping").await;
+    assert_eq!((&pinged["status"], &pinged["exitCode"]), (&json!("finished"), &json!(0)));
+
+    // Who comes later finds the same shell, and what was shown meanwhile.
+    input.type_in(b"MARK=left; (sleep 0.3; echo mean''while) &\n".to_vec()).await;
+    drop((input, output));
+    let (input, mut output) = rig.agent().terminal(&kernel).await.unwrap().split();
+    input.type_in(b"wait; echo $MARK behind\n".to_vec()).await;
+    shows(&mut output, "left behind").await;
+    let (_second, mut other) = rig.agent().terminal(&kernel).await.unwrap().split();
+    input.type_in(b"echo for e''verybody\n".to_vec()).await;
+    shows(&mut output, "for everybody").await;
+    shows(&mut other, "for everybody").await;
+
+    // It ends with its shell, and the next one is new.
+    input.type_in(b"exit\n".to_vec()).await;
+    while other.next().await.unwrap().is_some() {}
+    let (input, mut output) = rig.agent().terminal(&kernel).await.unwrap().split();
+    input.type_in(b"echo [$MARK] is gone\n".to_vec()).await;
+    shows(&mut output, "[] is gone").await;
+    assert!(matches!(rig.agent().terminal("absent").await, Err(CallError::NotFound(_))));
+
+    // A kernel takes its terminal along.
+    rig.destroy(&kernel).await;
+    while let Ok(Some(_)) = output.next().await {}
+}
+
+/// Whether a program of the kernel sleeps for so long.
+fn sleepers(kernel: &str, seconds: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.into_iter().any(|entry| {
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        read("cmdline") == format!("sleep\0{seconds}\0").as_bytes()
+            && String::from_utf8_lossy(&read("environ")).contains(kernel)
+    })
+}
+
+#[tokio::test]
+async fn files_go_in_and_out_while_the_kernel_works_with_them() {
+    let rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let agent = rig.agent();
+    let large: Vec<u8> = (0..700_000u32).map(|n| n as u8).collect();
+    agent.upload(&kernel, "in/large", &large).await.unwrap();
+    let code = "data = open('in/large', 'rb').read(); open('out', 'wb').write(data[::-1]); len(data)";
+    assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), "700000\n");
+    let request = |path: &str, archive| pb::DownloadFileRequest {
+        kernel_id: kernel.clone(),
+        path: path.into(),
+        archive,
+        limit: 1 << 20,
+    };
+    let back = agent.download(request("/home/work/out", false)).await.unwrap().whole(1 << 20).await.unwrap();
+    assert!(back.iter().rev().eq(&large));
+    let tar = agent.download(request("in", true)).await.unwrap().whole(2 << 20).await.unwrap();
+    assert!(tar.len() > large.len() && tar.starts_with(b"in/"));
+    let listed = agent.list_files(&kernel, ".").await.unwrap();
+    assert!(listed.errors.is_empty() && listed.files.contains("\"filename\":\"out\""), "{listed:?}");
+    let listed = agent.list_files(&kernel, "absent").await.unwrap();
+    assert!(listed.files == "[]" && listed.errors.contains("No such file"), "{listed:?}");
+    let refused = agent.upload(&kernel, "../escaped", b"x").await.unwrap_err();
+    assert!(matches!(&refused, CallError::Refused(why) if why.contains("outside")), "{refused:?}");
+    assert!(matches!(agent.download(request("/etc/passwd", false)).await, Err(CallError::Refused(_))));
+    assert!(matches!(agent.upload("absent", "x", b"x").await, Err(CallError::NotFound(_))));
+
+    // An archive of everything, elsewhere on the node.
+    let mut commit = agent.commit(&kernel, "user/image.tar.gz").await.unwrap();
+    while !commit.next().await.unwrap().done {}
+    let archive = rig.state.path().join("i-test/commits/user/image.tar.gz");
+    assert!(std::fs::read(&archive).unwrap().starts_with(&[0x1f, 0x8b]));
+    assert!(agent.commit(&kernel, "../../elsewhere").await.is_err());
+
+    let synthetic = Rig::start(RuntimeKind::Synthetic).await;
+    let kernel = synthetic.kernel("python").await;
+    let refusals = [
+        synthetic.agent().upload(&kernel, "x", b"x").await.map(drop),
+        synthetic.agent().terminal(&kernel).await.map(drop),
+        synthetic.agent().list_files(&kernel, ".").await.map(drop),
+    ];
+    for refused in refusals {
+        assert!(matches!(&refused, Err(CallError::Refused(why)) if why.contains("synthetic")), "{refused:?}");
+    }
 }

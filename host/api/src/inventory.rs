@@ -21,10 +21,6 @@ const DELETE: Method = Method::DELETE;
 /// Sessions: files, services' insides, templates, reports.
 const SESSIONS: &[Row] = &[
     (POST, "/session/_/sync-agent-registry", Superadmin, Writes),
-    (POST, "/session/{session}/upload", Auth, Reads),
-    (GET, "/session/{session}/download", Auth, Reads),
-    (GET, "/session/{session}/download_single", Auth, Reads),
-    (GET, "/session/{session}/files", Auth, Reads),
     (POST, "/session/{session}/commit", Auth, Writes),
     (GET, "/session/{session}/commit", Auth, Writes),
 ];
@@ -91,8 +87,6 @@ const SERVICES: &[Row] = &[
 const STREAMS: &[Row] = &[
     (GET, "/events/session", Auth, Reads),
     (GET, "/events/background-task", Auth, Reads),
-    (GET, "/stream/session/{session}/apps", Auth, Reads),
-    (GET, "/stream/session/{session}/pty", Auth, Reads),
     (GET, "/stream/session/{session}/httpproxy", Auth, Reads),
     (GET, "/stream/session/{session}/tcpproxy", Auth, Reads),
 ];

@@ -5,8 +5,10 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Response, Status, Streaming};
 
 use crate::error::CallError;
 use crate::pb::agent_client::AgentClient as AgentStub;
@@ -134,6 +136,157 @@ impl AgentHandle {
         let request = metadata::request(open, &self.agent_id, &self.secret)?;
         let incoming = within(limits::PORT_TIMEOUT, self.stub().connect_port(request)).await?;
         Ok(PortStream::new(outgoing, incoming))
+    }
+}
+
+impl AgentHandle {
+    /// Takes a file into a kernel's work directory, whole or not at all.
+    pub async fn upload(&self, kernel_id: &str, path: &str, data: &[u8]) -> Result<(), CallError> {
+        use pb::upload_file_request::Part;
+        let head =
+            pb::UploadFileHead { kernel_id: kernel_id.to_owned(), path: path.to_owned(), size: data.len() as u64 };
+        let chunks: Vec<Part> = data.chunks(limits::CHUNK).map(|chunk| Part::Data(chunk.to_vec())).collect();
+        let parts = std::iter::once(Part::Head(head)).chain(chunks);
+        let parts = tokio_stream::iter(parts.map(|part| pb::UploadFileRequest { part: Some(part) }));
+        let request = metadata::request(parts, &self.agent_id, &self.secret)?;
+        within(limits::EXECUTE_TIMEOUT, self.stub().upload_file(request)).await?;
+        Ok(())
+    }
+
+    /// Opens a file of a kernel's work directory, or with `archive` a tar of a file or directory, for download.
+    pub async fn download(&self, request: pb::DownloadFileRequest) -> Result<Download, CallError> {
+        let request = metadata::request(request, &self.agent_id, &self.secret)?;
+        let mut parts = within(limits::EXECUTE_TIMEOUT, self.stub().download_file(request)).await?;
+        let first = next(&mut parts).await?.ok_or_else(|| CallError::Refused("the agent sent no file".into()))?;
+        Ok(Download { size: first.size, left: first.size, parts })
+    }
+
+    /// Lists a directory of a kernel.
+    pub async fn list_files(&self, kernel_id: &str, path: &str) -> Result<pb::ListFilesResponse, CallError> {
+        let request = pb::ListFilesRequest { kernel_id: kernel_id.to_owned(), path: path.to_owned() };
+        let request = metadata::request(request, &self.agent_id, &self.secret)?;
+        within(limits::EXECUTE_TIMEOUT, self.stub().list_files(request)).await
+    }
+
+    /// Has a kernel's work directory archived, and hears how that goes. It ends when the result is dropped.
+    pub async fn commit(&self, kernel_id: &str, path: &str) -> Result<Commit, CallError> {
+        let request = pb::CommitRequest { kernel_id: kernel_id.to_owned(), path: path.to_owned() };
+        let request = metadata::request(request, &self.agent_id, &self.secret)?;
+        Ok(Commit { parts: within(limits::EXECUTE_TIMEOUT, self.stub().commit(request)).await? })
+    }
+
+    /// Attaches to a kernel's terminal. It goes on when the result is dropped.
+    pub async fn terminal(&self, kernel_id: &str) -> Result<Terminal, CallError> {
+        use pb::terminal_request::Input;
+        let (input, inputs) = mpsc::channel(16);
+        let open = Input::Open(pb::OpenTerminal { kernel_id: kernel_id.to_owned() });
+        // The channel is new and has room.
+        let _ = input.send(pb::TerminalRequest { input: Some(open) }).await;
+        let request = metadata::request(ReceiverStream::new(inputs), &self.agent_id, &self.secret)?;
+        let output = within(limits::EXECUTE_TIMEOUT, self.stub().terminal(request)).await?;
+        Ok(Terminal { input: TerminalInput(input), output })
+    }
+}
+
+/// A file on its way from an agent.
+#[derive(Debug)]
+pub struct Download {
+    /// Its size in bytes.
+    pub size: u64,
+    left: u64,
+    parts: Streaming<pb::DownloadFileResponse>,
+}
+
+impl Download {
+    /// The next bytes; `None` after the last. A file that breaks off is an error.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let part = next(&mut self.parts).await?.ok_or_else(|| CallError::Unreachable("the file broke off".into()))?;
+        let left = self.left.checked_sub(part.data.len() as u64).filter(|_| !part.data.is_empty());
+        self.left = left.ok_or_else(|| CallError::Refused("the agent sent another file than it announced".into()))?;
+        Ok(Some(part.data))
+    }
+
+    /// All of it, at most `limit` bytes.
+    pub async fn whole(mut self, limit: u64) -> Result<Vec<u8>, CallError> {
+        if self.size > limit {
+            return Err(CallError::Refused("the agent sends more than it was asked for".into()));
+        }
+        let mut data = Vec::new();
+        while let Some(part) = self.next().await? {
+            data.extend(part);
+        }
+        Ok(data)
+    }
+}
+
+/// An archive that is being made.
+#[derive(Debug)]
+pub struct Commit {
+    parts: Streaming<pb::CommitResponse>,
+}
+
+impl Commit {
+    /// Waits for the next word about it.
+    pub async fn next(&mut self) -> Result<pb::CommitResponse, CallError> {
+        next(&mut self.parts).await?.ok_or_else(|| CallError::Unreachable("the archive broke off".into()))
+    }
+}
+
+/// A kernel's terminal, both directions.
+#[derive(Debug)]
+pub struct Terminal {
+    /// What is typed.
+    pub input: TerminalInput,
+    output: Streaming<pb::TerminalResponse>,
+}
+
+impl Terminal {
+    /// Takes both directions apart.
+    pub fn split(self) -> (TerminalInput, TerminalOutput) {
+        (self.input, TerminalOutput(self.output))
+    }
+}
+
+/// The way into a terminal. Who types faster than it reads waits.
+#[derive(Clone, Debug)]
+pub struct TerminalInput(mpsc::Sender<pb::TerminalRequest>);
+
+impl TerminalInput {
+    /// Types; false when nobody takes it any more.
+    pub async fn type_in(&self, data: Vec<u8>) -> bool {
+        self.send(pb::terminal_request::Input::Data(data)).await
+    }
+
+    /// Tells the terminal's new size; false when nobody takes it any more.
+    pub async fn resize(&self, rows: u32, columns: u32) -> bool {
+        self.send(pb::terminal_request::Input::Resize(pb::TerminalSize { rows, columns })).await
+    }
+
+    async fn send(&self, input: pb::terminal_request::Input) -> bool {
+        self.0.send(pb::TerminalRequest { input: Some(input) }).await.is_ok()
+    }
+}
+
+/// What a terminal shows.
+#[derive(Debug)]
+pub struct TerminalOutput(Streaming<pb::TerminalResponse>);
+
+impl TerminalOutput {
+    /// The next bytes, however long they take; `None` when the terminal ended.
+    pub async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        let message = self.0.message().await?;
+        Ok(message.filter(|message| !message.exited).map(|message| message.data))
+    }
+}
+
+/// The next message of a stream, which must not take too long.
+async fn next<T>(parts: &mut Streaming<T>) -> Result<Option<T>, CallError> {
+    match tokio::time::timeout(limits::STREAM_TIMEOUT, parts.message()).await {
+        Ok(message) => Ok(message?),
+        Err(_) => Err(CallError::Timeout),
     }
 }
 

@@ -18,7 +18,9 @@ pub mod tunnel;
 #[path = "generated/quarterdeck.agent.v1.rs"]
 pub mod pb;
 
-pub use client::{AgentClient, AgentHandle, HostClient, is_exposed};
+pub use client::{
+    AgentClient, AgentHandle, Commit, Download, HostClient, Terminal, TerminalInput, TerminalOutput, is_exposed,
+};
 pub use error::CallError;
 pub use service::{agent_service, host_service};
 pub use tunnel::PortStream;

@@ -10,6 +10,12 @@ pub const MAX_LOG: usize = 10 * 1024 * 1024;
 pub const MAX_REPORT_BATCH: usize = 4 * 1024 * 1024;
 /// How many reports travel in one call.
 pub const MAX_REPORTS: usize = 256;
+/// The largest file that is taken in at once.
+pub const MAX_UPLOAD: u64 = 64 * 1024 * 1024;
+/// The largest file that is sent at once.
+pub const MAX_DOWNLOAD: u64 = 4 * 1024 * 1024 * 1024;
+/// How much of a file travels in one message.
+pub const CHUNK: usize = 256 * 1024;
 
 /// Establishing a connection.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,6 +31,9 @@ pub const SERVICE_TIMEOUT: Duration = Duration::from_secs(60);
 pub const PORT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How many bytes of a connection to a kernel's port travel in one message.
 pub const PORT_CHUNK: usize = 64 * 1024;
+
+/// The next part of a file, or of word about work that goes on.
+pub const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Calls of agents to their host.
 pub const HOST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Idle connections are probed this often, and dropped when the probe isn't answered in time.

@@ -65,6 +65,71 @@ impl Agent for Fake {
             .map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(tunnel::carry(connection, incoming)))
     }
+    async fn upload_file(
+        &self,
+        request: Request<Streaming<pb::UploadFileRequest>>,
+    ) -> Result<Response<pb::UploadFileResponse>, Status> {
+        use pb::upload_file_request::Part;
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|first| first.part);
+        let Some(Part::Head(head)) = first else { return Err(Status::invalid_argument("no head")) };
+        let mut size = 0;
+        while let Some(pb::UploadFileRequest { part: Some(Part::Data(data)) }) = parts.message().await? {
+            size += data.len() as u64;
+        }
+        match size == head.size {
+            true => Ok(Response::new(pb::UploadFileResponse {})),
+            false => Err(Status::failed_precondition("broke off")),
+        }
+    }
+    type DownloadFileStream = ReceiverStream<Result<pb::DownloadFileResponse, Status>>;
+    async fn download_file(
+        &self,
+        request: Request<pb::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        // The path says how many bytes come of how many.
+        let path = request.into_inner().path;
+        let numbers: Vec<u64> = path.split('/').map(|number| number.parse().unwrap()).collect();
+        let (to, answers) = tokio::sync::mpsc::channel(8);
+        to.send(Ok(pb::DownloadFileResponse { size: numbers[1], data: Vec::new() })).await.unwrap();
+        for _ in 0..numbers[0] {
+            to.send(Ok(pb::DownloadFileResponse { size: 0, data: vec![b'x'] })).await.unwrap();
+        }
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+    async fn list_files(&self, _: Request<pb::ListFilesRequest>) -> Result<Response<pb::ListFilesResponse>, Status> {
+        Ok(Response::new(pb::ListFilesResponse { files: "[]".into(), errors: String::new() }))
+    }
+    type CommitStream = ReceiverStream<Result<pb::CommitResponse, Status>>;
+    async fn commit(&self, _: Request<pb::CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        Err(Status::failed_precondition("being committed"))
+    }
+    type TerminalStream = ReceiverStream<Result<pb::TerminalResponse, Status>>;
+    async fn terminal(
+        &self,
+        _: Request<Streaming<pb::TerminalRequest>>,
+    ) -> Result<Response<Self::TerminalStream>, Status> {
+        Err(Status::failed_precondition("no terminal"))
+    }
+}
+
+#[tokio::test]
+async fn files_come_whole_or_are_an_error() {
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = incoming.local_addr().unwrap();
+    tokio::spawn(Server::builder().add_service(agent_service(Fake)).serve_with_incoming(incoming));
+    let agent = AgentClient::new().agent(&format!("http://{addr}"), "i-1", "secret").unwrap();
+    for size in [0, 1, quarterdeck_rpc::limits::CHUNK, 3 * quarterdeck_rpc::limits::CHUNK + 1] {
+        agent.upload("k", "path", &vec![7; size]).await.unwrap();
+    }
+    let download = async |path: &str| {
+        let request = pb::DownloadFileRequest { path: path.into(), ..Default::default() };
+        agent.download(request).await?.whole(5).await
+    };
+    assert_eq!(download("3/3").await.unwrap(), b"xxx");
+    assert_eq!(download("0/0").await.unwrap(), b"");
+    assert!(matches!(download("2/3").await, Err(CallError::Unreachable(_))));
+    assert!(matches!(download("6/6").await, Err(CallError::Refused(_))));
 }
 
 #[tokio::test]

@@ -70,6 +70,11 @@ impl Interpreters {
         python.chain(shell).map(ToString::to_string).collect()
     }
 
+    /// The node's shell.
+    pub(super) fn shell(&self) -> Option<&Path> {
+        self.shell.as_ref().map(|shell| shell.path.as_path())
+    }
+
     /// The interpreter for a runtime type: the one the image names when it is here, else the node's own.
     pub(super) async fn choose(&self, runtime_type: &str, runtime_path: &str) -> Result<Interpreter, String> {
         let path = Path::new(runtime_path);

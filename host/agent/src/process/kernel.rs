@@ -24,11 +24,14 @@ use super::interpreters::{Dialect, Interpreter};
 use super::log::KernelLog;
 use super::procfs::{Group, end_all};
 use super::repl::{Repl, Said};
-use super::runs::{Entered, Reply, Runs, Stream, Work};
+use super::runs::{self, Entered, Pseudo, Reply, Runs, Stream, Work};
 use super::spawn::{Decoder, Io, Launcher, Proc};
 use super::stats::Usage;
+use super::terminal::Terminal;
+use super::workdir::RESTARTING;
 use crate::error::Failure;
 use crate::runtime::SessionSpec;
+use crate::user_files::UserFiles;
 
 /// How long processes have to end when asked to.
 const GRACE: Duration = Duration::from_secs(2);
@@ -53,6 +56,7 @@ pub(super) struct Handle {
     over: CancellationToken,
     log: Mutex<Option<Arc<KernelLog>>>,
     launcher: Mutex<Option<Arc<Launcher>>>,
+    terminal: Mutex<Option<Arc<Terminal>>>,
     busy: AtomicBool,
 }
 
@@ -85,6 +89,41 @@ impl Handle {
     pub(super) fn log(&self) -> Vec<u8> {
         let log = self.log.lock().clone();
         log.map(|log| log.read()).unwrap_or_default()
+    }
+
+    /// What starts its programs, while they may be started.
+    fn launcher(&self) -> Result<Arc<Launcher>, Failure> {
+        match (self.state(), self.launcher.lock().as_ref()) {
+            ("running", Some(launcher)) => Ok(launcher.clone()),
+            (state, _) => Err(Failure::Refused(format!("the kernel is {state}"))),
+        }
+    }
+
+    /// The files of its work directory.
+    pub(super) fn files(&self) -> Result<UserFiles, Failure> {
+        let launcher = self.launcher()?;
+        UserFiles::open(launcher.work())
+            .map_err(|error| Failure::Refused(format!("the kernel's work directory can't be opened: {error}")))
+    }
+
+    /// Its terminal: the one there is, or a new one with a shell.
+    pub(super) fn terminal(&self, shell: &Path) -> Result<Arc<Terminal>, Failure> {
+        let launcher = self.launcher()?;
+        let mut terminal = self.terminal.lock();
+        if let Some(open) = terminal.as_ref().filter(|open| !open.has_ended()) {
+            return Ok(open.clone());
+        }
+        let open = Terminal::open(&launcher, shell)
+            .map_err(|error| Failure::Refused(format!("no terminal can be opened: {error}")))?;
+        *terminal = Some(open.clone());
+        Ok(open)
+    }
+
+    /// The terminal's new size, if there is one.
+    fn resize(&self, rows: u16, columns: u16) {
+        if let Some(terminal) = self.terminal.lock().as_ref() {
+            terminal.resize(rows, columns);
+        }
     }
 
     /// Its process groups.
@@ -123,6 +162,7 @@ pub(super) fn start(inner: Arc<Inner>, session: Arc<SessionSpec>, spec: pb::Kern
         over: CancellationToken::new(),
         log: Mutex::default(),
         launcher: Mutex::default(),
+        terminal: Mutex::default(),
         busy: AtomicBool::default(),
     });
     let task = Task { inner, session, spec, handle: handle.clone() };
@@ -202,7 +242,15 @@ impl Task {
         let end = pb::Terminated { reason, exit_code, log: Vec::new(), last_stat };
         let inner = self.inner.clone();
         let kept = end.clone();
-        let retire = tokio::task::spawn_blocking(move || dir.map(|dir| inner.home.retire(&dir, &kept)).transpose());
+        let retire = tokio::task::spawn_blocking(move || {
+            let Some(dir) = dir else { return Ok(None) };
+            if kept.reason == RESTARTING
+                && let Err(error) = inner.home.keep(&dir)
+            {
+                tracing::warn!(dir = %dir.display(), %error, "the files of a kernel that restarts can't be kept");
+            }
+            inner.home.retire(&dir, &kept).map(Some)
+        });
         let remains = match retire.await {
             Ok(Ok(remains)) => remains,
             Ok(Err(error)) => {
@@ -283,6 +331,13 @@ impl<'a> Live<'a> {
 
     async fn obey(&mut self, command: Command) {
         match command {
+            Command::Execute(request, reply) if request.mode == "query" && runs::pseudo(&request.code).is_some() => {
+                // It concerns the terminal and waits for nobody's turn.
+                if let Some(Pseudo::Resize { rows, columns }) = runs::pseudo(&request.code) {
+                    self.task.handle.resize(rows, columns);
+                }
+                let _ = reply.send(Ok(runs::done(&request.run_id)));
+            }
             Command::Execute(request, reply) => {
                 let interpreter = &self.place.interpreter;
                 let work = || batch::work(&request, interpreter.dialect, &self.place.dir.join("work"));

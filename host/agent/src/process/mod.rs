@@ -13,6 +13,7 @@ mod repl;
 mod runs;
 mod spawn;
 mod stats;
+mod terminal;
 mod workdir;
 
 use std::collections::HashMap;
@@ -36,7 +37,8 @@ use self::workdir::Home;
 use crate::error::{Error, Failure};
 use crate::options::{count_slot, memory_slot};
 use crate::reporter::Reporter;
-use crate::runtime::{Runtime, SessionSpec, Statistics};
+use crate::runtime::{Attachment, Runtime, SessionSpec, Statistics};
+use crate::user_files::UserFiles;
 
 /// How often kernels are measured (and their memory limit looked after).
 const MEASURE: Duration = Duration::from_millis(500);
@@ -132,7 +134,11 @@ impl Runtime for ProcessRuntime {
                 kernel.end(reason);
                 true
             }
-            Err(_) => false,
+            Err(_) => {
+                // One that was about to restart, perhaps.
+                self.inner.home.discard(kernel_id);
+                false
+            }
         }
     }
 
@@ -148,6 +154,16 @@ impl Runtime for ProcessRuntime {
     async fn complete(&self, request: pb::CompleteRequest) -> Result<Value, Failure> {
         let kernel_id = request.kernel_id.clone();
         self.ask(&kernel_id, |reply| Command::Complete(request, reply)).await
+    }
+
+    fn files(&self, kernel_id: &str) -> Result<UserFiles, Failure> {
+        self.kernel(kernel_id)?.files()
+    }
+
+    async fn terminal(&self, kernel_id: &str) -> Result<Attachment, Failure> {
+        let kernel = self.kernel(kernel_id)?;
+        let shell = self.inner.interpreters.shell().ok_or_else(|| Failure::Refused("this node has no shell".into()))?;
+        Ok(kernel.terminal(shell)?.attach())
     }
 
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure> {

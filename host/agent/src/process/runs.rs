@@ -288,6 +288,34 @@ impl Run {
     }
 }
 
+/// Code that is a word to the kernel itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pseudo {
+    /// `%ping`
+    Ping,
+    /// `%resize ROWS COLUMNS`: the terminal's new size.
+    Resize { rows: u16, columns: u16 },
+}
+
+/// Understands such code.
+pub(super) fn pseudo(code: &str) -> Option<Pseudo> {
+    let words: Vec<&str> = code.split_whitespace().collect();
+    match words[..] {
+        ["%ping"] => Some(Pseudo::Ping),
+        ["%resize", rows, columns] => {
+            Some(Pseudo::Resize { rows: rows.parse().ok()?, columns: columns.parse().ok()? })
+        }
+        _ => None,
+    }
+}
+
+/// What a run answers that had nothing to do.
+pub(super) fn done(run_id: &str) -> Value {
+    let made_up = || uuid::Uuid::new_v4().simple().to_string();
+    let id = if run_id.is_empty() { made_up() } else { run_id.to_owned() };
+    document("finished", &id, Some(0), Value::Null, Vec::new())
+}
+
 fn document(status: &str, id: &str, exit_code: Option<i32>, options: Value, console: Vec<Value>) -> Value {
     json!({"status": status, "runId": id, "exitCode": exit_code, "options": options, "console": console})
 }
@@ -370,6 +398,15 @@ mod tests {
             runs.deliver(Instant::now());
             let answer = next.try_recv().unwrap().unwrap();
             assert_eq!((&answer["status"], &answer["exitCode"]), (&json!(status), &json!(code)));
+        }
+    }
+
+    #[test]
+    fn words_to_the_kernel_are_no_code() {
+        assert_eq!(pseudo("%ping"), Some(Pseudo::Ping));
+        assert_eq!(pseudo(" %resize 40 120\n"), Some(Pseudo::Resize { rows: 40, columns: 120 }));
+        for code in ["%resize 40", "%resize a b", "%resize -1 9", "%pin", "x %ping", "", "%%time"] {
+            assert_eq!(pseudo(code), None, "{code}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -78,13 +79,22 @@ impl Launcher {
         self.groups.lock().retain(|group| !over.contains(group));
     }
 
-    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
-    pub(super) fn spawn(&self, command: &[&OsStr], stdin: bool, events: Option<pipe::Receiver>) -> io::Result<Proc> {
+    /// The kernel's work directory.
+    pub(super) fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// How a program is started in the kernel's work directory: in a session of its own, which keeps the kernel away
+    /// from the terminal that the agent may have been started on. With `terminal`, its standard input is the terminal
+    /// that the session gets.
+    fn launch(&self, command: &[&OsStr], terminal: bool) -> Command {
         let limit = if Uid::effective().is_root() { 0 } else { MOST_PROCESSES };
-        // A session of its own keeps the kernel away from the terminal that the agent may have been started on.
         let mut launch = match &self.setsid {
             Some(setsid) => {
                 let mut launch = Command::new(setsid);
+                if terminal {
+                    launch.arg("--ctty");
+                }
                 launch.arg("/bin/sh");
                 launch
             }
@@ -96,15 +106,38 @@ impl Launcher {
         };
         launch.args(["-c", LAUNCH, "sh"]).arg(&self.lifeline).arg(limit.to_string()).arg(NICENESS.to_string());
         launch.args(command).current_dir(&self.work).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
-        launch.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
-        launch.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = launch.spawn()?;
-        let missing = || io::Error::other("the child has no pipes");
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(missing)?;
+        launch
+    }
+
+    /// Remembers a program that was just started.
+    fn enter(&self, child: &Child) -> io::Result<Group> {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("the child has no id"))?;
         // Nobody has waited for it yet: the pid is its own, even if it has ended.
         let start = Process::read(pid).ok_or_else(|| io::Error::other("the child isn't in /proc"))?.start;
         let group = Group { id: pid, start };
         self.groups.lock().push(group);
+        Ok(group)
+    }
+
+    /// Starts a program whose terminal is `terminal`.
+    pub(super) fn spawn_on(&self, terminal: &OwnedFd, command: &[&OsStr]) -> io::Result<Child> {
+        let mut launch = self.launch(command, true);
+        launch.env("TERM", "xterm-256color");
+        launch.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal.try_clone()?);
+        let child = launch.spawn()?;
+        self.enter(&child)?;
+        Ok(child)
+    }
+
+    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
+    pub(super) fn spawn(&self, command: &[&OsStr], stdin: bool, events: Option<pipe::Receiver>) -> io::Result<Proc> {
+        let mut launch = self.launch(command, false);
+        launch.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
+        launch.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = launch.spawn()?;
+        let group = self.enter(&child)?;
+        let missing = || io::Error::other("the child has no pipes");
         let stdin = child.stdin.take();
         let out = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into_owned_fd()?)?;
         let err = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into_owned_fd()?)?;

@@ -3,9 +3,9 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
@@ -15,11 +15,17 @@ use serde::{Deserialize, Serialize};
 use super::files;
 use super::procfs::{Scanner, end_all};
 use crate::error::Error;
+use crate::user_files::IN_CONTAINER;
 
 const KERNEL: &str = "kernel.json";
 const END: &str = "end.json";
-/// Where containers have what is the work directory here.
-const IN_CONTAINER: &str = "/home/work";
+/// Work directories of kernels that restart.
+const KEPT: &str = "kept";
+/// A kernel that hasn't come back for so long doesn't.
+const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// The reason of an end that is followed by a new start.
+pub(super) const RESTARTING: &str = "restarting";
 
 /// The directory of one agent.
 pub(super) struct Home {
@@ -51,7 +57,7 @@ pub(super) struct Leftover {
 impl Home {
     /// Opens (and makes) the directory; refuses one that a living agent uses.
     pub(super) fn open(root: PathBuf) -> Result<Self, Error> {
-        for dir in ["kernels", "ended"] {
+        for dir in ["kernels", "ended", KEPT] {
             let path = root.join(dir);
             fs::create_dir_all(&path).map_err(Error::io(format!("making {}", path.display())))?;
         }
@@ -77,6 +83,13 @@ impl Home {
             let end = pb::Terminated { reason: "agent-restart".into(), exit_code: 137, ..Default::default() };
             if let Err(error) = self.retire(&dir, &end) {
                 tracing::warn!(kernel = identity.kernel_id, %error, "can't clear a kernel's directory");
+            }
+        }
+        for kept in entries(&self.root.join(KEPT)) {
+            let since = kept.metadata().ok().and_then(|kept| u64::try_from(kept.ctime()).ok()).unwrap_or_default();
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            if now.saturating_sub(Duration::from_secs(since)) > KEPT_FOR {
+                let _ = fs::remove_dir_all(kept);
             }
         }
         let mut leftovers = Vec::new();
@@ -108,10 +121,29 @@ impl Home {
         for part in ["work", "tmp", "run"] {
             fs::create_dir_all(dir.join(part))?;
         }
+        let kept = self.root.join(KEPT).join(kernel_id);
+        if kept.is_dir() {
+            fs::remove_dir(dir.join("work"))?;
+            fs::rename(kept, dir.join("work"))?;
+        }
         private(&dir)?;
         let identity = Identity { kernel_id: kernel_id.to_owned(), session_id: session_id.to_owned() };
         files::write(&dir.join(KERNEL), &serde_json::to_vec(&identity)?)?;
         Ok(dir)
+    }
+
+    /// A kernel restarts: what its user has in its work directory waits for it.
+    pub(super) fn keep(&self, dir: &Path) -> io::Result<()> {
+        let kept = self.root.join(KEPT).join(dir.file_name().unwrap_or_default());
+        if kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        fs::rename(dir.join("work"), kept)
+    }
+
+    /// A kernel doesn't come back.
+    pub(super) fn discard(&self, kernel_id: &str) {
+        let _ = fs::remove_dir_all(self.root.join(KEPT).join(kernel_id));
     }
 
     /// A kernel ended: its files go, its log stays until the host has it. Answers where.
@@ -185,6 +217,26 @@ mod tests {
         for bad in ["../x", "/etc/x", "out/x", "a/../../x", "", "/home/work", "/home/work/../x"] {
             assert!(place(&work, bad, b"", 0o600).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_lies_in_the_work_directory_survives_a_kernels_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path().to_owned()).unwrap();
+        let end = pb::Terminated { reason: RESTARTING.into(), ..Default::default() };
+        let first = home.make("k", "s").unwrap();
+        fs::write(first.join("work/file"), "kept").unwrap();
+        fs::write(first.join("tmp/file"), "gone").unwrap();
+        home.keep(&first).unwrap();
+        home.retire(&first, &end).unwrap();
+        home.sweep();
+        let second = home.make("k", "s").unwrap();
+        assert_eq!(fs::read_to_string(second.join("work/file")).unwrap(), "kept");
+        assert!(!second.join("tmp/file").exists());
+        home.keep(&second).unwrap();
+        home.retire(&second, &end).unwrap();
+        home.discard("k");
+        assert!(!home.make("k", "s").unwrap().join("work/file").exists());
     }
 
     #[test]

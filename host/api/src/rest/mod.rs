@@ -16,6 +16,7 @@ mod rounds;
 mod scaling_groups;
 mod session;
 mod session_create;
+mod session_files;
 mod shadow;
 mod stream;
 mod templates;

@@ -6,6 +6,7 @@ use quarterdeck_control::{Error, sessions};
 use serde_json::{Value, json};
 
 use super::session_create::{self, session_name};
+use super::session_files;
 use crate::call::{Answer, Call, no_content, ok};
 use crate::params::kinds::{any_text, boolish, int, nullable, object, text, uuid};
 use crate::params::{Fault, malformed};
@@ -35,6 +36,10 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/session/{session}/complete", Auth, Reads, complete),
         post("/session/{session}/start-service", Auth, Reads, start_service),
         post("/session/{session}/shutdown-service", Auth, Reads, shutdown_service),
+        post("/session/{session}/upload", Auth, Reads, session_files::upload),
+        get("/session/{session}/download", Auth, Reads, session_files::download),
+        get("/session/{session}/download_single", Auth, Reads, session_files::download_single),
+        get("/session/{session}/files", Auth, Reads, session_files::list_files),
         get("/session/{session}/abusing-report", Auth, Writes, abusing_report),
     ]
 }

@@ -2,17 +2,20 @@
 
 mod destroy;
 mod execute;
+mod files;
 pub(crate) mod hooks;
 mod info;
 mod restart;
+mod streams;
 
 use quarterdeck_model::{AccessKey, KernelRole, SessionStatus};
-use quarterdeck_rpc::AgentHandle;
+use quarterdeck_rpc::{AgentHandle, CallError};
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
 use quarterdeck_store::{Violation, agents, kernels, scaling_groups, sessions};
 use serde_json::{Value, json};
 
+use crate::agents::call_error;
 use crate::error::{Error, Result, SessionMatch};
 use crate::principal::Principal;
 use crate::{AgentOperation, Control};
@@ -20,8 +23,13 @@ use crate::{AgentOperation, Control};
 pub use destroy::destroy;
 pub(crate) use destroy::wait_for;
 pub use execute::{complete, execute, execute_within, interrupt, logs};
+pub use files::{
+    Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload,
+};
 pub use info::{info, status_history};
 pub use restart::restart;
+pub use quarterdeck_rpc::{TerminalInput, TerminalOutput};
+pub use streams::{Terminal, apps, terminal, until_ending};
 
 /// A session with its kernels, main kernel first.
 #[derive(Clone, Debug)]
@@ -166,6 +174,19 @@ pub async fn require_coordinator(control: &Control, caller: &Principal, referenc
         return Err(Error::Unavailable("No coordinator configured for this resource group".to_owned()));
     }
     Ok(())
+}
+
+/// The main kernel of one of the caller's live sessions, and its agent.
+async fn main_kernel(control: &Control, caller: &Principal, reference: &str) -> Result<(Found, KernelRow, AgentHandle)> {
+    let found = find(control, &caller.access_key, reference, false).await?;
+    let kernel = found.main()?.clone();
+    let agent = agent_of(control, &kernel, AgentOperation::Execute).await?;
+    Ok((found, kernel, agent))
+}
+
+/// A call that failed inside a running kernel.
+fn failed(error: &CallError) -> Error {
+    call_error(AgentOperation::Execute, error)
 }
 
 /// The agent that a kernel runs on.

@@ -516,4 +516,39 @@ impl Agent for FakeAgent {
     ) -> Result<Response<Self::ConnectPortStream>, Status> {
         Err(Status::failed_precondition("it listens on nothing"))
     }
+
+    async fn upload_file(
+        &self,
+        _: Request<tonic::Streaming<pb::UploadFileRequest>>,
+    ) -> Result<Response<pb::UploadFileResponse>, Status> {
+        Err(Status::failed_precondition("it has no files"))
+    }
+
+    type DownloadFileStream = tokio_stream::Empty<Result<pb::DownloadFileResponse, Status>>;
+
+    async fn download_file(
+        &self,
+        _: Request<pb::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        Err(Status::failed_precondition("it has no files"))
+    }
+
+    async fn list_files(&self, _: Request<pb::ListFilesRequest>) -> Result<Response<pb::ListFilesResponse>, Status> {
+        Err(Status::failed_precondition("it has no files"))
+    }
+
+    type CommitStream = tokio_stream::Empty<Result<pb::CommitResponse, Status>>;
+
+    async fn commit(&self, _: Request<pb::CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        Err(Status::failed_precondition("it has no files"))
+    }
+
+    type TerminalStream = tokio_stream::Empty<Result<pb::TerminalResponse, Status>>;
+
+    async fn terminal(
+        &self,
+        _: Request<tonic::Streaming<pb::TerminalRequest>>,
+    ) -> Result<Response<Self::TerminalStream>, Status> {
+        Err(Status::failed_precondition("it has no terminal"))
+    }
 }

@@ -62,6 +62,9 @@ pub(crate) struct AgentArgs {
     /// Where kernels' files live; default: `agent` in the data directory
     #[arg(long, env = "QUARTERDECK_AGENT_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where committed sessions are archived; default: `commits` beside the kernels' files
+    #[arg(long, env = "QUARTERDECK_AGENT_COMMIT_DIR", value_name = "DIR")]
+    commit_dir: Option<PathBuf>,
     /// How log lines look
     #[arg(long, env = "QUARTERDECK_LOG_FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -112,6 +115,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         token,
         id: args.id,
         state_dir,
+        commit_dir: args.commit_dir,
         public_host: args.public_host,
         ..AgentOptions::default()
     };

@@ -1,36 +1,25 @@
-//! `/stream/session/{s}/…`: websockets into running sessions.
+//! `/stream/session/{s}/execute`: runs code and streams what it prints.
 
 use std::time::Duration;
 
-use axum::extract::FromRequestParts as _;
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use quarterdeck_control::{Control, Principal, sessions};
 use serde_json::{Value, json};
 
+use super::upgrade;
 use crate::call::{Answer, Call};
-use crate::route::Access::Auth;
-use crate::route::Gate::Reads;
-use crate::route::{Route, get};
-use crate::wire::{BAD_REQUEST, Problem};
 
 /// How long output is gathered before a message goes out.
 const FLUSH: Duration = Duration::from_millis(200);
-/// The largest message taken in, in bytes.
-const MAX_MESSAGE: usize = 16 << 20;
-
-pub(crate) fn routes() -> Vec<Route> {
-    vec![get("/stream/session/{session}/execute", Auth, Reads, execute)]
-}
 
 /// Runs code and streams what it prints.
-async fn execute(mut call: Call) -> Answer {
+pub(super) async fn execute(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let session = call.arg(0).to_owned();
     sessions::require_session(call.control(), &caller, &session).await?;
-    let upgrade =
-        WebSocketUpgrade::from_request_parts(&mut call.parts, &()).await.map_err(|_| Problem::new(BAD_REQUEST))?;
+    let upgrade = upgrade(&mut call).await?;
     let (control, major) = (call.control().clone(), call.version().major);
-    Ok(upgrade.max_message_size(MAX_MESSAGE).on_upgrade(move |socket| async move {
+    Ok(upgrade.on_upgrade(move |socket| async move {
         let mut run = Run { control, caller: (*caller).clone(), session, major, socket };
         if run.stream().await.is_none() {
             // The client went away in the middle: what it started has no reader any more.
