@@ -184,7 +184,7 @@ async fn archive(
             outcome = &mut work => break outcome,
             () = tokio::time::sleep(ALIVE) => {
                 // A slow reader misses some of it; one that is gone is noticed by the work itself.
-                let now = progress.lock().clone();
+                let now = *progress.lock();
                 let _ = to.try_send(Ok(now));
             }
         }

@@ -5,10 +5,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
+use quarterdeck_model::Timestamp;
 use quarterdeck_rpc::pb;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ const END: &str = "end.json";
 /// Work directories of kernels that restart.
 const KEPT: &str = "kept";
 /// A kernel that hasn't come back for so long doesn't.
-const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+const KEPT_FOR_MS: i64 = 24 * 3_600_000;
 
 /// The reason of an end that is followed by a new start.
 pub(super) const RESTARTING: &str = "restarting";
@@ -86,9 +87,8 @@ impl Home {
             }
         }
         for kept in entries(&self.root.join(KEPT)) {
-            let since = kept.metadata().ok().and_then(|kept| u64::try_from(kept.ctime()).ok()).unwrap_or_default();
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            if now.saturating_sub(Duration::from_secs(since)) > KEPT_FOR {
+            let since = kept.metadata().map_or(0, |kept| kept.ctime());
+            if Timestamp::now().millis() - since.saturating_mul(1000) > KEPT_FOR_MS {
                 let _ = fs::remove_dir_all(kept);
             }
         }

@@ -58,7 +58,7 @@ impl<'a> Budget<'a> {
         if self.done - self.told >= STEP {
             self.told = self.done;
             if !(self.progress)(self.done) {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for the archive any more"));
+                return Err(io::Error::other("nobody waits for the archive any more"));
             }
         }
         Ok(())

@@ -124,7 +124,7 @@ fn archives_hold_files_under_their_own_names() {
     let all = entries(&files.tar(".", 100).unwrap());
     let names: Vec<_> = all.keys().map(String::as_str).collect();
     // Links that lead out, and what is no file, stay behind.
-    assert_eq!(names, ["work/", "work/a/", "work/a/b/", "work/a/b/inner", "work/loop", "work/near", "work/plain"]);
+    assert_eq!(names, ["work", "work/a", "work/a/b", "work/a/b/inner", "work/loop", "work/near", "work/plain"]);
     assert!(files.tar(".", 9).is_err());
     assert!(files.tar("out", 100).is_err());
     let long = "n".repeat(200);

@@ -1,5 +1,7 @@
 //! `/stream/session/{s}/pty`: a terminal, in JSON.
 
+use std::time::Duration;
+
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +14,8 @@ use serde_json::{Value, json};
 use super::{GOING_AWAY, close, upgrade};
 use crate::call::{Answer, Call};
 
+/// How long the last keys of a client that left may be on their way.
+const LAST_KEYS: Duration = Duration::from_secs(2);
 /// Everything is well.
 const NORMAL: u16 = 1000;
 /// The terminal can't be reached any more.
@@ -75,14 +79,20 @@ async fn serve(control: &Control, caller: &Principal, attached: sessions::Termin
     let (mut sink, mut stream) = socket.split();
     let mut link = attached.link;
     let goodbye = loop {
-        let (input, output) = link.split();
+        let (input, mut output) = link.split();
         let left = tokio::select! {
             left = typed(&mut stream, &input) => left,
-            left = shown(&mut sink, output) => left,
+            left = shown(&mut sink, &mut output) => left,
             () = sessions::until_ending(control, session) => Left::Session,
         };
         match left {
-            Left::Client => break Message::Close(None),
+            Left::Client => {
+                // What was typed last is on its way: the terminal has it when it lets go.
+                drop(input);
+                let rest = async { while let Ok(Some(_)) = output.next().await {} };
+                let _ = tokio::time::timeout(LAST_KEYS, rest).await;
+                break Message::Close(None);
+            }
             Left::Shell => break close(NORMAL, "the shell ended"),
             Left::Unreachable => break close(FAILED, "the terminal can't be reached"),
             Left::Session => break close(GOING_AWAY, "the session ends"),
@@ -124,7 +134,7 @@ async fn typed(stream: &mut SplitStream<WebSocket>, input: &TerminalInput) -> Le
 }
 
 /// Takes what the terminal shows to the client. A client that reads slowly slows the terminal down.
-async fn shown(sink: &mut SplitSink<WebSocket, Message>, mut output: TerminalOutput) -> Left {
+async fn shown(sink: &mut SplitSink<WebSocket, Message>, output: &mut TerminalOutput) -> Left {
     loop {
         match output.next().await {
             Ok(Some(data)) => {
