@@ -24,9 +24,7 @@ const WAY: usize = 4;
 const ALIVE: Duration = Duration::from_secs(2);
 
 /// Runs what waits for the disk.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|panic| Failure::Refused(panic.to_string()))?
 }
 
@@ -208,7 +206,9 @@ pub(crate) async fn terminal(
 ) -> Result<Answers<pb::TerminalResponse>, Status> {
     use pb::terminal_request::Input;
     let first = input.message().await?.and_then(|first| first.input);
-    let Some(Input::Open(open)) = first else { return Err(Status::invalid_argument("the first message opens nothing")) };
+    let Some(Input::Open(open)) = first else {
+        return Err(Status::invalid_argument("the first message opens nothing"));
+    };
     let mut attachment = runtime.terminal(&open.kernel_id).await?;
     let (to, answers) = mpsc::channel(WAY);
     tokio::spawn(async move {

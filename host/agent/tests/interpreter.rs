@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use common::{Rig, spec, text, until};
 use quarterdeck_agent::RuntimeKind;
-use quarterdeck_rpc::{CallError, TerminalOutput, pb};
 use quarterdeck_rpc::pb::report::Event;
+use quarterdeck_rpc::{CallError, TerminalOutput, pb};
 use serde_json::{Value, json};
 
 #[tokio::test]

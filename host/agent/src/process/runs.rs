@@ -302,9 +302,7 @@ pub(super) fn pseudo(code: &str) -> Option<Pseudo> {
     let words: Vec<&str> = code.split_whitespace().collect();
     match words[..] {
         ["%ping"] => Some(Pseudo::Ping),
-        ["%resize", rows, columns] => {
-            Some(Pseudo::Resize { rows: rows.parse().ok()?, columns: columns.parse().ok()? })
-        }
+        ["%resize", rows, columns] => Some(Pseudo::Resize { rows: rows.parse().ok()?, columns: columns.parse().ok()? }),
         _ => None,
     }
 }

@@ -66,9 +66,22 @@ fn paths_are_as_users_know_them() {
         assert_eq!(get(&files, path).unwrap(), "plain", "{path}");
     }
     assert_eq!(get(&files, "near/inner").unwrap(), "inner");
-    for path in ["", ".", "/", "..", "/etc/passwd", "/home/work/../x", "out/secret", "far", "a/b/up/outside/secret", "loop",
-        "pipe", "absent", "plain/x", "x\0y"]
-    {
+    for path in [
+        "",
+        ".",
+        "/",
+        "..",
+        "/etc/passwd",
+        "/home/work/../x",
+        "out/secret",
+        "far",
+        "a/b/up/outside/secret",
+        "loop",
+        "pipe",
+        "absent",
+        "plain/x",
+        "x\0y",
+    ] {
         assert!(get(&files, path).is_err(), "{path:?}");
     }
 }
@@ -108,7 +121,9 @@ fn listings_show_what_lies_there() {
     assert_eq!((&plain["mode"], &plain["size"]), (&json!("-rw-r--r--"), &json!(5)));
     let keys: Vec<_> = plain.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["mode", "size", "ctime", "mtime", "atime", "filename"]);
-    assert!(list[0]["mode"].as_str().unwrap().starts_with("drwx") && list[1]["mode"].as_str().unwrap().starts_with('l'));
+    assert!(
+        list[0]["mode"].as_str().unwrap().starts_with("drwx") && list[1]["mode"].as_str().unwrap().starts_with('l')
+    );
     assert_eq!(files.list("near").unwrap().as_array().unwrap().len(), 2);
     for path in ["out", "plain", "absent", "/etc"] {
         assert!(files.list(path).is_err(), "{path}");
@@ -140,7 +155,12 @@ fn commits_are_whole_or_absent_and_tell_of_their_progress() {
     assert!(files.commit(&target, |_| false).is_err());
     assert_eq!(fs::read_dir(target.parent().unwrap()).unwrap().count(), 0);
     let mut told = Vec::new();
-    files.commit(&target, |done| { told.push(done); true }).unwrap();
+    files
+        .commit(&target, |done| {
+            told.push(done);
+            true
+        })
+        .unwrap();
     assert!(told.len() >= 4 && told.is_sorted(), "{told:?}");
     let mut tar = Vec::new();
     flate2::read::GzDecoder::new(fs::File::open(&target).unwrap()).read_to_end(&mut tar).unwrap();
@@ -154,10 +174,21 @@ fn commits_are_whole_or_absent_and_tell_of_their_progress() {
 /// Paths made of what is there, of what leads out, and of noise.
 fn paths() -> impl Strategy<Value = String> {
     let part = prop_oneof![
-        Just("..".to_owned()), Just(".".to_owned()), Just("".to_owned()), Just("a".to_owned()), Just("b".to_owned()),
-        Just("out".to_owned()), Just("far".to_owned()), Just("near".to_owned()), Just("up".to_owned()),
-        Just("outside".to_owned()), Just("secret".to_owned()), Just("loop".to_owned()), Just("home/work".to_owned()),
-        Just("proc/self/root".to_owned()), "[^/]{0,8}",
+        Just("..".to_owned()),
+        Just(".".to_owned()),
+        Just("".to_owned()),
+        Just("a".to_owned()),
+        Just("b".to_owned()),
+        Just("out".to_owned()),
+        Just("far".to_owned()),
+        Just("near".to_owned()),
+        Just("up".to_owned()),
+        Just("outside".to_owned()),
+        Just("secret".to_owned()),
+        Just("loop".to_owned()),
+        Just("home/work".to_owned()),
+        Just("proc/self/root".to_owned()),
+        "[^/]{0,8}",
     ];
     (any::<bool>(), prop::collection::vec(part, 0..8))
         .prop_map(|(absolute, parts)| format!("{}{}", if absolute { "/" } else { "" }, parts.join("/")))

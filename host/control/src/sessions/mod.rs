@@ -23,12 +23,10 @@ use crate::{AgentOperation, Control};
 pub use destroy::destroy;
 pub(crate) use destroy::wait_for;
 pub use execute::{complete, execute, execute_within, interrupt, logs};
-pub use files::{
-    Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload,
-};
+pub use files::{Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload};
 pub use info::{info, status_history};
-pub use restart::restart;
 pub use quarterdeck_rpc::{TerminalInput, TerminalOutput};
+pub use restart::restart;
 pub use streams::{Terminal, apps, terminal, until_ending};
 
 /// A session with its kernels, main kernel first.
@@ -177,7 +175,11 @@ pub async fn require_coordinator(control: &Control, caller: &Principal, referenc
 }
 
 /// The main kernel of one of the caller's live sessions, and its agent.
-async fn main_kernel(control: &Control, caller: &Principal, reference: &str) -> Result<(Found, KernelRow, AgentHandle)> {
+async fn main_kernel(
+    control: &Control,
+    caller: &Principal,
+    reference: &str,
+) -> Result<(Found, KernelRow, AgentHandle)> {
     let found = find(control, &caller.access_key, reference, false).await?;
     let kernel = found.main()?.clone();
     let agent = agent_of(control, &kernel, AgentOperation::Execute).await?;

@@ -57,7 +57,10 @@ pub async fn apps(control: &Control, caller: &Principal, reference: &str) -> Res
         let mut app = Map::new();
         app.insert("name".to_owned(), get("name"));
         app.insert("protocol".to_owned(), get("protocol"));
-        app.insert("ports".to_owned(), port.get("container_ports").cloned().unwrap_or_else(|| Value::Array(Vec::new())));
+        app.insert(
+            "ports".to_owned(),
+            port.get("container_ports").cloned().unwrap_or_else(|| Value::Array(Vec::new())),
+        );
         for name in SHOWN {
             if let Some(value) = port.get(name).filter(|value| !value.is_null()) {
                 app.insert(name.to_owned(), value.clone());

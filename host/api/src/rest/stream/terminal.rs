@@ -25,7 +25,10 @@ const FAILED: u16 = 1011;
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Keys(Vec<u8>),
-    Resize { rows: u32, columns: u32 },
+    Resize {
+        rows: u32,
+        columns: u32,
+    },
     Restart,
     /// A sign of life, or something that means nothing here.
     Nothing,
@@ -162,8 +165,15 @@ mod tests {
         assert_eq!(understand(r#"{"type":"resize","rows":40,"cols":120}"#), Said::Resize { rows: 40, columns: 120 });
         assert_eq!(understand(r#"{"type":"restart"}"#), Said::Restart);
         for nothing in [
-            r#"{"type":"ping"}"#, r#"{"type":"dance"}"#, r#"{"type":"stdin"}"#, r#"{"type":"stdin","chars":"%"}"#,
-            r#"{"type":"resize","rows":0,"cols":1}"#, r#"{"type":"resize","rows":1}"#, "[]", "not json", "",
+            r#"{"type":"ping"}"#,
+            r#"{"type":"dance"}"#,
+            r#"{"type":"stdin"}"#,
+            r#"{"type":"stdin","chars":"%"}"#,
+            r#"{"type":"resize","rows":0,"cols":1}"#,
+            r#"{"type":"resize","rows":1}"#,
+            "[]",
+            "not json",
+            "",
         ] {
             assert_eq!(understand(nothing), Said::Nothing, "{nothing}");
         }
