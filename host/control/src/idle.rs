@@ -233,10 +233,13 @@ async fn take_samples(
 ) -> Result<Vec<bool>> {
     let mut statistics = Statistics::new();
     if checkers.iter().any(|c| !c.traits.metrics.is_empty()) {
-        for kernel in rows::running_kernels(&mut control.store().reader()).await? {
+        let kernels = rows::running_kernels(&mut control.store().reader()).await?;
+        let ids: Vec<_> = kernels.iter().map(|kernel| kernel.kernel_id).collect();
+        let mut stats = crate::agents::statistics::of_kernels(control, &ids).await?;
+        for kernel in kernels {
             let held: BTreeMap<String, i64> = serde_json::from_str(&kernel.held).unwrap_or_default();
             let mem = held.get("mem").and_then(|bytes| u64::try_from(*bytes).ok()).unwrap_or(0);
-            let stat = control.live().kernel_stat(kernel.kernel_id);
+            let stat = stats.remove(&kernel.kernel_id);
             statistics.entry(kernel.session_id).or_default().push((stat, mem));
         }
     }

@@ -33,6 +33,7 @@ pub mod liveness;
 mod loops;
 pub mod maintenance;
 pub mod metrics;
+mod news;
 pub mod password;
 pub mod plugins;
 pub mod policies;
@@ -98,6 +99,8 @@ pub struct Settings {
     pub tick_interval: Duration,
     /// How often running sessions are judged for idleness.
     pub idle_interval: Duration,
+    /// How often the other hosts are shown how the agents of this one do.
+    pub share_interval: Duration,
     /// Hide agents from users who aren't administrators.
     pub hide_agents: bool,
     /// Proxies whose `X-Forwarded-For` counts.
@@ -138,6 +141,7 @@ impl Default for Settings {
             schedule_interval: Duration::from_secs(2),
             tick_interval: Duration::from_secs(1),
             idle_interval: Duration::from_secs(15),
+            share_interval: Duration::from_secs(5),
             hide_agents: false,
             trusted_proxies: vec![
                 IpNet::from(IpAddr::from([127, 0, 0, 1])),
@@ -177,6 +181,7 @@ pub(crate) struct Inner {
     identity: identity::IdentityCache,
     config: Arc<config::ConfigCache>,
     live: agents::Live,
+    others: news::Others,
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
     intake: agents::intake::Intake,
@@ -235,6 +240,7 @@ impl Control {
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
             live: agents::Live::default(),
+            others: news::Others::default(),
             signals: Signals::default(),
             schedule: schedule::State::default(),
             recorder,
@@ -303,7 +309,7 @@ impl Control {
         &self.inner.config
     }
 
-    /// Live statistics of agents and kernels.
+    /// What this host heard of its own agents; [`agents::statistics`] knows those of other hosts, too.
     pub fn live(&self) -> &agents::Live {
         &self.inner.live
     }
@@ -340,6 +346,11 @@ impl Control {
     /// Where policies watch that don't decide.
     pub(crate) fn shadows(&self) -> &shadow::Shadows {
         &self.inner.shadows
+    }
+
+    /// The other hosts of this database.
+    pub(crate) fn others(&self) -> &news::Others {
+        &self.inner.others
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

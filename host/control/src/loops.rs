@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use quarterdeck_store::events;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, drops, health, idle, liveness, plugins, retention, schedule, usage};
+use crate::{Control, agents, drops, health, idle, liveness, news, plugins, retention, schedule, usage};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -55,6 +56,9 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     }
     loops.spawn(caches(control.clone(), shutdown.clone()));
     loops.spawn(pump(control.clone(), shutdown.clone()));
+    loops.spawn(news::listen(control.clone(), shutdown.clone()));
+    loops.spawn(news::tell(control.clone(), shutdown.clone()));
+    loops.spawn(shares(control.clone(), shutdown.clone()));
     // Every host has a directory of its own.
     loops.spawn(drops::run(control.clone(), shutdown.clone()));
     loops.close();
@@ -179,17 +183,29 @@ async fn ends(control: Control, stop: CancellationToken) {
     }
 }
 
-/// Every host: what others changed is read again, what this host heard is written.
+/// Every host: what others changed is read again, should it not have [heard](news::listen) of it; what this host heard
+/// is written.
 async fn caches(control: Control, stop: CancellationToken) {
     every(&control, health::CACHES, Duration::from_secs(1), stop, |control| async move {
         agents::flush_seen(&control).await?;
-        control.identity().refresh().await?;
-        if control.config_tree().refresh().await? {
-            control.signals().schedule.notify_one();
-        }
-        control.policies().refresh().await?;
+        news::refresh(&control).await?;
         control.identity().flush().await?;
         retention::measure(&control).await
+    })
+    .await;
+}
+
+/// Every host: shows the others how its agents do.
+async fn shares(control: Control, stop: CancellationToken) {
+    if control.store().dialect() == quarterdeck_store::Dialect::Sqlite {
+        return;
+    }
+    let shared = &Mutex::new(control.clock().now());
+    every(&control, "statistics", control.settings().share_interval, stop, |control| async move {
+        let since = *shared.lock();
+        let until = agents::statistics::share(&control, since).await?;
+        *shared.lock() = until;
+        Ok(())
     })
     .await;
 }

@@ -7,7 +7,7 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size and error logs that are too old, and gives up components that nobody
+/// Drops the oldest events beyond the ring's size, error logs and live statistics that are too old, and gives up components that nobody
 /// takes in any more.
 ///
 /// # Errors
@@ -17,6 +17,7 @@ pub async fn pass(control: &Control) -> Result<u64> {
     let dropped = events::trim(&mut tx, control.settings().event_ring).await?;
     tx.commit().await?;
     crate::plugins::tidy(control).await?;
+    crate::agents::statistics::expire(control).await?;
     Ok(dropped + crate::error_logs::expire(control).await?)
 }
 

@@ -13,6 +13,7 @@
 //! | batch sessions without a timeout die at once | `lifecycle`: `batch_sessions_end_with_their_command` |
 //! | lifetime counts from the request instead of the start | `plugin`: `session_lifetime` (`count_from`) |
 //! | utilisation: wrong sums, spikes of first samples, judged too early | `idle`: `statistics_are_taken_together`, `a_spike_before_the_window_saves_nobody_and_one_within_it_does`, `a_session_is_judged_once_its_window_is_full` |
+//! | utilisation: sessions whose agents report to another host are never judged | `utilization_sees_agents_that_report_to_another_host` |
 //! | one key pair keeps idle checks from everybody else | `a_key_pair_that_is_gone_for_good_keeps_nobody_from_being_judged` |
 //! | one hung checker blocks all others | `plugin`: `endless_loops_time_out`, `one_poisoned_session_does_not_keep_the_others_from_being_judged` |
 //! | negative amounts are let in | `amounts_are_not_negative` |
@@ -24,12 +25,18 @@
 mod dispatch;
 mod lab;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
 use dispatch::Scenario;
-use lab::{Lab, USER, request};
+use lab::{Lab, USER, eventually, request};
+use quarterdeck_control::agents::statistics;
 use quarterdeck_control::enqueue::{self, CreateSession};
-use quarterdeck_control::idle;
-use quarterdeck_model::AgentId;
-use quarterdeck_store::testing::databases;
+use quarterdeck_control::{Settings, idle, seed};
+use quarterdeck_model::{AgentId, Clock, SessionStatus, Timestamp};
+use quarterdeck_rpc::pb;
+use quarterdeck_store::testing::{self, databases};
 use quarterdeck_store::{Sql, Stmt, agents};
 use serde_json::{Value as Json, json};
 
@@ -109,6 +116,62 @@ async fn a_key_pair_that_is_gone_for_good_keeps_nobody_from_being_judged() {
         let ended = idle::tick(scenario.control()).await.unwrap();
         assert_eq!(ended.len(), 3, "{ended:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn utilization_sees_agents_that_report_to_another_host() {
+    let Some(db) = testing::postgres().await else { return };
+    let users: Json = serde_json::from_str(include_str!("../../../tests/conformance/seed.json")).unwrap();
+    seed::load(&db.store, &users).await.unwrap();
+    let micros = Arc::new(AtomicI64::new(Timestamp::now().0));
+    let settings = || Settings {
+        idle_interval: Duration::from_secs(3_600),
+        share_interval: Duration::from_millis(20),
+        heartbeat_timeout_ms: i64::from(i32::MAX),
+        ..lab::settings()
+    };
+    // The one that judges, and the one that the agent talks to.
+    let first = Lab::at(&db.store, settings(), Clock::Manual(Arc::clone(&micros))).await;
+    eventually("the first host to lead", async || first.control.leadership().leads("idle")).await;
+    let second = Lab::at(&db.store, settings(), Clock::Manual(Arc::clone(&micros))).await;
+    let agent = second.agent("i-1", 4).await;
+    let checker = |key: &str, value: &str| (format!("config/idle/{key}"), value.to_owned());
+    let thresholds = "checkers/utilization/resource-thresholds/cpu_util/average";
+    let tree = [
+        checker("enabled", "utilization"),
+        checker("checkers/utilization/time-window", "30"),
+        checker("checkers/utilization/initial-grace-period", "0"),
+        checker(thresholds, "10"),
+    ];
+    first.control.config_tree().set(&tree).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    tx.execute(Stmt::new("UPDATE keypair_resource_policies SET idle_timeout = -1, max_session_lifetime = 0")).await.unwrap();
+    tx.commit().await.unwrap();
+
+    let session = first.create(CreateSession { enqueue_only: true, ..request("lazy") }).await.session_id;
+    first.reaches(session, SessionStatus::Running).await;
+    let kernel = agent.kernels().remove(0);
+    let mut ended = Vec::new();
+    for sample in 0..10 {
+        micros.fetch_add(15_000_000, Ordering::SeqCst);
+        let stat = json!({"cpu_util": {"current": "1", "pct": "1"}, "sample": sample}).to_string();
+        agent.heartbeat_with(vec![pb::KernelStat { kernel_id: kernel.clone(), stat }]).await;
+        let id = kernel.parse().unwrap();
+        eventually("the first host to know what the second was told", async || {
+            let known = statistics::of_kernels(&first.control, &[id]).await.unwrap();
+            known.get(&id).is_some_and(|stat| stat["sample"] == sample)
+        })
+        .await;
+        assert_eq!(first.control.live().kernel_stat(id), None, "the agent doesn't talk to the first host");
+        ended = idle::tick(&first.control).await.unwrap();
+        if !ended.is_empty() {
+            assert!(sample >= 2, "judged after {sample} samples");
+            break;
+        }
+    }
+    assert_eq!(ended, [(session, "idle-utilization".to_owned())]);
+    first.stop().await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

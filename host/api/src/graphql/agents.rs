@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::containers::{ComputeContainer, metric};
 use super::fault::{Answer, Maybe, list, maybe};
-use super::loaders::{KernelsOn, OccupiedOn};
+use super::loaders::{KernelsOn, OccupiedOn, StatOfAgent};
 use super::pages::pages;
 use super::payload::{Allowed, Payload, change, payloads};
 use super::scalars::{DateTime, JsonString};
@@ -97,6 +97,11 @@ async fn occupied(ctx: &Context<'_>, agent: &AgentId) -> Answer<Json> {
     Ok(loader(ctx).load_one(OccupiedOn(agent.clone())).await?.unwrap_or_else(|| json!({})))
 }
 
+/// How an agent does.
+async fn stat(ctx: &Context<'_>, agent: &AgentId) -> Answer<Option<Json>> {
+    loader(ctx).load_one(StatOfAgent(agent.clone())).await
+}
+
 #[ComplexObject(rename_fields = "snake_case", rename_args = "snake_case")]
 impl Agent {
     async fn occupied_slots(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
@@ -119,17 +124,17 @@ impl Agent {
         maybe(async { Ok(Some(amount(&occupied(ctx, &self.key).await?, "tpu.device"))) }).await
     }
 
-    /// What the agent measured last; `null` when this host has heard nothing.
-    async fn live_stat(&self, ctx: &Context<'_>) -> Option<JsonString> {
-        control(ctx).live().agent_stat(&self.key).map(JsonString)
+    /// What the agent measured last; `null` when no host has heard of it lately.
+    async fn live_stat(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
+        maybe(async { Ok(stat(ctx, &self.key).await?.map(JsonString)) }).await
     }
 
-    async fn cpu_cur_pct(&self, ctx: &Context<'_>) -> Option<f64> {
-        Some(metric(control(ctx).live().agent_stat(&self.key).as_ref(), &["node", "cpu_util", "pct"]))
+    async fn cpu_cur_pct(&self, ctx: &Context<'_>) -> Maybe<f64> {
+        maybe(async { Ok(Some(metric(stat(ctx, &self.key).await?.as_ref(), &["node", "cpu_util", "pct"]))) }).await
     }
 
-    async fn mem_cur_bytes(&self, ctx: &Context<'_>) -> Option<f64> {
-        Some(metric(control(ctx).live().agent_stat(&self.key).as_ref(), &["node", "mem", "current"]))
+    async fn mem_cur_bytes(&self, ctx: &Context<'_>) -> Maybe<f64> {
+        maybe(async { Ok(Some(metric(stat(ctx, &self.key).await?.as_ref(), &["node", "mem", "current"]))) }).await
     }
 
     async fn compute_containers(

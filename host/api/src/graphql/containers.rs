@@ -7,10 +7,11 @@ use quarterdeck_control::store::lists::containers::{self, ContainerItem, Scope};
 use quarterdeck_model::{AccessKey, KernelId, SessionId};
 use serde_json::Value as Json;
 
-use super::fault::{Maybe, maybe};
+use super::fault::{Answer, Maybe, maybe};
+use super::loaders::StatOfKernel;
 use super::pages::pages;
 use super::scalars::{DateTime, JsonString, UuidText, int};
-use super::{caller, control, input};
+use super::{caller, control, input, loader};
 
 /// One kernel of a session.
 #[derive(SimpleObject)]
@@ -99,13 +100,17 @@ impl ComputeContainer {
     }
 
     /// What its agent measures now.
-    async fn live_stat(&self, ctx: &Context<'_>) -> Option<JsonString> {
-        control(ctx).live().kernel_stat(self.key).map(JsonString)
+    async fn live_stat(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
+        maybe(async { Ok(live_stat(ctx, self.key).await?.map(JsonString)) }).await
     }
 
     /// What its agent measured last.
-    async fn last_stat(&self, ctx: &Context<'_>) -> Option<JsonString> {
-        control(ctx).live().kernel_stat(self.key).or_else(|| self.stored_stat.clone()).map(JsonString)
+    async fn last_stat(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
+        maybe(async {
+            let stat = live_stat(ctx, self.key).await?;
+            Ok(stat.or_else(|| self.stored_stat.clone()).map(JsonString))
+        })
+        .await
     }
 
     async fn agent(&self, ctx: &Context<'_>) -> Option<&str> {
@@ -172,6 +177,11 @@ impl ContainerQueries {
         })
         .await
     }
+}
+
+/// What a kernel's agent measures now.
+pub(crate) async fn live_stat(ctx: &Context<'_>, kernel: KernelId) -> Answer<Option<Json>> {
+    loader(ctx).load_one(StatOfKernel(kernel)).await
 }
 
 /// A number in statistics: the last of `path` may be a text of digits.

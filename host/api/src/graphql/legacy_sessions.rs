@@ -8,8 +8,8 @@ use quarterdeck_model::{AccessKey, KernelId};
 use serde_json::{Value as Json, json};
 
 use super::agents::{amount, mebibytes};
-use super::containers::{Place, metric};
-use super::fault::{Maybe, maybe};
+use super::containers::{Place, live_stat, metric};
+use super::fault::{Answer, Maybe, maybe};
 use super::pages::pages;
 use super::scalars::{BigInt, DateTime, JsonString, UuidText};
 use super::{caller, control, input};
@@ -110,63 +110,66 @@ impl From<LegacySessionItem> for LegacyComputeSession {
 
 impl LegacyComputeSession {
     /// What the agent measures now, or did last.
-    fn stat(&self, ctx: &Context<'_>) -> Option<Json> {
-        control(ctx).live().kernel_stat(self.key).or_else(|| self.stored_stat.clone())
+    async fn stat(&self, ctx: &Context<'_>) -> Answer<Option<Json>> {
+        Ok(live_stat(ctx, self.key).await?.or_else(|| self.stored_stat.clone()))
     }
 
-    fn bytes(&self, ctx: &Context<'_>, path: &[&str]) -> Maybe<BigInt> {
-        BigInt::safe(metric(self.stat(ctx).as_ref(), path) as i64)
+    async fn bytes(&self, ctx: &Context<'_>, path: &[&str]) -> Maybe<BigInt> {
+        match self.stat(ctx).await {
+            Ok(stat) => BigInt::safe(metric(stat.as_ref(), path) as i64),
+            Err(fault) => Some(Err(fault)),
+        }
     }
 }
 
 #[ComplexObject(rename_fields = "snake_case", rename_args = "snake_case")]
 impl LegacyComputeSession {
-    async fn live_stat(&self, ctx: &Context<'_>) -> Option<JsonString> {
-        control(ctx).live().kernel_stat(self.key).map(JsonString)
+    async fn live_stat(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
+        maybe(async { Ok(live_stat(ctx, self.key).await?.map(JsonString)) }).await
     }
 
-    async fn last_stat(&self, ctx: &Context<'_>) -> Option<JsonString> {
-        self.stat(ctx).map(JsonString)
+    async fn last_stat(&self, ctx: &Context<'_>) -> Maybe<JsonString> {
+        maybe(async { Ok(self.stat(ctx).await?.map(JsonString)) }).await
     }
 
-    async fn cpu_using(&self, ctx: &Context<'_>) -> Option<f64> {
-        Some(metric(self.stat(ctx).as_ref(), &["cpu_util", "pct"]))
+    async fn cpu_using(&self, ctx: &Context<'_>) -> Maybe<f64> {
+        maybe(async { Ok(Some(metric(self.stat(ctx).await?.as_ref(), &["cpu_util", "pct"]))) }).await
     }
 
     async fn cpu_used(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["cpu_used", "current"])
+        self.bytes(ctx, &["cpu_used", "current"]).await
     }
 
     async fn mem_max_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["mem", "stats.max"])
+        self.bytes(ctx, &["mem", "stats.max"]).await
     }
 
     async fn mem_cur_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["mem", "current"])
+        self.bytes(ctx, &["mem", "current"]).await
     }
 
     async fn net_rx_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["net_rx", "stats.rate"])
+        self.bytes(ctx, &["net_rx", "stats.rate"]).await
     }
 
     async fn net_tx_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["net_tx", "stats.rate"])
+        self.bytes(ctx, &["net_tx", "stats.rate"]).await
     }
 
     async fn io_read_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["io_read", "current"])
+        self.bytes(ctx, &["io_read", "current"]).await
     }
 
     async fn io_write_bytes(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["io_write", "current"])
+        self.bytes(ctx, &["io_write", "current"]).await
     }
 
     async fn io_max_scratch_size(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["io_scratch_size", "stats.max"])
+        self.bytes(ctx, &["io_scratch_size", "stats.max"]).await
     }
 
     async fn io_cur_scratch_size(&self, ctx: &Context<'_>) -> Maybe<BigInt> {
-        self.bytes(ctx, &["io_scratch_size", "current"])
+        self.bytes(ctx, &["io_scratch_size", "current"]).await
     }
 
     async fn agent(&self, ctx: &Context<'_>) -> Option<&str> {

@@ -6,9 +6,10 @@ use std::hash::Hash;
 use async_graphql::dataloader::Loader;
 use quarterdeck_control::store::lists::{containers, sessions};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
+use quarterdeck_control::agents::statistics;
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
-use quarterdeck_model::{AccessKey, AgentId, ImageId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId};
+use quarterdeck_model::{AccessKey, AgentId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId};
 
 use serde_json::Value as Json;
 
@@ -223,6 +224,36 @@ impl Loader<IdleChecksOf> for Loaders {
         let sessions: Vec<_> = keys.iter().map(|k| k.0).collect();
         let reports = idle::report(&self.control, &sessions).await?;
         Ok(reports.into_iter().map(|(session, report)| (IdleChecksOf(session), report)).collect())
+    }
+}
+
+/// How a kernel does, as its agent said last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StatOfKernel(pub(crate) KernelId);
+
+impl Loader<StatOfKernel> for Loaders {
+    type Value = Json;
+    type Error = Fault;
+
+    async fn load(&self, keys: &[StatOfKernel]) -> Answer<HashMap<StatOfKernel, Self::Value>> {
+        let kernels: Vec<_> = keys.iter().map(|k| k.0).collect();
+        let stats = statistics::of_kernels(&self.control, &kernels).await?;
+        Ok(stats.into_iter().map(|(kernel, stat)| (StatOfKernel(kernel), stat)).collect())
+    }
+}
+
+/// How an agent does, as it said last.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StatOfAgent(pub(crate) AgentId);
+
+impl Loader<StatOfAgent> for Loaders {
+    type Value = Json;
+    type Error = Fault;
+
+    async fn load(&self, keys: &[StatOfAgent]) -> Answer<HashMap<StatOfAgent, Self::Value>> {
+        let agents: Vec<_> = keys.iter().map(|k| k.0.clone()).collect();
+        let stats = statistics::of_agents(&self.control, &agents).await?;
+        Ok(stats.into_iter().map(|(agent, stat)| (StatOfAgent(agent), stat)).collect())
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
     if control.live().claim_reconciliation(id, control.settings().reconcile_interval) {
         reconcile(control, id, &beat.kernels).await?;
     }
-    control.live().measure(id, &beat.kernel_stats);
+    control.live().measure(id, &beat.kernel_stats, control.clock().now());
     if control.policies().has_hooks("POST_AGENT_HEARTBEAT") {
         let (_, shown) = amounts(&beat.slots);
         let body = serde_json::json!({

@@ -16,7 +16,7 @@ use super::Text;
 pub struct Live {
     agents: RwLock<HashMap<AgentId, Heard>>,
     /// Statistics of kernels, as their own agents sent them. Locked after `agents`, when both are.
-    kernels: RwLock<HashMap<KernelId, Text>>,
+    kernels: RwLock<HashMap<KernelId, (Text, Timestamp)>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct Heard {
     seen: Option<Timestamp>,
     last: Option<Timestamp>,
     slots: Option<Vec<pb::Slot>>,
-    stat: Option<Text>,
+    stat: Option<(Text, Timestamp)>,
     /// Kernels that the host counts on it: it tells how those do, and of no others.
     own: HashSet<KernelId>,
     reconcile_at: Instant,
@@ -108,7 +108,7 @@ impl Live {
     }
 
     /// Notes how an agent's own kernels do.
-    pub(crate) fn measure(&self, id: &AgentId, stats: &[pb::KernelStat]) {
+    pub(crate) fn measure(&self, id: &AgentId, stats: &[pb::KernelStat], now: Timestamp) {
         let agents = self.agents.read();
         let Some(heard) = agents.get(id) else { return };
         let mut kernels = self.kernels.write();
@@ -116,7 +116,7 @@ impl Live {
             if let Ok(kernel) = stat.kernel_id.parse()
                 && heard.own.contains(&kernel)
             {
-                kernels.insert(kernel, stat.stat.as_str().into());
+                kernels.insert(kernel, (stat.stat.as_str().into(), now));
             }
         }
     }
@@ -143,7 +143,7 @@ impl Live {
             heard.seen = Some(now);
             heard.last = Some(now);
             if !beat.node_stat.is_empty() {
-                heard.stat = Some(beat.node_stat.as_str().into());
+                heard.stat = Some((beat.node_stat.as_str().into(), now));
             }
             if heard.slots.as_ref() != Some(&beat.slots) {
                 heard.slots = Some(beat.slots.clone());
@@ -210,19 +210,33 @@ impl Live {
         agents.iter_mut().filter_map(|(id, heard)| heard.seen.take().map(|at| (id.clone(), at))).collect()
     }
 
-    /// An agent's live statistics: `{"node": …, "devices": …}`.
-    pub fn agent_stat(&self, id: &AgentId) -> Option<Value> {
-        let text = self.agents.read().get(id)?.stat.clone()?;
-        serde_json::from_str(&text).ok()
+    /// What this host heard of an agent last, and when.
+    pub(crate) fn agent_heard(&self, id: &AgentId) -> Option<(Text, Timestamp)> {
+        self.agents.read().get(id)?.stat.clone()
     }
 
-    /// A kernel's live statistics.
+    /// What this host heard of a kernel last, and when.
+    pub(crate) fn kernel_heard(&self, id: KernelId) -> Option<(Text, Timestamp)> {
+        self.kernels.read().get(&id).cloned()
+    }
+
+    /// The statistics of kernels and agents that were heard since then.
+    pub(crate) fn heard_since(&self, since: Timestamp) -> (Vec<(KernelId, Text)>, Vec<(AgentId, Text)>) {
+        let agents = self.agents.read();
+        let agents = agents.iter().filter_map(|(id, heard)| Some((id, heard.stat.as_ref()?)));
+        let agents = agents.filter(|(_, (_, at))| *at >= since).map(|(id, (text, _))| (id.clone(), text.clone())).collect();
+        let kernels = self.kernels.read();
+        let kernels = kernels.iter().filter(|(_, (_, at))| *at >= since).map(|(id, (text, _))| (*id, text.clone()));
+        (kernels.collect(), agents)
+    }
+
+    /// A kernel's live statistics, if its agent reports to this host.
     pub fn kernel_stat(&self, id: KernelId) -> Option<Value> {
         serde_json::from_str(&self.kernel_stat_text(id)?).ok()
     }
 
-    /// A kernel's live statistics, as the agent sent them.
+    /// A kernel's live statistics, as the agent sent them to this host.
     pub(crate) fn kernel_stat_text(&self, id: KernelId) -> Option<Text> {
-        self.kernels.read().get(&id).cloned()
+        self.kernel_heard(id).map(|(text, _)| text)
     }
 }

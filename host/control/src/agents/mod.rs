@@ -2,7 +2,7 @@
 //!
 //! [`HostService`] is what they call. Reports go through one queue ([`intake`]) whose transactions
 //! each take in everything that waits; heartbeats cost no transaction: what they say is kept in
-//! memory ([`Live`]) and written once a second.
+//! memory ([`Live`]) and written once a second. Other hosts read [there](statistics) how kernels and agents do.
 
 mod heartbeat;
 pub mod intake;
@@ -11,6 +11,7 @@ mod modify;
 mod register;
 pub(crate) mod reports;
 mod scrub;
+pub mod statistics;
 
 use std::sync::Arc;
 

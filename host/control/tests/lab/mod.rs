@@ -9,7 +9,7 @@ use std::time::Duration;
 use quarterdeck_control::agents::{HostService, new_join_token};
 use quarterdeck_control::enqueue::{self, CreateSession, Created, SessionConfig};
 use quarterdeck_control::{Control, Principal, Settings, seed};
-use quarterdeck_model::{ClusterMode, SessionId, SessionStatus, SessionType};
+use quarterdeck_model::{Clock, ClusterMode, SessionId, SessionStatus, SessionType};
 use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
 use quarterdeck_rpc::pb::agent_server::Agent;
 use quarterdeck_rpc::pb::host_server::Host;
@@ -59,7 +59,12 @@ impl Lab {
 
     /// On a database that was used before.
     pub async fn on(store: &Store, settings: Settings) -> Self {
-        let control = Control::new(store.clone(), plugins(), settings).await.unwrap();
+        Self::at(store, settings, Clock::System).await
+    }
+
+    /// As [`Lab::on`], by a clock of the test's.
+    pub async fn at(store: &Store, settings: Settings, clock: Clock) -> Self {
+        let control = Control::with_clock(store.clone(), plugins(), settings, clock).await.unwrap();
         let shutdown = CancellationToken::new();
         let loops = control.spawn_loops(shutdown.clone());
         Self { control, shutdown, loops }

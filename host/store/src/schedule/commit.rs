@@ -15,7 +15,6 @@ use serde_json::Value as Json;
 
 use crate::error::Result;
 use crate::occupancy::{self, Scope};
-use crate::revisions;
 use crate::sql::{Sql, Stmt, Tx};
 
 /// What a round decided. Amounts are in the order of `slots`.
@@ -182,9 +181,6 @@ pub async fn commit(tx: &mut Tx, round: &Commit) -> Result<Committed> {
     write::cancel(tx, round.at, &cancelled).await?;
     occupancy::recount(tx, &round.recount).await?;
     write::tell(tx, round.at, &placed, &cancelled).await?;
-    if !placed.is_empty() || !cancelled.is_empty() {
-        revisions::bump(tx, revisions::SESSIONS).await?;
-    }
     out.placed = placed.iter().map(|p| p.id).collect();
     out.recorded = records.iter().map(|r| r.id).collect();
     out.cancelled = cancelled.iter().map(|c| c.id).collect();
