@@ -202,6 +202,54 @@ async fn a_dropped_component_serves_until_somebody_decides_otherwise() {
     }
 }
 
+/// The candidates that watch.
+fn shadows(lab: &Lab) -> Vec<Value> {
+    let listed: Value = serde_json::from_str(&lab.server.cli(&["plugin", "shadow", "--json"]).unwrap()).unwrap();
+    listed["shadows"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_dropped_component_may_watch_before_it_decides() {
+    let lab = Lab::new(Database::sqlite().unwrap()).unwrap();
+    let _agent = lab.server.agent("i-only", "synthetic", "cpu=8,mem=8g", &lab.dir.path().join("agent")).unwrap();
+    lab.admin.await_agents(1).await.unwrap();
+    let content = best_fit();
+    let watches = format!("mode = \"shadow\"\n{SETTINGS}");
+    lab.put("best-fit.toml", &watches);
+    lab.put("best-fit.wasm", &content);
+    let came = lab.came_in("best-fit.wasm", &content).await;
+    assert_eq!(came["binding"]["mode"], "shadow", "{came}");
+    assert_eq!(lab.scheduler().await, "fifo", "it decides nothing");
+    let id = lab.admin.enqueue("watched", json!({"cpu": 1, "mem": "128m"})).await.unwrap();
+    lab.admin.await_status(&id, &["RUNNING"], PATIENCE).await.unwrap();
+    let shadow = wait::until("it to have seen the round", PATIENCE, || async {
+        Ok(shadows(&lab).into_iter().find(|s| s["figures"]["seen"].as_i64() >= Some(1)))
+    })
+    .await
+    .unwrap();
+    assert_eq!(shadow["config"], json!({"keep_empty_agents_free": true}));
+    assert_eq!(shadow["bound_by"], "file best-fit.wasm");
+
+    // Nothing is forgotten by looking again; another mode lets it decide, and it doesn't watch itself.
+    lab.looked_again("once").await;
+    assert_eq!(shadows(&lab)[0]["binding"], shadow["binding"]);
+    lab.put("best-fit.toml", SETTINGS);
+    lab.drop_is("best-fit.wasm", "decides", |d| d["state"] == "ok" && d["binding"]["mode"] == "live").await;
+    assert_eq!(lab.scheduler().await, "best-fit");
+    assert_eq!(shadows(&lab), [json!(null); 0]);
+
+    // A watching one that goes with its file leaves the live one alone.
+    lab.put("best-fit.toml", format!("unbind_on_removal = true\n{watches}"));
+    lab.drop_is("best-fit.wasm", "watches", |d| d["state"] == "ok" && d["binding"]["mode"] == "shadow").await;
+    assert_eq!(shadows(&lab).len(), 1);
+    lab.remove("best-fit.wasm");
+    wait::until("it to watch no longer", PATIENCE, || async { Ok(shadows(&lab).is_empty().then_some(())) })
+        .await
+        .unwrap();
+    assert_eq!(lab.scheduler().await, "best-fit");
+    lab.server.assert_well().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_refused_tells_why_and_hurts_nobody() {
     let lab = Lab::new(Database::sqlite().unwrap()).unwrap();

@@ -1,13 +1,14 @@
 //! What a real server answers is what `/openapi.json` says it does.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::time::Duration;
 
 use hyper::Method;
 use quarterdeck_tests::client::{Answer, Client};
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::process::Server;
-use quarterdeck_tests::{ADMIN, USER, guests, wait};
+use quarterdeck_tests::{ADMIN, PYTHON_IMAGE, USER, guests, wait};
 use serde_json::{Value, json};
 
 struct Described {
@@ -36,7 +37,11 @@ impl Described {
     }
 
     async fn post(&self, path: &str, body: &Value) -> Value {
-        self.check(&Method::POST, path, self.admin.post(path, body).await.unwrap())
+        self.post_to(path, path, body).await
+    }
+
+    async fn post_to(&self, path: &str, actual: &str, body: &Value) -> Value {
+        self.check(&Method::POST, path, self.admin.post(actual, body).await.unwrap())
     }
 }
 
@@ -50,6 +55,69 @@ fn close(value: &mut Value) {
     } else if let Value::Array(items) = value {
         items.iter_mut().for_each(close);
     }
+}
+
+/// Rounds of live and watching policies, and what is told about single sessions.
+async fn rounds_and_questions(server: &Server, server_says: &Described, dir: &Path) {
+    let admin = &server_says.admin;
+    let _big = server.agent("i-big", "synthetic", "cpu=64,mem=64g", &dir.join("big")).unwrap();
+    let _small = server.agent("i-small", "synthetic", "cpu=8,mem=8g", &dir.join("small")).unwrap();
+    admin.await_agents(2).await.unwrap();
+    let target = json!({"kind": "scaling-group", "name": "default"});
+    let fifo = json!({"plugin": "fifo", "target": target, "config": {"skip_blocked": true}});
+    admin.post("/plugins/bindings", &fifo).await.unwrap().ok().unwrap();
+    let candidate = json!({"plugin": "best-fit", "target": target, "mode": "shadow", "config": {}});
+    server_says.post("/plugins/bindings", &candidate).await;
+
+    // One that is placed elsewhere by the candidate, and one that waits.
+    let placed = admin.enqueue("described", json!({"cpu": 1, "mem": "128m"})).await.unwrap();
+    admin.await_status(&placed, &["RUNNING"], Duration::from_secs(60)).await.unwrap();
+    let waits = admin.enqueue("too-large", json!({"cpu": 100, "mem": "128m"})).await.unwrap();
+    let round = wait::until("a recorded round that placed it", Duration::from_secs(60), || async {
+        let page = server_says.get("/plugins/rounds", "/plugins/rounds?recorded=true").await;
+        let rounds = page["rounds"].as_array().unwrap();
+        Ok(rounds.iter().find(|r| r["placed"] == 1).map(|r| r["id"].as_i64().unwrap()))
+    })
+    .await
+    .unwrap();
+    let shown = server_says.get("/plugins/rounds/{id}", &format!("/plugins/rounds/{round}")).await;
+    assert!(shown["recording"]["decisions"].as_array().is_some_and(|all| !all.is_empty()), "{shown}");
+    let body = json!({"plugin": "best-fit", "config": {}});
+    let path = format!("/plugins/rounds/{round}/replay");
+    let replayed = server_says.post_to("/plugins/rounds/{id}/replay", &path, &body).await;
+    assert_eq!(replayed["changes"].as_array().map(Vec::len), Some(1), "{replayed}");
+    let body = json!({"left": null, "right": {"plugin": "lifo"}});
+    server_says.post_to("/plugins/rounds/{id}/diff", &format!("/plugins/rounds/{round}/diff"), &body).await;
+
+    let shadow = wait::until("the candidate to have seen it", Duration::from_secs(60), || async {
+        let shadows = server_says.get("/plugins/shadow", "/plugins/shadow").await;
+        let shadow = &shadows["shadows"][0];
+        Ok((shadow["figures"]["elsewhere"] == 1).then(|| shadow["binding"].as_str().unwrap().to_owned()))
+    })
+    .await
+    .unwrap();
+    let runs = server_says.get("/plugins/shadow/{binding}", &format!("/plugins/shadow/{shadow}")).await;
+    let differed = |run: &Value| run["details"]["sessions"][0]["candidate"]["agents"] == json!(["i-small"]);
+    assert!(runs["runs"].as_array().unwrap().iter().any(differed), "{runs}");
+
+    let why = wait::until("a round to have seen the one that waits", Duration::from_secs(60), || async {
+        let why = server_says.get("/plugins/why/{session}", &format!("/plugins/why/{waits}")).await;
+        Ok((!why["noted"]["retries"].is_null()).then_some(why))
+    })
+    .await
+    .unwrap();
+    assert_eq!((&why["reasons"][0]["code"], &why["agents"][0]["fits"]), (&json!("no-room"), &json!(false)), "{why}");
+    let run = server_says.get("/plugins/why/{session}", &format!("/plugins/why/{placed}")).await;
+    assert_eq!(run["status"], "RUNNING", "{run}");
+    for cpu in [1, 100] {
+        let request = json!({
+            "name": "would-be", "image": PYTHON_IMAGE, "architecture": "x86_64",
+            "config": {"resources": {"cpu": cpu, "mem": "128m"}, "scaling_group": "default"},
+        });
+        let answer = server_says.post("/plugins/dry-run", &request).await;
+        assert_eq!(answer["would_start"], cpu == 1, "{answer}");
+    }
+    server_says.post("/plugins/promote", &json!({"plugin": "best-fit", "target": target})).await;
 }
 
 #[tokio::test]
@@ -90,6 +158,8 @@ async fn answers_are_as_they_are_described() {
     })
     .await
     .unwrap();
+
+    rounds_and_questions(&server, &server_says, dir.path()).await;
 
     // Refusals, too.
     let refused = server.client(USER).get("/plugins").await.unwrap();

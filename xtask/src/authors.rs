@@ -120,6 +120,30 @@ pub(crate) fn play_examples() -> anyhow::Result<()> {
     })
 }
 
+/// A hook in another language than Rust, as `quarterdeck plugin new` makes it.
+#[derive(Debug)]
+pub(crate) struct Component {
+    /// `python` or `javascript`.
+    pub(crate) language: &'static str,
+    /// The component, or why there is none: its tools may be missing.
+    pub(crate) built: Result<PathBuf, String>,
+}
+
+/// Makes and builds a hook in each language with an interpreter.
+pub(crate) fn hooks() -> Vec<Component> {
+    let made = root().join("target/authors/bench");
+    let build = |language: &'static str| {
+        let tools = Tools::ready()?;
+        let dir = made.join(format!("{language}-hook"));
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir)?;
+        }
+        timed(&format!("A hook in {language}"), || make(&tools, language, "hook", &dir))
+    };
+    let component = |language| Component { language, built: build(language).map_err(|error| format!("{error:#}")) };
+    ["python", "javascript"].map(component).into()
+}
+
 /// Makes, builds and tries a project for every language and kind.
 pub(crate) fn templates(tools: &Tools) -> anyhow::Result<()> {
     wasm_target()?;
@@ -127,38 +151,11 @@ pub(crate) fn templates(tools: &Tools) -> anyhow::Result<()> {
     if made.exists() {
         std::fs::remove_dir_all(&made)?;
     }
-    // One for all three, so that what they have in common is compiled once.
-    let target = root().join("target/authors/rust");
     for kind in ["scheduler", "idle-checker", "hook"] {
         timed(&format!("A project in each language, of the kind {kind}"), || {
             for lang in ["rust", "python", "javascript"] {
-                let name = format!("{lang}-{kind}");
-                let dir = made.join(&name);
-                let new = ["plugin", "new", "--lang", lang, "--kind", kind, &name, "--path"];
-                run(Command::new(quarterdeck_tests::process::binary()?).args(new).arg(&dir))?;
-                let component = match lang {
-                    "rust" => {
-                        let cargo = || {
-                            let mut command = guest_cargo(&dir);
-                            command.env("CARGO_TARGET_DIR", &target);
-                            command
-                        };
-                        run(cargo().args(["test", "--quiet", "--locked"]))?;
-                        run(cargo().args(["build", "--quiet", "--locked", "--release", "--target", "wasm32-wasip2"]))?;
-                        target.join("wasm32-wasip2/release").join(format!("{}.wasm", name.replace('-', "_")))
-                    }
-                    "python" => {
-                        python_unit_tests(tools, &dir)?;
-                        python_build(tools, &dir)?;
-                        dir.join("policy.wasm")
-                    }
-                    _ => {
-                        link_modules(tools, &dir)?;
-                        javascript_unit_tests(&dir)?;
-                        run(Command::new("node").arg("build.mjs").current_dir(&dir))?;
-                        dir.join("dist/policy.wasm")
-                    }
-                };
+                let dir = made.join(format!("{lang}-{kind}"));
+                let component = make(tools, lang, kind, &dir)?;
                 let scenarios = dir.join("scenarios").display().to_string();
                 // The interpreters need far more fuel than compiled code: 10,000 sessions are for the latter.
                 let sessions = if lang == "rust" { "10000" } else { "200" };
@@ -169,6 +166,38 @@ pub(crate) fn templates(tools: &Tools) -> anyhow::Result<()> {
     }
     say("nine projects were built and pass their tests");
     Ok(())
+}
+
+/// Makes a project, runs its own tests and builds it: its component.
+fn make(tools: &Tools, lang: &str, kind: &str, dir: &Path) -> anyhow::Result<PathBuf> {
+    let name = format!("{lang}-{kind}");
+    let new = ["plugin", "new", "--lang", lang, "--kind", kind, &name, "--path"];
+    run(Command::new(quarterdeck_tests::process::binary()?).args(new).arg(dir))?;
+    Ok(match lang {
+        "rust" => {
+            // One for all kinds, so that what they have in common is compiled once.
+            let target = root().join("target/authors/rust");
+            let cargo = || {
+                let mut command = guest_cargo(dir);
+                command.env("CARGO_TARGET_DIR", &target);
+                command
+            };
+            run(cargo().args(["test", "--quiet", "--locked"]))?;
+            run(cargo().args(["build", "--quiet", "--locked", "--release", "--target", "wasm32-wasip2"]))?;
+            target.join("wasm32-wasip2/release").join(format!("{}.wasm", name.replace('-', "_")))
+        }
+        "python" => {
+            python_unit_tests(tools, dir)?;
+            python_build(tools, dir)?;
+            dir.join("policy.wasm")
+        }
+        _ => {
+            link_modules(tools, dir)?;
+            javascript_unit_tests(dir)?;
+            run(Command::new("node").arg("build.mjs").current_dir(dir))?;
+            dir.join("dist/policy.wasm")
+        }
+    })
 }
 
 fn plugin_test(path: &Path, args: &[&str]) -> anyhow::Result<()> {

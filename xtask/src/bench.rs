@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: the hot paths, in a release build, with the load generator beside the server.
 
+mod figures;
+mod live;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -21,16 +24,8 @@ const SECONDS: u64 = 8;
 
 /// Runs every benchmark.
 pub(crate) fn run_all() -> anyhow::Result<()> {
-    wasm_target()?;
-    crate::guests::build()?;
-    timed("Building for release", || {
-        run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
-    })?;
-    // Set before any thread starts: the harness runs the release binary.
-    let binary = root().join("target/release/quarterdeck");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-
-    policies()?;
+    policies(false)?;
+    let runtime = runtime()?;
     timed("Rounds of the other built-in policies", || {
         run(cargo().args(["bench", "--quiet", "--locked", "--package", "quarterdeck-plugin", "--bench", "rounds"]))
     })?;
@@ -38,29 +33,47 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     step("Cold start and idle memory on SQLite");
     let database = Database::sqlite()?;
     let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
-    with_binary(&binary, || cold_start(&database, dir.path()))?;
+    cold_start(&database, dir.path())?;
 
     step("Signed requests and enqueueing on SQLite");
-    with_binary(&binary, || requests(&runtime, &database, dir.path()))?;
+    requests(&runtime, &database, dir.path())?;
 
     postgresql()?;
     step("Signed requests and enqueueing on PostgreSQL");
     let cluster = Cluster::start()?;
     let database = Database::postgres_on(&cluster.url())?;
     let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
-    with_binary(&binary, || requests(&runtime, &database, dir.path()))
+    requests(&runtime, &database, dir.path())
 }
 
-/// What policies cost, native and Wasm in one run. The build of the plugin host compiles the guests, so the target for
-/// them has to be there.
-pub(crate) fn policies() -> anyhow::Result<()> {
+/// What policies cost: native and Wasm in one run, then on a server. `json` has the figures printed for programs.
+pub(crate) fn policies(json: bool) -> anyhow::Result<()> {
     wasm_target()?;
-    timed("Policies through the real host, beside native code", || crate::figures::policies(false))
+    crate::guests::build()?;
+    timed("Building for release", || {
+        run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
+    })?;
+    measure_policies(&root().join("target/release/quarterdeck"), json)
 }
 
-fn with_binary<T>(binary: &std::path::Path, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+fn measure_policies(binary: &std::path::Path, json: bool) -> anyhow::Result<()> {
     quarterdeck_tests::process::use_binary(binary);
-    work()
+    let components = crate::authors::hooks();
+    let mut figures = timed("Policies through the real host, beside native code", figures::in_process)?;
+    let live = timed("Policies on a real server", || runtime()?.block_on(live::measure(&components)))?;
+    figures.extend(live);
+    figures::print(&figures, json)
+}
+
+/// What policies cost on a server of the debug build: to see whether the measuring works, not how fast anything is.
+pub(crate) fn rehearse() -> anyhow::Result<()> {
+    let components = crate::authors::hooks();
+    let live = timed("Policies on a real server", || runtime()?.block_on(live::measure(&components)))?;
+    figures::print(&live, false)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 fn cold_start(database: &Database, dir: &std::path::Path) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// What a run measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Load {
     /// Requests answered with success.
     pub(crate) requests: u64,
@@ -31,6 +31,14 @@ impl Load {
         let last = self.latencies.len().saturating_sub(1);
         let index = ((self.latencies.len() as f64 * share) as usize).min(last);
         self.latencies.get(index).map_or(f64::NAN, |us| f64::from(*us) / 1000.0)
+    }
+
+    /// Takes in what another run of the same kind measured.
+    pub(crate) fn join(&mut self, other: Load) {
+        self.requests += other.requests;
+        self.elapsed += other.elapsed;
+        self.latencies.extend(other.latencies);
+        self.latencies.sort_unstable();
     }
 
     /// One line for people.

@@ -6,7 +6,6 @@ mod bench;
 mod check;
 mod demo;
 mod docs;
-mod figures;
 mod guests;
 mod load;
 mod prerequisites;
@@ -45,9 +44,12 @@ enum Task {
         /// Only what policies cost
         #[arg(long)]
         policies: bool,
-        /// Only what policies cost, one JSON object a line
+        /// Only what policies cost; the figures as one JSON object a line, after whatever else is said
         #[arg(long)]
         json: bool,
+        /// Only what policies cost on a server, with the debug build: the figures mean nothing
+        #[arg(long)]
+        rehearse: bool,
     },
     /// Run the official client's conformance suite (arguments go to pytest)
     Conformance {
@@ -68,8 +70,8 @@ fn main() -> anyhow::Result<()> {
         Task::Guests => guests::build(),
         Task::Authors => suite::authors_alone(),
         Task::Gen => docs::generate(),
-        Task::Bench { json: true, .. } => prerequisites::wasm_target().and_then(|()| figures::policies(true)),
-        Task::Bench { policies: true, .. } => bench::policies(),
+        Task::Bench { rehearse: true, .. } => bench::rehearse(),
+        Task::Bench { json, policies, .. } if json || policies => bench::policies(json),
         Task::Bench { .. } => bench::run_all(),
         Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
     }

@@ -1,6 +1,7 @@
 //! Calling hooks at the documented events: order, vetoes, patches, time limits.
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use quarterdeck_plugin::hooks::{Actor, Event, Verdict};
 use quarterdeck_plugin::{Call, Failure};
@@ -212,13 +213,14 @@ async fn ask(
     let call = Call::new(hook.config.clone());
     let message = message(control, event, actor, body);
     let plugin = hook.plugin.clone();
+    let started = Instant::now();
     let result = tokio::task::spawn_blocking(move || plugin.handle(&call, &message))
         .await
         .map_err(|e| format!("the call was lost: {e}"))?;
     let checked = result.and_then(|verdict| check(event, verdict));
     if counts {
         match &checked {
-            Ok(_) => control.policies().succeeded(hook).await,
+            Ok(_) => control.policies().succeeded(hook, started.elapsed()).await,
             Err(failure) => control.policies().failed(hook, failure).await,
         }
     }

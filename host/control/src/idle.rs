@@ -10,6 +10,7 @@ mod samples;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use quarterdeck_model::duration::Duration as Span;
@@ -323,11 +324,12 @@ async fn ask(
     for batch in batches(&checker.traits, concerned, &facts.measured) {
         let columns = columns(&checker.traits, &batch, candidates, facts, now);
         let (plugin, call) = (Arc::clone(&checker.bound.plugin), Call::new(checker.bound.config.clone()));
+        let started = Instant::now();
         let isolated = tokio::task::spawn_blocking(move || plugin.check_isolated(&call, &columns))
             .await
             .map_err(|e| Error::Internal(format!("an idle check broke off: {e}")))?;
         match failed(&isolated) {
-            None => control.policies().succeeded(&checker.bound).await,
+            None => control.policies().succeeded(&checker.bound, started.elapsed()).await,
             Some(failure) => control.policies().failed(&checker.bound, failure).await,
         }
         for (i, finding) in batch.into_iter().zip(isolated.findings) {

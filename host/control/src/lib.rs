@@ -222,6 +222,7 @@ impl Control {
         clock: Clock,
     ) -> Result<Self> {
         let metrics = Arc::new(Metrics::default());
+        metrics.show_counters_of(plugins.clone());
         let config = Arc::new(config::ConfigCache::open(store.clone()).await?);
         let policies = policies::Policies::open(
             store.clone(),

@@ -1,7 +1,11 @@
 //! Counters and gauges, as `/metrics` shows them.
 
+use std::time::Duration;
+
 use parking_lot::RwLock;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +22,15 @@ pub struct PluginCall {
     pub kind: String,
     /// `ok`, or the failure's label.
     pub outcome: String,
+}
+
+/// Labels of how long calls into a plugin take.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByPlugin {
+    /// The plugin's name.
+    pub plugin: String,
+    /// `scheduler`, `idle-checker` or `hook`.
+    pub kind: String,
 }
 
 /// Label of a status.
@@ -60,6 +73,8 @@ pub struct Metrics {
     pub placements: Family<ByGroup, Counter>,
     /// Calls into plugins.
     pub plugin_calls: Family<PluginCall, Counter>,
+    /// How long those calls took that went well.
+    pub plugin_seconds: Family<ByPlugin, Histogram>,
     /// Rounds that the built-in policy had to take over.
     pub plugin_fallbacks: Family<PluginCall, Counter>,
     /// Sessions, by status; set when scraped.
@@ -95,6 +110,10 @@ impl Default for Metrics {
         registry.register("schedule_placements", "Sessions placed on agents", placements.clone());
         let plugin_calls = Family::default();
         registry.register("plugin_calls", "Calls into plugins by outcome", plugin_calls.clone());
+        let plugin_seconds = Family::new_with_constructor(
+            (|| Histogram::new(exponential_buckets(0.000_05, 4.0, 9))) as fn() -> Histogram,
+        );
+        registry.register("plugin_call_seconds", "Time of calls into plugins that went well", plugin_seconds.clone());
         let plugin_fallbacks = Family::default();
         registry.register("plugin_fallbacks", "Rounds that the built-in policy took over", plugin_fallbacks.clone());
         let sessions = Family::default();
@@ -123,6 +142,7 @@ impl Default for Metrics {
             round_seconds,
             placements,
             plugin_calls,
+            plugin_seconds,
             plugin_fallbacks,
             sessions,
             agents,
@@ -160,11 +180,43 @@ impl Metrics {
         self.plugin_calls.get_or_create(&labels).inc();
     }
 
+    /// Counts a call into a plugin that went well.
+    pub fn plugin_call_ok(&self, plugin: &str, kind: &str, took: Duration) {
+        self.plugin_call(plugin, kind, "ok");
+        let labels = ByPlugin { plugin: plugin.to_owned(), kind: kind.to_owned() };
+        self.plugin_seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Shows what plugins count themselves.
+    pub fn show_counters_of(&self, runtime: quarterdeck_plugin::Runtime) {
+        self.registry.write().register_collector(Box::new(PluginCounters(runtime)));
+    }
+
     /// The text of OpenMetrics.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a string can't fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry.read());
         text
+    }
+}
+
+/// What plugins count by `host.count`. The runtime bounds how many counters there are.
+#[derive(Debug)]
+struct PluginCounters(quarterdeck_plugin::Runtime);
+
+impl Collector for PluginCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let counters = self.0.counters();
+        if counters.is_empty() {
+            return Ok(());
+        }
+        let help = "What plugins count themselves";
+        let mut family = encoder.encode_descriptor("quarterdeck_plugin_counted", help, None, MetricType::Counter)?;
+        for (plugin, metric, value) in &counters {
+            let labels = [("plugin", plugin.as_str()), ("metric", metric.as_str())];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
+        }
+        Ok(())
     }
 }

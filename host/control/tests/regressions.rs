@@ -145,7 +145,9 @@ async fn utilization_sees_agents_that_report_to_another_host() {
     ];
     first.control.config_tree().set(&tree).await.unwrap();
     let mut tx = db.store.begin().await.unwrap();
-    tx.execute(Stmt::new("UPDATE keypair_resource_policies SET idle_timeout = -1, max_session_lifetime = 0")).await.unwrap();
+    tx.execute(Stmt::new("UPDATE keypair_resource_policies SET idle_timeout = -1, max_session_lifetime = 0"))
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 
     let session = first.create(CreateSession { enqueue_only: true, ..request("lazy") }).await.session_id;

@@ -211,7 +211,7 @@ fn growth(runtime: &Runtime) {
 fn event() -> Event {
     let kernel = json!({
         "role": "main", "image": "registry.example.org/stable/python:3.12", "architecture": "x86_64",
-        "requested_slots": {"cpu": "2", "mem": "4294967296"},
+        "slots": {"cpu": "2", "mem": "4294967296"},
     });
     let body = json!({
         "session": {"name": "a-session", "type": "interactive", "scaling_group": "default", "cluster_mode": "single-node",
@@ -241,8 +241,8 @@ fn hooks(runtime: &Runtime) {
     let three = vec![admission; 3];
     figure("three Rust hooks in a row, p99", chain(&three, config).percentile(0.99), "ms", Some(1.0));
     for (language, file, target) in [
-        ("Python", "examples/python/session-names/policy.wasm", 3.0),
-        ("JavaScript", "examples/javascript/hook/dist/policy.wasm", 1.0),
+        ("Python", "target/authors/bench/python-hook/policy.wasm", 3.0),
+        ("JavaScript", "target/authors/bench/javascript-hook/dist/policy.wasm", 1.0),
     ] {
         let name = format!("a {language} hook, p99");
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").join(file);

@@ -4,12 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use async_graphql::dataloader::Loader;
+use quarterdeck_control::agents::statistics;
 use quarterdeck_control::store::lists::{containers, sessions};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
-use quarterdeck_control::agents::statistics;
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
-use quarterdeck_model::{AccessKey, AgentId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId};
+use quarterdeck_model::{
+    AccessKey, AgentId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId,
+};
 
 use serde_json::Value as Json;
 

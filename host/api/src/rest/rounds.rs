@@ -44,20 +44,12 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/plugins/rounds/{id}/replay", Superadmin, Open, replay).documented(
             about("What a stored revision would have decided, beside what was decided")
                 .takes::<documents::ReplayRequest>()
-                .answers_with(
-                    200,
-                    "application/json",
-                    "Both sides, their figures, and the sessions that fare differently.",
-                ),
+                .answers::<documents::Compared>(200, "Both sides, and the sessions that fare differently."),
         ),
         post("/plugins/rounds/{id}/diff", Superadmin, Open, diff).documented(
             about("Two stored revisions or configurations side by side")
                 .takes::<documents::DiffRequest>()
-                .answers_with(
-                    200,
-                    "application/json",
-                    "Both sides, their figures, and the sessions that fare differently.",
-                ),
+                .answers::<documents::Compared>(200, "Both sides, and the sessions that fare differently."),
         ),
     ]
 }

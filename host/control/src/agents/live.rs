@@ -7,16 +7,20 @@ use parking_lot::RwLock;
 use quarterdeck_model::{AgentId, KernelId, Timestamp};
 use quarterdeck_rpc::pb;
 use quarterdeck_store::agents::AgentRow;
+use quarterdeck_store::live::{Kind, Statistic};
 use serde_json::Value;
 
 use super::Text;
+
+/// A statistic as an agent sent it, and when this host heard it.
+pub(crate) type Stat = (Text, Timestamp);
 
 /// Agents as this host hears them, and live statistics. Lost with the process, refilled by heartbeats.
 #[derive(Debug, Default)]
 pub struct Live {
     agents: RwLock<HashMap<AgentId, Heard>>,
     /// Statistics of kernels, as their own agents sent them. Locked after `agents`, when both are.
-    kernels: RwLock<HashMap<KernelId, (Text, Timestamp)>>,
+    kernels: RwLock<HashMap<KernelId, Stat>>,
 }
 
 #[derive(Debug)]
@@ -27,7 +31,7 @@ struct Heard {
     seen: Option<Timestamp>,
     last: Option<Timestamp>,
     slots: Option<Vec<pb::Slot>>,
-    stat: Option<(Text, Timestamp)>,
+    stat: Option<Stat>,
     /// Kernels that the host counts on it: it tells how those do, and of no others.
     own: HashSet<KernelId>,
     reconcile_at: Instant,
@@ -211,23 +215,27 @@ impl Live {
     }
 
     /// What this host heard of an agent last, and when.
-    pub(crate) fn agent_heard(&self, id: &AgentId) -> Option<(Text, Timestamp)> {
+    pub(crate) fn agent_heard(&self, id: &AgentId) -> Option<Stat> {
         self.agents.read().get(id)?.stat.clone()
     }
 
     /// What this host heard of a kernel last, and when.
-    pub(crate) fn kernel_heard(&self, id: KernelId) -> Option<(Text, Timestamp)> {
+    pub(crate) fn kernel_heard(&self, id: KernelId) -> Option<Stat> {
         self.kernels.read().get(&id).cloned()
     }
 
     /// The statistics of kernels and agents that were heard since then.
-    pub(crate) fn heard_since(&self, since: Timestamp) -> (Vec<(KernelId, Text)>, Vec<(AgentId, Text)>) {
+    pub(crate) fn heard_since(&self, since: Timestamp) -> Vec<Statistic> {
+        let statistic = |kind, id: String, (stat, at): &Stat| {
+            (*at >= since).then(|| Statistic { kind, id, stat: stat.to_string(), at: *at })
+        };
         let agents = self.agents.read();
         let agents = agents.iter().filter_map(|(id, heard)| Some((id, heard.stat.as_ref()?)));
-        let agents = agents.filter(|(_, (_, at))| *at >= since).map(|(id, (text, _))| (id.clone(), text.clone())).collect();
+        let agents = agents.filter_map(|(id, stat)| statistic(Kind::Agent, id.to_string(), stat));
+        let mut all: Vec<Statistic> = agents.collect();
         let kernels = self.kernels.read();
-        let kernels = kernels.iter().filter(|(_, (_, at))| *at >= since).map(|(id, (text, _))| (*id, text.clone()));
-        (kernels.collect(), agents)
+        all.extend(kernels.iter().filter_map(|(id, stat)| statistic(Kind::Kernel, id.to_string(), stat)));
+        all
     }
 
     /// A kernel's live statistics, if its agent reports to this host.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use quarterdeck_model::{AgentId, KernelId, Timestamp};
-use quarterdeck_store::live::{self as rows, Kind, Statistic};
+use quarterdeck_store::live::{self as rows, Kind};
 use serde_json::Value;
 
 use super::Text;
@@ -16,7 +16,7 @@ use crate::error::Result;
 
 /// What this host heard longer ago may be known better elsewhere: agents change their host.
 const FRESH_MS: i64 = 15_000;
-/// What another host wrote longer ago tells nothing of the present.
+/// What another host heard longer ago tells nothing of the present.
 const CURRENT_MS: i64 = 30_000;
 /// After this long a row that nobody renews is dropped.
 const KEPT_MS: i64 = 120_000;
@@ -67,14 +67,10 @@ pub(crate) async fn share(control: &Control, since: Timestamp) -> Result<Timesta
     if !control.others().are_there() {
         return Ok(now);
     }
-    let (kernels, agents) = control.live().heard_since(since);
-    let statistic = |kind, id: String, stat: &Text| Statistic { kind, id, stat: stat.to_string() };
-    let kernels = kernels.iter().map(|(id, stat)| statistic(Kind::Kernel, id.to_string(), stat));
-    let all: Vec<_> =
-        kernels.chain(agents.iter().map(|(id, stat)| statistic(Kind::Agent, id.to_string(), stat))).collect();
+    let all = control.live().heard_since(since);
     if !all.is_empty() {
         let mut tx = control.store().begin().await?;
-        rows::write(&mut tx, &all, now).await?;
+        rows::write(&mut tx, &all).await?;
         tx.commit().await?;
     }
     Ok(now)

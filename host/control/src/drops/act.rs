@@ -56,6 +56,7 @@ pub(super) async fn act(control: &Control, file: &str, content: Content, since: 
     let plugin = format!("{}@{}", revision.name, revision.version);
     let Some(wish) = wish else { return Ok(Done { plugin, binding: None }) };
     let binding = Some(describe(&wish));
+    let (live, target) = (wish.mode == BindingMode::Live, wish.target.clone());
     if !is_bound(control, &revision, &wish, &actor, since).await? {
         let request = BindRequest {
             plugin: revision.digest.clone(),
@@ -69,7 +70,23 @@ pub(super) async fn act(control: &Control, file: &str, content: Content, since: 
             BindingMode::Shadow => shadow::bind_as(control, &actor, request).await?,
         };
     }
+    if live {
+        end_shadow(control, &actor, &revision, &target).await?;
+    }
     Ok(Done { plugin, binding })
+}
+
+/// A file that asked for a shadow before asks for more now: nothing watches itself.
+async fn end_shadow(control: &Control, actor: &str, revision: &RevisionRow, target: &Target) -> Result<()> {
+    let bindings = rows::bindings(&mut control.store().reader()).await?;
+    let own = bindings.into_iter().find(|b| {
+        b.mode == BindingMode::Shadow && b.digest == revision.digest && b.target == *target && b.bound_by == actor
+    });
+    let Some(own) = own else { return Ok(()) };
+    match shadow::unbind_as(control, actor, &own.plugin, target).await {
+        Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a revision serves as wished already, or was bound for this very content before and somebody changed that.

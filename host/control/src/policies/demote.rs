@@ -1,6 +1,8 @@
 //! What happens to a revision that fails: its failures are counted against its budget, and when that is used up, what
 //! served before it serves again.
 
+use std::time::Duration;
+
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::{BindingMode, FailurePolicy, LifeStep, PluginKind, RevisionStatus, Target};
 use quarterdeck_plugin::Failure;
@@ -27,9 +29,9 @@ impl Policies {
         self.budgets.lock().get(digest).map(super::budget::Budget::standing).unwrap_or_default()
     }
 
-    /// A call went well.
-    pub async fn succeeded(&self, bound: &Bound) {
-        self.metrics.plugin_call(&bound.plugin.info.name, bound.plugin.kind.as_str(), "ok");
+    /// A call went well, and took so long.
+    pub async fn succeeded(&self, bound: &Bound, took: Duration) {
+        self.metrics.plugin_call_ok(&bound.plugin.info.name, bound.plugin.kind.as_str(), took);
         let allowance = Allowance::of(&self.config);
         self.budgets.lock().entry(bound.plugin.digest.clone()).or_default().note(false, &allowance);
     }

@@ -422,8 +422,8 @@ async fn decide(control: &Control, chosen: &Chosen, frame: &Arc<Frame>) -> Resul
     let mut run = ask(bound, frame, number).await?;
     let outcome = replay::outcome(run.failure.as_ref());
     let Some(failure) = run.failure.take() else {
-        control.policies().succeeded(bound).await;
         let (decisions, took) = (std::mem::take(&mut run.decisions), run.trace.duration);
+        control.policies().succeeded(bound, took).await;
         let exposure = expose(control, bound, run, &outcome, None);
         return Ok(Round { number, decisions, outcome, exposure, took });
     };

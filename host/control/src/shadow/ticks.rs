@@ -77,7 +77,7 @@ impl ShownTick {
             *count += 1;
             if was != idle && differing.len() < NAMED_SESSIONS {
                 let session = self.sessions[row].session_id;
-                differing.push(json!({"session": session, "live": word(was), "candidate": word(idle)}));
+                differing.push(json!({"session": session, "live": fate(was), "candidate": fate(idle)}));
             }
         }
         let alike = run.only_live + run.only_candidate == 0;
@@ -88,8 +88,8 @@ impl ShownTick {
     }
 }
 
-fn word(idle: bool) -> &'static str {
-    if idle { "idle" } else { "active" }
+fn fate(idle: bool) -> Json {
+    json!({"fate": if idle { "idle" } else { "active" }})
 }
 
 impl Shown for ShownTick {

@@ -1,6 +1,7 @@
 //! The plugin host from outside, with real components.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod archived;
 mod beyond;
 mod builtins;
 mod common;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 pub use explain::{DryRun, DryRunRequest, PlacedKernel, Position, Why};
-pub use rounds::{Candidate, DiffRequest, ReplayRequest, Round, Rounds};
+pub use rounds::{Candidate, Compared, DiffRequest, ReplayRequest, Round, Rounds};
 pub use shadow::{Figures, PromoteRequest, Rested, Shadow, ShadowRun, ShadowRuns, Shadows};
 
 /// What went wrong (RFC 9457).

@@ -109,12 +109,77 @@ pub struct ShadowRun {
     pub only_live: i64,
     /// Sessions that only the candidate placed.
     pub only_candidate: i64,
-    /// The live policy's waits, duration and fragmentation.
-    pub live: Value,
+    /// The live policy's round.
+    pub live: ShadowSide,
     /// The candidate's.
-    pub candidate: Value,
-    /// The sessions that fare differently.
-    pub details: Value,
+    pub candidate: ShadowSide,
+    /// Where they differ; nothing where they don't.
+    pub details: Option<ShadowDetails>,
+}
+
+/// A round of one side in figures; all 0 of ticks and events.
+#[derive(Debug, ToSchema)]
+pub struct ShadowSide {
+    /// How long the sessions that it placed had waited, summed, in milliseconds.
+    pub waited_ms: i64,
+    /// How long it took, in microseconds.
+    pub duration_us: i64,
+    /// The part of the free room that is in pieces too small afterwards.
+    pub fragmentation: f64,
+}
+
+/// Where a candidate differs from the live policy: in which sessions, or in its verdict on an event.
+#[derive(Debug, ToSchema)]
+pub struct ShadowDetails {
+    /// The sessions that fare differently, at most 200.
+    pub sessions: Option<Vec<ShadowedSession>>,
+    /// How many more there are.
+    pub left_out: Option<usize>,
+    /// The hook event.
+    pub event: Option<String>,
+    /// The domain that it concerns.
+    pub domain: Option<String>,
+    /// The live hooks' verdict.
+    pub live: Option<ShadowVerdict>,
+    /// The candidate's.
+    pub candidate: Option<ShadowVerdict>,
+}
+
+/// A session that fares differently.
+#[derive(Debug, ToSchema)]
+pub struct ShadowedSession {
+    /// Its id.
+    pub session: String,
+    /// Its name. In rounds.
+    pub name: Option<String>,
+    /// Its owner's access key. In rounds.
+    pub owner: Option<String>,
+    /// By the live policy.
+    pub live: ShadowedFate,
+    /// By the candidate.
+    pub candidate: ShadowedFate,
+}
+
+/// What becomes of a session.
+#[derive(Debug, ToSchema)]
+pub struct ShadowedFate {
+    /// `untouched`, `placed`, `deferred` or `refused` in a round; `idle` or `active` in a tick.
+    pub fate: String,
+    /// The agents of a placed session.
+    pub agents: Option<Vec<String>>,
+}
+
+/// A verdict on an event.
+#[derive(Debug, ToSchema)]
+pub struct ShadowVerdict {
+    /// `allowed` or `denied`.
+    pub verdict: String,
+    /// Why it is denied.
+    pub reason: Option<String>,
+    /// Whether the candidate changes the request otherwise than the live hooks.
+    pub other_patch: Option<bool>,
+    /// Whether it answers another value.
+    pub other_value: Option<bool>,
 }
 
 /// Which candidate shall decide.

@@ -10,8 +10,8 @@ use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::{Value as Json, json};
 
-use super::TargetArgs;
 use super::project::Project;
+use super::{TargetArgs, shadow};
 use crate::client::{ApiClient, EndpointArgs};
 
 /// How often files and server are looked at.
@@ -117,7 +117,11 @@ async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> 
         ))?;
         for session in run["details"]["sessions"].as_array().into_iter().flatten() {
             let name = session["name"].as_str().or_else(|| session["session"].as_str()).unwrap_or_default();
-            println_line(&format!("  {name}: {} -> {}", session["live"], session["candidate"]))?;
+            println_line(&format!(
+                "  {name}: {} -> {}",
+                shadow::fate(&session["live"]),
+                shadow::fate(&session["candidate"])
+            ))?;
         }
     }
     Ok(())

@@ -56,15 +56,11 @@ pub(super) async fn run(client: &ApiClient, args: ShadowArgs, json: bool) -> any
     Ok(())
 }
 
-fn fate(fate: &Json) -> String {
-    match fate {
-        Json::String(word) => word.clone(),
-        fate => {
-            let agents = fate["agents"].as_array().cloned().unwrap_or_default();
-            let agents: Vec<&str> = agents.iter().filter_map(Json::as_str).collect();
-            if agents.is_empty() { text(fate, "fate") } else { agents.join(",") }
-        }
-    }
+/// What becomes of a session, in a word or by its agents.
+pub(super) fn fate(fate: &Json) -> String {
+    let agents = fate["agents"].as_array().cloned().unwrap_or_default();
+    let agents: Vec<&str> = agents.iter().filter_map(Json::as_str).collect();
+    if agents.is_empty() { text(fate, "fate") } else { agents.join(",") }
 }
 
 fn list(shadows: &[Json]) -> std::io::Result<()> {

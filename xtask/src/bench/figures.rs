@@ -1,35 +1,41 @@
-//! The figures to reach, as a table with their targets.
+//! Figures with what they may be at most, as a table for people or as lines of JSON for programs.
 
 use anyhow::Context as _;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::run::{cargo, output, say};
 
-/// A figure as the benchmark prints it.
-#[derive(Debug, Deserialize)]
-struct Figure {
+/// A figure as it is printed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Figure {
     figure: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<f64>,
     #[serde(default)]
     unit: String,
     /// What it may be at most.
     target: Option<f64>,
     /// Why it wasn't measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
 }
 
-/// Measures what policies cost and prints it: a table for people, or the lines of JSON as they come.
-pub(crate) fn policies(json: bool) -> anyhow::Result<()> {
+/// What policies cost within one process: the benchmark of the crate that runs them.
+pub(super) fn in_process() -> anyhow::Result<Vec<Figure>> {
     let bench = ["bench", "--quiet", "--locked", "--package", "quarterdeck-plugin", "--bench", "figures"];
     let text = output(cargo().args(bench))?;
     let lines = text.lines().filter(|line| line.starts_with('{'));
+    lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Prints figures: a table, or JSON objects a line each.
+pub(super) fn print(figures: &[Figure], json: bool) -> anyhow::Result<()> {
     if json {
-        lines.for_each(|line| println!("{line}"));
+        for figure in figures {
+            println!("{}", serde_json::to_string(figure)?);
+        }
         return Ok(());
     }
-    let figures = lines
-        .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
-        .collect::<anyhow::Result<Vec<Figure>>>()?;
     figures.iter().for_each(|figure| say(&figure.line()));
     let missed = figures.iter().filter(|figure| figure.reached() == Some(false)).count();
     say(&format!("{missed} of {} targets missed", figures.iter().filter(|figure| figure.target.is_some()).count()));
@@ -37,6 +43,21 @@ pub(crate) fn policies(json: bool) -> anyhow::Result<()> {
 }
 
 impl Figure {
+    /// One that was measured.
+    pub(super) fn measured(figure: impl Into<String>, value: f64, unit: &str) -> Self {
+        Self { figure: figure.into(), value: Some(value), unit: unit.to_owned(), target: None, skipped: None }
+    }
+
+    /// It may be that much at most.
+    pub(super) fn at_most(self, target: f64) -> Self {
+        Self { target: Some(target), ..self }
+    }
+
+    /// One that was not measured.
+    pub(super) fn skipped(figure: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { figure: figure.into(), value: None, unit: String::new(), target: None, skipped: Some(why.into()) }
+    }
+
     /// Whether the target is reached, if there is one.
     fn reached(&self) -> Option<bool> {
         Some(self.value? <= self.target?)
