@@ -212,7 +212,7 @@ impl Collector for PluginCounters {
             return Ok(());
         }
         let help = "What plugins count themselves";
-        let mut family = encoder.encode_descriptor("quarterdeck_plugin_counted", help, None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("plugin_counted", help, None, MetricType::Counter)?;
         for (plugin, metric, value) in &counters {
             let labels = [("plugin", plugin.as_str()), ("metric", metric.as_str())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;

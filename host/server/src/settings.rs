@@ -140,10 +140,16 @@ pub(crate) enum LogFormat {
 
 /// Sends log lines to standard error. `RUST_LOG` chooses what is logged (default `info`).
 pub(crate) fn init_logging(format: LogFormat) {
+    use std::io::IsTerminal as _;
+
     use tracing_subscriber::EnvFilter;
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn,tower=warn,h2=warn"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Colours are for terminals; in files they hide words from those who search for them.
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // A second initialisation can only happen in tests and changes nothing.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -419,3 +419,46 @@ async fn rounds_go_by_what_is_bound_when_they_begin() {
         assert!(judged >= spans.len(), "{judged} of {} rounds", rounds.len());
     }
 }
+
+/// Waits for what another host is told to have its effect.
+async fn soon(what: &str, condition: impl AsyncFn() -> bool) {
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_hear_of_changes_that_they_never_look_for() {
+    for db in seeded().await {
+        // No loops run here, so nobody looks at revision numbers.
+        let (one, two) = (host(&db, "one").await, host(&db, "two").await);
+        let stop = tokio_util::sync::CancellationToken::new();
+        let ear = tokio::spawn(crate::news::listen(two.clone(), stop.clone()));
+        let mouth = tokio::spawn(crate::news::tell(one.clone(), stop.clone()));
+
+        bind(&one, &*admin(&one).await, request("admission-limits", Target::everywhere())).await.unwrap();
+        soon("the hook", async || two.policies().has_hooks("PRE_ENQUEUE_SESSION")).await;
+        one.config_tree().set(&[("config/heard".to_owned(), "yes".to_owned())]).await.unwrap();
+        soon("the configuration", async || two.config_tree().get("config/heard").await.as_deref() == Some("yes")).await;
+
+        let user = "AKIACONFUSER00000003";
+        assert!(two.identity().credential(user).await.unwrap().unwrap().is_active);
+        let mut tx = db.store.begin().await.unwrap();
+        let off = quarterdeck_store::keypairs::KeypairChanges { is_active: Some(false), ..Default::default() };
+        quarterdeck_store::keypairs::update(&mut tx, user, &off).await.unwrap();
+        crate::identity::commit(&one, tx).await.unwrap();
+        soon("the key pair", async || !two.identity().credential(user).await.unwrap().unwrap().is_active).await;
+
+        if db.dialect() == quarterdeck_store::Dialect::Postgres {
+            one.signals().start.notify_one();
+            let woken = two.signals().start.notified();
+            tokio::time::timeout(std::time::Duration::from_secs(60), woken).await.expect("a loop elsewhere is woken");
+            soon("each other", async || two.others().are_there()).await;
+        }
+        stop.cancel();
+        ear.await.unwrap();
+        mouth.await.unwrap();
+    }
+}
