@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
+use quarterdeck_model::ImageId;
 use quarterdeck_model::image::ImageRef;
 use quarterdeck_store::images::{self, ImageChanges, ImageRow};
 use quarterdeck_store::{Sql, domains};
@@ -143,6 +144,77 @@ pub async fn list(control: &Control, caller: &Principal, is_operation: Option<bo
         });
     }
     Ok(rows)
+}
+
+/// An image that no registry tells of: it exists on agents only, such as what the runtime `process` finds on its node.
+#[derive(Clone, Debug)]
+pub struct LocalImage {
+    /// `REGISTRY/NAME:TAG`; the registry is only a name here.
+    pub reference: String,
+    /// For which architecture.
+    pub architecture: String,
+    /// What runs in it (`python`, `app`, …): the label `ai.backend.runtime-type`.
+    pub runtime_type: String,
+    /// The runtime's path within the image.
+    pub runtime_path: String,
+    /// More labels; those named like ours win.
+    pub labels: Vec<(String, String)>,
+    /// Slot limits.
+    pub resource_limits: Vec<ResourceLimit>,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+}
+
+/// Records an image that exists on agents only, over the record of the same name and architecture.
+///
+/// # Errors
+/// [`Error::InsufficientPrivilege`]; [`Error::InvalidParams`] for a malformed reference; [`Error::Integrity`] when an
+/// alias is taken.
+pub async fn add_local(control: &Control, caller: &Principal, image: LocalImage) -> Result<ImageRow> {
+    superadmin_changes(caller)?;
+    let parsed = ImageRef::parse(&image.reference).map_err(|e| Error::invalid(e.to_string()))?;
+    let mut labels = IndexMap::from([
+        ("ai.backend.kernelspec".to_owned(), "1".to_owned()),
+        (FEATURES.to_owned(), "batch query uid-match user-input".to_owned()),
+        ("ai.backend.base-distro".to_owned(), "local".to_owned()),
+        ("ai.backend.role".to_owned(), "COMPUTE".to_owned()),
+        ("ai.backend.runtime-type".to_owned(), image.runtime_type),
+        ("ai.backend.runtime-path".to_owned(), image.runtime_path),
+    ]);
+    labels.extend(image.labels);
+    let canonical = parsed.canonical();
+    let mut row = ImageRow {
+        id: ImageId::new(),
+        image: parsed.name.clone(),
+        tag: parsed.tag.clone(),
+        registry: parsed.registry.clone(),
+        architecture: normalise_architecture(&image.architecture).to_owned(),
+        // There is nothing to take a digest of; clients want one that is always the same.
+        config_digest: digest_of(&canonical),
+        name: canonical,
+        size_bytes: 0,
+        is_local: true,
+        kind: "COMPUTE".to_owned(),
+        accelerators: None,
+        labels,
+        resources: resource_limits(image.resource_limits),
+        created_at: control.clock().now(),
+    };
+    let mut tx = control.store().begin().await?;
+    row.id = images::upsert(&mut tx, &row).await.map_err(integrity)?;
+    for alias in &image.aliases {
+        if images::by_alias(&mut tx, alias).await?.is_none_or(|known| known.id != row.id) {
+            images::insert_alias(&mut tx, alias, row.id).await.map_err(integrity)?;
+        }
+    }
+    tx.commit().await?;
+    Ok(row)
+}
+
+fn digest_of(text: &str) -> String {
+    use sha2::{Digest as _, Sha256};
+    let hex: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
 }
 
 /// Gives an image another name.

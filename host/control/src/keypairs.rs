@@ -89,6 +89,22 @@ pub async fn modify(control: &Control, caller: &Principal, access_key: &str, inp
     }
 }
 
+/// Gives a key pair another secret: what was signed with the old one is refused from the next request on. Sessions,
+/// associations and the access key stay. The new secret is told here and never again.
+///
+/// # Errors
+/// [`Error::InsufficientPrivilege`], [`Error::NotFound`].
+pub async fn rotate(control: &Control, caller: &Principal, access_key: &str) -> Result<String> {
+    superadmin_changes(caller)?;
+    let secret = new_secret_key();
+    let mut tx = control.store().begin().await?;
+    if keypairs::set_secret(&mut tx, access_key, &secret).await? == 0 {
+        return Err(no_matching("keypair"));
+    }
+    commit(control, tx).await?;
+    Ok(secret)
+}
+
 /// Deletes a key pair.
 ///
 /// # Errors

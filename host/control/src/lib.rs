@@ -53,10 +53,12 @@ pub mod usage;
 pub mod validate;
 
 pub mod auth;
+pub mod check;
 pub mod domains;
 pub mod dotfiles;
 pub mod error_logs;
 pub mod images;
+pub mod import;
 pub mod keypairs;
 pub mod manager;
 pub mod presets;
@@ -64,6 +66,7 @@ pub mod projects;
 pub mod resource_policies;
 pub mod scaling_groups;
 pub mod seed;
+pub mod setup;
 pub mod templates;
 pub mod users;
 
@@ -211,6 +214,16 @@ impl Control {
         Self::with_clock(store, plugins, settings, Clock::System).await
     }
 
+    /// The mind of a command at the server's console: does use cases on a database, with or without a server that runs
+    /// on it. It runs no policy: built-in plugins are left to servers.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when the database can't be read.
+    pub async fn console(store: Store, plugins: quarterdeck_plugin::Runtime) -> Result<Self> {
+        let settings = Settings { node_id: "console".to_owned(), ..Settings::default() };
+        Self::build(store, plugins, settings, Clock::System, false).await
+    }
+
     /// As [`Control::new`], with a clock that a test moves.
     ///
     /// # Errors
@@ -221,6 +234,16 @@ impl Control {
         settings: Settings,
         clock: Clock,
     ) -> Result<Self> {
+        Self::build(store, plugins, settings, clock, true).await
+    }
+
+    async fn build(
+        store: Store,
+        plugins: quarterdeck_plugin::Runtime,
+        settings: Settings,
+        clock: Clock,
+        builtins: bool,
+    ) -> Result<Self> {
         let metrics = Arc::new(Metrics::default());
         metrics.show_counters_of(plugins.clone());
         let config = Arc::new(config::ConfigCache::open(store.clone()).await?);
@@ -230,6 +253,7 @@ impl Control {
             Arc::clone(&config),
             Arc::clone(&metrics),
             settings.node_id.clone(),
+            builtins,
         )
         .await?;
         let (intake, reports) = agents::intake::Intake::new();

@@ -153,6 +153,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     workshop.run(work).await
 }
 
+/// A password that nobody has to think of: 144 random bits in 24 characters.
+pub fn random() -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::URL_SAFE.encode(rand::random::<[u8; 18]>())
+}
+
 /// The hash to store for a new password.
 ///
 /// # Errors

@@ -24,6 +24,20 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Whoever works at the server's console, with its database at hand: may do everything, and is known by `name`.
+    pub fn console(name: &str) -> Self {
+        Self {
+            access_key: AccessKey(String::new()),
+            user_id: UserId(uuid::Uuid::nil()),
+            email: format!("{name}@console"),
+            role: UserRole::Superadmin,
+            domain: String::new(),
+            is_admin: true,
+            resource_policy: String::new(),
+            rate_limit: 0,
+        }
+    }
+
     /// Whether the user may do everything.
     pub fn is_superadmin(&self) -> bool {
         self.role == UserRole::Superadmin

@@ -595,7 +595,7 @@ pub async fn ensure_defaults(store: &Store) -> Result<bool> {
     Ok(true)
 }
 
-async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
+pub(crate) async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
     const NAME: &str = "default";
     let domain = SeedDomain {
         name: NAME.to_owned(),

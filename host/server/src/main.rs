@@ -10,7 +10,12 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "quarterdeck", version, about = "A WebAssembly-pluggable control plane for compute clusters")]
+#[command(
+    name = "quarterdeck",
+    version,
+    about = "A WebAssembly-pluggable control plane for compute clusters",
+    after_help = "Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 the answer is no (checks, dry runs), 4 no such object."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -20,9 +25,29 @@ struct Cli {
 enum Command {
     /// Run the server: REST and GraphQL API, agent RPC, control loops
     Serve(command::serve::ServeArgs),
+    /// Make the first superadmin of a fresh installation, with the defaults it needs
+    ///
+    /// Makes the database when there is none, the domain, project, resource policy and scaling group `default`, and a
+    /// superadmin with a key pair, which is shown this once. Refuses when there is a superadmin already.
+    Init(command::init::InitArgs),
     /// Look after the database
-    #[command(subcommand)]
-    Db(command::db::DbCommand),
+    Db(command::db::DbArgs),
+    /// Administer users at the server's console
+    User(command::console::user::UserArgs),
+    /// Administer key pairs at the server's console
+    Keypair(command::console::keypair::KeypairArgs),
+    /// Administer domains at the server's console
+    Domain(command::console::domain::DomainArgs),
+    /// Administer projects and their members at the server's console
+    Project(command::console::project::ProjectArgs),
+    /// Administer resource policies at the server's console
+    Policy(command::console::policy::PolicyArgs),
+    /// Administer scaling groups, and who may use them, at the server's console
+    ScalingGroup(command::console::scaling_group::ScalingGroupArgs),
+    /// Administer image records at the server's console
+    Image(command::console::image::ImageArgs),
+    /// Administer resource presets at the server's console
+    Preset(command::console::preset::PresetArgs),
     /// Run a node agent
     Agent(command::agent::AgentArgs),
     /// Make tokens that let agents join
@@ -36,9 +61,8 @@ enum Command {
     Why(command::why::WhyArgs),
     /// Tell whether a session would start now, and where; nothing is written. Ends with 3 when it would wait
     DryRun(command::dry_run::DryRunArgs),
-    /// Show what can be configured
-    #[command(subcommand)]
-    Config(command::config::ConfigCommand),
+    /// The server's configuration file, and the shared configuration that servers follow while they run
+    Config(command::config::ConfigArgs),
     /// Print a shell completion script
     Completions {
         /// For which shell
@@ -58,10 +82,13 @@ fn main() -> ExitCode {
         Err(error) => {
             // The whole chain in one line: it is what people paste into a report.
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<command::console::Missing>() { ExitCode::from(NOT_THERE) } else { ExitCode::FAILURE }
         }
     }
 }
+
+/// What ends commands about something that isn't there.
+const NOT_THERE: u8 = 4;
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
@@ -69,23 +96,43 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if matches!(cli.command, Command::Serve(_) | Command::Db(_) | Command::AgentToken(_)) {
+    use Command as C;
+    if !matches!(cli.command, C::Completions { .. } | C::Agent(_) | C::Plugin(_) | C::Round(_) | C::Why(_) | C::DryRun(_)) {
         settings::keep_files_private();
     }
     match cli.command {
-        Command::Completions { shell } => {
+        C::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "quarterdeck", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Config(command) => command::config::run(&command),
-        Command::Serve(args) => command::serve::run(args),
-        Command::Db(command) => runtime()?.block_on(command::db::run(command)),
-        Command::Agent(args) => command::agent::run(args),
-        Command::AgentToken(command) => runtime()?.block_on(command::agent::token(command)),
-        Command::Plugin(args) => runtime()?.block_on(command::plugin::run(args)),
-        Command::Round(args) => runtime()?.block_on(command::round::run(args)),
-        Command::Why(args) => runtime()?.block_on(command::why::run(args)),
-        Command::DryRun(args) => runtime()?.block_on(command::dry_run::run(args)),
+        C::Serve(args) => command::serve::run(args),
+        C::Agent(args) => command::agent::run(args),
+        other => runtime()?.block_on(Box::pin(waiting(other))),
+    }
+}
+
+/// Commands that mostly wait.
+async fn waiting(command: Command) -> anyhow::Result<ExitCode> {
+    use Command as C;
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        C::Serve(_) | C::Agent(_) | C::Completions { .. } => unreachable!("they are run elsewhere"),
+        C::Init(args) => command::init::run(args).await,
+        C::Db(args) => command::db::run(args).await,
+        C::Config(args) => command::config::run(args).await,
+        C::AgentToken(command) => command::agent::token(command).await,
+        C::Plugin(args) => command::plugin::run(args).await,
+        C::Round(args) => command::round::run(args).await,
+        C::Why(args) => command::why::run(args).await,
+        C::DryRun(args) => command::dry_run::run(args).await,
+        C::User(args) => command::console::user::run(args).await.map(done),
+        C::Keypair(args) => command::console::keypair::run(args).await.map(done),
+        C::Domain(args) => command::console::domain::run(args).await.map(done),
+        C::Project(args) => command::console::project::run(args).await.map(done),
+        C::Policy(args) => command::console::policy::run(args).await.map(done),
+        C::ScalingGroup(args) => command::console::scaling_group::run(args).await.map(done),
+        C::Image(args) => command::console::image::run(args).await.map(done),
+        C::Preset(args) => command::console::preset::run(args).await.map(done),
     }
 }
 

@@ -3,6 +3,9 @@
 //! Flags and environment are read by clap (each flag names its variable); this module reads the
 //! file and knows the defaults. Live site settings are not here but in the configuration tree.
 
+pub(crate) mod check;
+pub(crate) mod schema;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -33,13 +36,23 @@ rpc_listen = "127.0.0.1:6021"
 # Database file, compiled plugins.                     (--data-dir, QUARTERDECK_DATA_DIR)
 # data_dir = "/var/lib/quarterdeck"
 
+# PostgreSQL: so many connections at most, 2 to 1000. All hosts together must fit the server's max_connections.
+database_connections = 16
+
 # SQLite: flush to disk at each commit, to survive power cuts and not only crashes.
 sync_full = false
 
 # `text` or `json`.                                    (--log-format, QUARTERDECK_LOG_FORMAT)
 log_format = "text"
 
-# An agent that was silent for this long is lost.
+# Names this host in its status, in locks and in logs; default: a random name at each start.
+#                                                      (--node-id, QUARTERDECK_NODE_ID)
+# node_id = "i-manager1"
+
+# Threads that serve requests, 1 to 1024; default: one for each CPU.
+# worker_threads = 8
+
+# An agent that was silent for this long is lost, 1 to 86400.
 heartbeat_timeout_seconds = 40.0
 
 # How often running sessions are judged for idleness, 0.1 to 3600.
@@ -80,7 +93,10 @@ pub(crate) struct FileSettings {
     pub(crate) rpc_listen: Option<SocketAddr>,
     pub(crate) database: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) database_connections: Option<u32>,
     pub(crate) sync_full: Option<bool>,
+    pub(crate) node_id: Option<String>,
+    pub(crate) worker_threads: Option<usize>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) heartbeat_timeout_seconds: Option<f64>,
     pub(crate) idle_interval_seconds: Option<f64>,
@@ -122,8 +138,14 @@ impl FileSettings {
     /// Reads a file; an empty configuration without one.
     pub(crate) fn read(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else { return Ok(Self::default()) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("configuration file {}", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))
+        let named = || format!("configuration file {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(named)?;
+        let faults = check::text(&text);
+        if !faults.is_empty() {
+            let list: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            bail!("{}: {}", named(), list.join("; "));
+        }
+        toml::from_str(&text).with_context(named)
     }
 }
 

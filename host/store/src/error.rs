@@ -21,6 +21,25 @@ pub enum Error {
     /// A text has a NUL character, which no database text can hold.
     #[error("a text must not contain a NUL character")]
     NulInText,
+    /// A backup can't be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is no backup that this release can read.
+    #[error("{} is no backup that this release can read: {reason}", .path.display())]
+    NoBackup {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A restore needs an empty database; this table has rows.
+    #[error("the database is in use: the table `{0}` has rows")]
+    NotEmpty(&'static str),
     /// A stored value is not what this release writes.
     #[error("column `{column}` holds something unexpected: {reason}")]
     Corrupt {

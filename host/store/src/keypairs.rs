@@ -193,7 +193,7 @@ pub async fn update<S: Sql>(sql: &mut S, access_key: &str, changes: &KeypairChan
     sql.execute(update.filter("access_key", access_key)).await.map(Some)
 }
 
-/// Writes a secret key over the stored one (loading a seed).
+/// Writes a secret key over the stored one; how many key pairs there were (0 or 1).
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].

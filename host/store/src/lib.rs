@@ -4,6 +4,8 @@
 //! This crate knows rows and statements, and no policy.
 
 pub mod agents;
+pub mod backup;
+pub mod check;
 pub mod config;
 pub mod domains;
 pub mod dotfiles;
@@ -28,10 +30,12 @@ pub mod plugins;
 pub mod presets;
 pub mod projects;
 pub mod resource_policies;
+pub mod reference;
 pub mod revisions;
 pub mod rounds;
 pub mod scaling_groups;
 pub mod schedule;
+mod schema;
 pub mod sessions;
 mod set;
 pub mod shadow;
@@ -83,6 +87,17 @@ impl Store {
     /// [`Error::Migrate`].
     pub async fn migrate(&self) -> Result<()> {
         migrate::run(&self.pools).await
+    }
+
+    /// Ends all connections; a database file is then whole by itself.
+    pub async fn close(&self) {
+        match &self.pools {
+            sql::Pools::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            sql::Pools::Postgres(pool) => pool.close().await,
+        }
     }
 
     /// The database behind it.

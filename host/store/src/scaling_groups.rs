@@ -154,6 +154,41 @@ pub async fn names_of_projects<S: Sql>(sql: &mut S, projects: &[ProjectId]) -> R
     sql.fetch_all(stmt).await?.iter().map(|r| Ok((r.parse("project_id")?, r.get("scaling_group")?))).collect()
 }
 
+/// Who may use a scaling group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Associates {
+    /// Names of domains.
+    pub domains: Vec<String>,
+    /// Ids and names of projects.
+    pub projects: Vec<(ProjectId, String)>,
+    /// Key pairs.
+    pub access_keys: Vec<String>,
+}
+
+/// Who may use a scaling group.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn associates<S: Sql>(sql: &mut S, group: &str) -> Result<Associates> {
+    let domains = Stmt::new("SELECT domain_name FROM scaling_group_domains WHERE scaling_group = $1 ORDER BY domain_name");
+    let projects = Stmt::new(
+        "SELECT p.id, p.name FROM scaling_group_projects g JOIN projects p ON p.id = g.project_id \
+         WHERE g.scaling_group = $1 ORDER BY p.name, p.id",
+    );
+    let keys = Stmt::new("SELECT access_key FROM scaling_group_keypairs WHERE scaling_group = $1 ORDER BY access_key");
+    let texts = |rows: Vec<Row>, column: &str| rows.iter().map(|r| r.get(column)).collect::<Result<Vec<String>>>();
+    Ok(Associates {
+        domains: texts(sql.fetch_all(domains.bind(group)).await?, "domain_name")?,
+        projects: sql
+            .fetch_all(projects.bind(group))
+            .await?
+            .iter()
+            .map(|r| Ok((r.parse("id")?, r.get("name")?)))
+            .collect::<Result<_>>()?,
+        access_keys: texts(sql.fetch_all(keys.bind(group)).await?, "access_key")?,
+    })
+}
+
 /// Adds a scaling group.
 ///
 /// # Errors

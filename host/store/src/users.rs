@@ -132,6 +132,17 @@ pub async fn by_username<S: Sql>(sql: &mut S, username: &str) -> Result<Option<U
     sql.fetch_optional(stmt).await?.as_ref().map(row).transpose()
 }
 
+/// The superadmins that aren't deleted, the oldest first.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn superadmins<S: Sql>(sql: &mut S) -> Result<Vec<UserRow>> {
+    let stmt = Stmt::assembled(format!(
+        "SELECT {COLUMNS} FROM users WHERE role = 'superadmin' AND status <> 'deleted' ORDER BY created_at, id"
+    ));
+    sql.fetch_all(stmt).await?.iter().map(row).collect()
+}
+
 /// Those of the users that exist, in no particular order.
 ///
 /// # Errors

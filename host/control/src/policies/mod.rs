@@ -78,7 +78,7 @@ pub struct Policies {
 }
 
 impl Policies {
-    /// Registers the built-in plugins as revisions and reads the bindings.
+    /// Registers the built-in plugins as revisions, unless they are left to other hosts, and reads the bindings.
     ///
     /// # Errors
     /// [`Error::Store`]; [`Error::Internal`] when a built-in doesn't load, which is a broken build.
@@ -88,6 +88,7 @@ impl Policies {
         config: Arc<ConfigCache>,
         metrics: Arc<Metrics>,
         host: String,
+        builtins: bool,
     ) -> Result<Self> {
         let policies = Self {
             store,
@@ -99,7 +100,9 @@ impl Policies {
             budgets: Mutex::default(),
             checked: Mutex::default(),
         };
-        policies.register_builtins().await?;
+        if builtins {
+            policies.register_builtins().await?;
+        }
         policies.reload().await?;
         Ok(policies)
     }
