@@ -49,6 +49,15 @@ impl Database {
         Ok(Self { url: format!("{base}/{name}"), kind: Kind::Postgres { server: server.to_owned(), name } })
     }
 
+    /// Runs SQL in a PostgreSQL database, by `psql`.
+    ///
+    /// # Errors
+    /// When a statement fails, or it is a SQLite database.
+    pub fn execute(&self, sql: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(matches!(self.kind, Kind::Postgres { .. }), "{} is no PostgreSQL database", self.url);
+        postgres::psql(&self.url, sql)
+    }
+
     /// One of each kind that is available here.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Commands at the server's console, through the real binary, on databases of both kinds, beside real servers.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod import;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -136,7 +138,6 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         let lab = run(db, &["domain", "show", "lab", "--json"]).json();
         assert_eq!(lab["total_resource_slots"], json!({"cpu": "10", "mem": "1099511627776"}));
         assert_eq!(lab["allowed_vfolder_hosts"]["local:v1"].as_array().unwrap().len(), 8);
-        assert!(run(db, &["domain", "create", "-bad-"]).fails(2).contains("-bad-"));
         assert!(run(db, &["domain", "create", "bad name"]).fails(1).contains("slug"));
         run(db, &["project", "create", "vision", "--domain", "lab"]).ok();
         let stranger = run(db, &["project", "add-member", "vision", "ada@site.test", "--domain", "lab"]);
