@@ -51,6 +51,9 @@ enum ScalingGroupCommand {
         name: String,
         #[command(flatten)]
         with: With,
+        /// The domain of a project that is given by name
+        #[arg(long, default_value = "default", value_name = "NAME")]
+        of_domain: String,
     },
     /// Take that back
     Dissociate {
@@ -59,6 +62,9 @@ enum ScalingGroupCommand {
         name: Option<String>,
         #[command(flatten)]
         with: With,
+        /// The domain of a project that is given by name
+        #[arg(long, default_value = "default", value_name = "NAME")]
+        of_domain: String,
         /// From all scaling groups
         #[arg(long, conflicts_with = "name")]
         all: bool,
@@ -99,7 +105,7 @@ struct Facts {
 
 /// Who may use it.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false, args = ["domain", "project", "keypair"])]
+#[group(required = true, multiple = false)]
 struct With {
     /// A domain
     #[arg(long, value_name = "NAME")]
@@ -110,9 +116,6 @@ struct With {
     /// A key pair
     #[arg(long, value_name = "ACCESS_KEY")]
     keypair: Option<String>,
-    /// The domain of a project that is given by name
-    #[arg(long, default_value = "default", value_name = "NAME")]
-    of_domain: String,
 }
 
 pub(crate) async fn run(args: ScalingGroupArgs) -> anyhow::Result<()> {
@@ -173,14 +176,14 @@ pub(crate) async fn run(args: ScalingGroupArgs) -> anyhow::Result<()> {
             rules::modify(control, caller, &name, input).await.told(&name)?;
             desk.done(&format!("scaling group {name} is changed"), &document(&there(&desk, &name).await?))
         }
-        ScalingGroupCommand::Associate { name, with } => {
+        ScalingGroupCommand::Associate { name, with, of_domain } => {
             there(&desk, &name).await?;
-            let whom = whom(&desk, &with).await?;
+            let whom = whom(&desk, &with, &of_domain).await?;
             rules::associate(control, caller, &name, whom.associate()).await.told(&name)?;
             desk.done(&format!("{whom} may use {name}"), &json!({"scaling_group": name, "associated": whom.to_string()}))
         }
-        ScalingGroupCommand::Dissociate { name, with, all: _ } => {
-            let whom = whom(&desk, &with).await?;
+        ScalingGroupCommand::Dissociate { name, with, of_domain, all: _ } => {
+            let whom = whom(&desk, &with, &of_domain).await?;
             let about = name.as_deref().unwrap_or("all scaling groups");
             let told = format!("{about} with {whom}");
             rules::disassociate(control, caller, name.as_deref(), whom.associate()).await.told(&told)?;
@@ -225,10 +228,10 @@ impl std::fmt::Display for Whom {
     }
 }
 
-async fn whom(desk: &Desk, with: &With) -> anyhow::Result<Whom> {
+async fn whom(desk: &Desk, with: &With, domain: &str) -> anyhow::Result<Whom> {
     match (&with.domain, &with.project, &with.keypair) {
         (Some(name), ..) => Ok(Whom::Domain(name.clone())),
-        (_, Some(project), _) => Ok(Whom::Project(Box::new(desk.project(&with.of_domain, project).await?))),
+        (_, Some(project), _) => Ok(Whom::Project(Box::new(desk.project(domain, project).await?))),
         (.., Some(key)) => Ok(Whom::Keypair(key.as_str().into())),
         (None, None, None) => unreachable!("the group of arguments is required"),
     }
