@@ -140,3 +140,32 @@ async fn waiting(command: Command) -> anyhow::Result<ExitCode> {
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_command_says_what_it_is_for() {
+        fn look(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "{path}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(arg.get_help().is_some(), "{path}: {}", arg.get_id());
+            }
+            for sub in command.get_subcommands() {
+                look(sub, &path);
+            }
+        }
+        let mut cli = Cli::command();
+        cli.clone().debug_assert();
+        look(&cli, "");
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut cli, "quarterdeck", &mut script);
+            let script = String::from_utf8(script).unwrap();
+            assert!(script.contains("scaling-group") && script.contains("env-file"), "{shell}");
+        }
+    }
+}

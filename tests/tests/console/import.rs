@@ -79,7 +79,7 @@ async fn a_database_of_the_reference_is_taken_over() {
             ("Ada@site.test", "differs only by case from ada@site.test"),
             ("gone@site.test", "unknown kind"),
             ("watcher@site.test", "second factor"),
-            ("gpu", "default options: colour"),
+            ("gpu", "without the option colour"),
         ] {
             assert!(said(&report, "notes", row).contains(note), "{row}: {}", said(&report, "notes", row));
         }
@@ -95,6 +95,8 @@ async fn a_database_of_the_reference_is_taken_over() {
         assert_eq!((&ada["projects"], &ada["allowed_client_ip"]), (&json!(["default", "vision"]), &json!(["127.0.0.0/8", "10.0.0.0/8"])));
         let pair = run(to, &["keypair", "show", ADA.access, "--json"]).json();
         assert_eq!((&pair["resource_policy"], &pair["scaling_groups"]), (&json!("student"), &json!(["gpu"])));
+        let gpu = run(to, &["scaling-group", "show", "gpu", "--json"]).json();
+        assert_eq!((&gpu["scheduler"], &gpu["scheduler_opts"]["allowed_session_types"]), (&json!("drf"), &json!(["batch"])));
         let server = Server::again(to, &dir.path().join(i.to_string())).unwrap();
         let (admin, user) = (server.client(ADMIN), server.client(ADA));
         let login = json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "legacy-pw"});

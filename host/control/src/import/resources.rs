@@ -13,11 +13,22 @@ use super::{Importer, Outcome, Taken, refuse};
 use crate::images::normalise_architecture;
 use crate::validate::empty;
 
+/// The options of a scheduler (`spec/scheduler.md` §2.1).
+const OPTIONS: [&str; 3] = ["allowed_session_types", "pending_timeout", "config"];
+
 impl Importer<'_> {
     pub(super) async fn scaling_group(&mut self, row: Json) -> Taken {
         let r: read::ScalingGroup = read::row(row)?;
         let name = required(r.name.filter(|name| !name.is_empty()), "name")?;
-        let options = r.scheduler_opts.filter(|options| !options.is_null()).unwrap_or_else(empty);
+        let mut options = r.scheduler_opts.filter(|options| !options.is_null()).unwrap_or_else(empty);
+        // Other options mean nothing here; those that are known go on to hold.
+        if let Json::Object(map) = &mut options {
+            let unknown: Vec<String> = map.keys().filter(|key| !OPTIONS.contains(&key.as_str())).cloned().collect();
+            for key in unknown {
+                map.shift_remove(&key);
+                self.note("scaling_groups", &name, format!("without the option {key}, which is unknown here"));
+            }
+        }
         let scheduler_opts = match SchedulerOpts::parse(&options) {
             Ok(options) => options.to_json(),
             Err(error) => {
