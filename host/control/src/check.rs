@@ -4,8 +4,8 @@ use quarterdeck_model::UserStatus;
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::slots::{SlotKind, SlotMap};
 use quarterdeck_store::{
-    Store, backup, check, config, domains, images, keypairs, lists, presets, projects, resource_policies, scaling_groups,
-    users,
+    Store, backup, check, config, domains, images, keypairs, lists, presets, projects, resource_policies,
+    scaling_groups, users,
 };
 use serde_json::Value as Json;
 
@@ -78,7 +78,10 @@ impl Report {
 /// # Errors
 /// [`crate::Error::Store`] when the database can't be read at all.
 pub async fn run(store: &Store, repair: bool) -> Result<Report> {
-    let mut report = Report { checks: vec!["file", "references", "orphans", "counters", "documents", "configuration", "access"], ..Report::default() };
+    let mut report = Report {
+        checks: vec!["file", "references", "orphans", "counters", "documents", "configuration", "access"],
+        ..Report::default()
+    };
     for line in backup::file_faults(store).await? {
         report.fault("file", line);
     }
@@ -134,17 +137,23 @@ async fn documents(sql: &mut quarterdeck_store::Tx, report: &mut Report) -> Resu
     let hosts = |value: &Json| validate::folder_hosts(value.clone()).map(|_| ()).map_err(|e| e.to_string());
     let all_users = lists::users::Scope::default();
     for d in rows!("domains", domains::list(sql, None)) {
-        for fault in [slots(&d.total_resource_slots), hosts(&d.allowed_vfolder_hosts)].into_iter().filter_map(Result::err) {
+        for fault in
+            [slots(&d.total_resource_slots), hosts(&d.allowed_vfolder_hosts)].into_iter().filter_map(Result::err)
+        {
             report.fault(CHECK, format!("domain {}: {fault}", d.name));
         }
     }
     for p in rows!("projects", projects::list(sql, None, None, None)) {
-        for fault in [slots(&p.total_resource_slots), hosts(&p.allowed_vfolder_hosts)].into_iter().filter_map(Result::err) {
+        for fault in
+            [slots(&p.total_resource_slots), hosts(&p.allowed_vfolder_hosts)].into_iter().filter_map(Result::err)
+        {
             report.fault(CHECK, format!("project {} of {}: {fault}", p.name, p.domain_name));
         }
     }
     for p in rows!("resource policies", resource_policies::list(sql)) {
-        for fault in [slots(&p.total_resource_slots), hosts(&p.allowed_vfolder_hosts)].into_iter().filter_map(Result::err) {
+        for fault in
+            [slots(&p.total_resource_slots), hosts(&p.allowed_vfolder_hosts)].into_iter().filter_map(Result::err)
+        {
             report.fault(CHECK, format!("policy {}: {fault}", p.name));
         }
     }

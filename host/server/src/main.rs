@@ -97,7 +97,10 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     use Command as C;
-    if !matches!(cli.command, C::Completions { .. } | C::Agent(_) | C::Plugin(_) | C::Round(_) | C::Why(_) | C::DryRun(_)) {
+    if !matches!(
+        cli.command,
+        C::Completions { .. } | C::Agent(_) | C::Plugin(_) | C::Round(_) | C::Why(_) | C::DryRun(_)
+    ) {
         settings::keep_files_private();
     }
     match cli.command {

@@ -21,7 +21,8 @@ const BATCH_OF_BLOBS: usize = 20;
 const PARAMETERS: usize = 30_000;
 
 /// A database in which one of these has a row is in use.
-const SIGNS_OF_USE: &[&str] = &["domains", "users", "scaling_groups", "images", "agents", "sessions", "plugin_revisions"];
+const SIGNS_OF_USE: &[&str] =
+    &["domains", "users", "scaling_groups", "images", "agents", "sessions", "plugin_revisions"];
 
 /// Told of each table when it is done, with its rows.
 pub type Progress<'a> = &'a mut (dyn FnMut(&str, u64) + Send);
@@ -303,7 +304,8 @@ mod tests {
             tx.execute(stmt.bind(format!("s{i}"))).await.unwrap();
         }
         tx.execute(Stmt::new("DELETE FROM history WHERE id = 3")).await.unwrap();
-        let stmt = Stmt::new("INSERT INTO usage_history (scope, holder, slot, amount) VALUES ('project', 'p', 'cpu', $1)");
+        let stmt =
+            Stmt::new("INSERT INTO usage_history (scope, holder, slot, amount) VALUES ('project', 'p', 'cpu', $1)");
         tx.execute(stmt.bind(0.1 + 0.2)).await.unwrap();
         tx.commit().await.unwrap();
     }
@@ -325,7 +327,8 @@ mod tests {
                 assert_eq!(contents(&to.store).await, before);
                 // Numbers go on where they were, also of rows that are gone.
                 let mut tx = to.store.begin().await.unwrap();
-                let stmt = Stmt::new("INSERT INTO history (session_id, status, at) VALUES ('x', 'PENDING', 1) RETURNING id");
+                let stmt =
+                    Stmt::new("INSERT INTO history (session_id, status, at) VALUES ('x', 'PENDING', 1) RETURNING id");
                 let id: i64 = tx.fetch_one(stmt).await.unwrap().get("id").unwrap();
                 assert_eq!(id, 4);
                 tx.commit().await.unwrap();
@@ -360,7 +363,8 @@ mod tests {
             let error = restore(&target.store, file, dir.path(), &mut |_, _| {}).await.unwrap_err();
             assert!(matches!(error, Error::NoBackup { .. }), "{error}");
         }
-        let missing = restore(&target.store, &dir.path().join("missing"), dir.path(), &mut |_, _| {}).await.unwrap_err();
+        let missing =
+            restore(&target.store, &dir.path().join("missing"), dir.path(), &mut |_, _| {}).await.unwrap_err();
         assert!(matches!(missing, Error::File { .. }), "{missing}");
         assert_eq!(contents(&target.store).await, before);
     }

@@ -58,13 +58,48 @@ pub async fn broken_references<S: Sql>(sql: &mut S) -> Result<Vec<Orphans>> {
 /// [`crate::Error::Sqlx`].
 pub async fn orphans<S: Sql>(sql: &mut S) -> Result<Vec<Orphans>> {
     const KINDS: &[(&str, &str, &str, &str)] = &[
-        ("occupancy", "holder", "keypairs", "c.scope = 'keypair' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM keypairs p WHERE p.access_key = c.holder)"),
-        ("occupancy", "holder", "projects", "c.scope = 'project' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM projects p WHERE p.id = c.holder)"),
-        ("occupancy", "holder", "domains", "c.scope = 'domain' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM domains p WHERE p.name = c.holder)"),
-        ("concurrency", "access_key", "keypairs", "(c.sessions <> 0 OR c.private_sessions <> 0) AND NOT EXISTS (SELECT 1 FROM keypairs p WHERE p.access_key = c.access_key)"),
-        ("sessions", "id", "kernels", "c.status NOT IN ('TERMINATED', 'CANCELLED') AND NOT EXISTS (SELECT 1 FROM kernels p WHERE p.session_id = c.id)"),
-        ("plugin_bindings", "target", "scaling_groups", "c.target_kind = 'scaling-group' AND NOT EXISTS (SELECT 1 FROM scaling_groups p WHERE p.name = c.target)"),
-        ("plugin_bindings", "target", "domains", "c.target_kind = 'domain' AND NOT EXISTS (SELECT 1 FROM domains p WHERE p.name = c.target)"),
+        (
+            "occupancy",
+            "holder",
+            "keypairs",
+            "c.scope = 'keypair' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM keypairs p WHERE p.access_key = c.holder)",
+        ),
+        (
+            "occupancy",
+            "holder",
+            "projects",
+            "c.scope = 'project' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM projects p WHERE p.id = c.holder)",
+        ),
+        (
+            "occupancy",
+            "holder",
+            "domains",
+            "c.scope = 'domain' AND c.amount <> 0 AND NOT EXISTS (SELECT 1 FROM domains p WHERE p.name = c.holder)",
+        ),
+        (
+            "concurrency",
+            "access_key",
+            "keypairs",
+            "(c.sessions <> 0 OR c.private_sessions <> 0) AND NOT EXISTS (SELECT 1 FROM keypairs p WHERE p.access_key = c.access_key)",
+        ),
+        (
+            "sessions",
+            "id",
+            "kernels",
+            "c.status NOT IN ('TERMINATED', 'CANCELLED') AND NOT EXISTS (SELECT 1 FROM kernels p WHERE p.session_id = c.id)",
+        ),
+        (
+            "plugin_bindings",
+            "target",
+            "scaling_groups",
+            "c.target_kind = 'scaling-group' AND NOT EXISTS (SELECT 1 FROM scaling_groups p WHERE p.name = c.target)",
+        ),
+        (
+            "plugin_bindings",
+            "target",
+            "domains",
+            "c.target_kind = 'domain' AND NOT EXISTS (SELECT 1 FROM domains p WHERE p.name = c.target)",
+        ),
     ];
     let mut out = Vec::new();
     for (table, columns, parent, condition) in KINDS {

@@ -30,11 +30,9 @@ impl Source {
         }
         let mut connection = PgConnection::connect(url).await?;
         // Documents look alike whatever the server's settings are.
-        for statement in [
-            "SET TIME ZONE 'UTC'",
-            "SET bytea_output = 'hex'",
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        ] {
+        for statement in
+            ["SET TIME ZONE 'UTC'", "SET bytea_output = 'hex'", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"]
+        {
             sqlx::query(statement).execute(&mut connection).await?;
         }
         let list = "SELECT CAST(table_name AS TEXT) AS name FROM information_schema.tables \

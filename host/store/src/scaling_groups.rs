@@ -170,7 +170,8 @@ pub struct Associates {
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn associates<S: Sql>(sql: &mut S, group: &str) -> Result<Associates> {
-    let domains = Stmt::new("SELECT domain_name FROM scaling_group_domains WHERE scaling_group = $1 ORDER BY domain_name");
+    let domains =
+        Stmt::new("SELECT domain_name FROM scaling_group_domains WHERE scaling_group = $1 ORDER BY domain_name");
     let projects = Stmt::new(
         "SELECT p.id, p.name FROM scaling_group_projects g JOIN projects p ON p.id = g.project_id \
          WHERE g.scaling_group = $1 ORDER BY p.name, p.id",

@@ -92,14 +92,21 @@ async fn a_database_of_the_reference_is_taken_over() {
         assert_eq!(run(to, &["domain", "show", "resting", "--json"]).json()["is_active"], false);
         let ada = run(to, &["user", "show", "ada@site.test", "--json"]).json();
         assert_eq!(ada["id"], "10000000-0000-4000-8000-000000000002");
-        assert_eq!((&ada["projects"], &ada["allowed_client_ip"]), (&json!(["default", "vision"]), &json!(["127.0.0.0/8", "10.0.0.0/8"])));
+        assert_eq!(
+            (&ada["projects"], &ada["allowed_client_ip"]),
+            (&json!(["default", "vision"]), &json!(["127.0.0.0/8", "10.0.0.0/8"]))
+        );
         let pair = run(to, &["keypair", "show", ADA.access, "--json"]).json();
         assert_eq!((&pair["resource_policy"], &pair["scaling_groups"]), (&json!("student"), &json!(["gpu"])));
         let gpu = run(to, &["scaling-group", "show", "gpu", "--json"]).json();
-        assert_eq!((&gpu["scheduler"], &gpu["scheduler_opts"]["allowed_session_types"]), (&json!("drf"), &json!(["batch"])));
+        assert_eq!(
+            (&gpu["scheduler"], &gpu["scheduler_opts"]["allowed_session_types"]),
+            (&json!("drf"), &json!(["batch"]))
+        );
         let server = Server::again(to, &dir.path().join(i.to_string())).unwrap();
         let (admin, user) = (server.client(ADMIN), server.client(ADA));
-        let login = json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "legacy-pw"});
+        let login =
+            json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "legacy-pw"});
         let login = admin.post("/auth/authorize", &login).await.unwrap().ok().unwrap();
         assert_eq!(login["data"]["access_key"], ADA.access);
         let files = user.get("/domain-config/dotfiles?domain=default").await.unwrap().ok().unwrap();
@@ -115,7 +122,8 @@ async fn a_database_of_the_reference_is_taken_over() {
         // Again: nothing is added, and what was changed on either side stays until it is to be brought over.
         run(to, &["domain", "modify", "resting", "--description", "ours"]).ok();
         from.execute("UPDATE keypairs SET rate_limit = 40000 WHERE access_key = 'AKIAIMPORTADMIN00001'").unwrap();
-        from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 9 WHERE name = 'student'").unwrap();
+        from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 9 WHERE name = 'student'")
+            .unwrap();
         let again = import(to, &from, &[]);
         assert_eq!((sum(&again, "added"), sum(&again, "updated")), (0, 0), "{again:#}");
         assert_eq!(run(to, &["keypair", "show", ADMIN.access, "--json"]).json()["rate_limit"], 30_000);
@@ -123,7 +131,8 @@ async fn a_database_of_the_reference_is_taken_over() {
         assert_eq!((sum(&updated, "added"), sum(&updated, "updated")), (0, 2), "{updated:#}");
         assert_eq!(run(to, &["keypair", "show", ADMIN.access, "--json"]).json()["rate_limit"], 40_000);
         assert_eq!(run(to, &["domain", "show", "resting", "--json"]).json()["description"], "ours");
-        let login = json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "legacy-pw"});
+        let login =
+            json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "legacy-pw"});
         admin.post("/auth/authorize", &login).await.unwrap().ok().unwrap();
         let twice = import(to, &from, &["--update"]);
         assert_eq!((sum(&twice, "added"), sum(&twice, "updated")), (0, 0), "{twice:#}");
@@ -137,7 +146,8 @@ async fn a_database_of_the_reference_is_taken_over() {
 
         assert_eq!(run(to, &["db", "check", "--json"]).json()["sound"], true);
         from.execute("UPDATE keypairs SET rate_limit = 30000 WHERE access_key = 'AKIAIMPORTADMIN00001'").unwrap();
-        from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 1 WHERE name = 'student'").unwrap();
+        from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 1 WHERE name = 'student'")
+            .unwrap();
     }
 }
 

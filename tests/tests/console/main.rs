@@ -101,7 +101,8 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         assert_eq!((ada["password"].is_null(), &ada["projects"]), (true, &json!(["default"])));
         let ada_keys = keys(&ada);
         answered(&server, ada_keys, 200).await;
-        let login = json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "a secret word"});
+        let login =
+            json!({"type": "keypair", "domain": "default", "username": "ada@site.test", "password": "a secret word"});
         let login = server.client(root).post("/auth/authorize", &login).await.unwrap().ok().unwrap();
         assert_eq!(login["data"]["access_key"], ada["access_key"]);
         run(db, &["keypair", "deactivate", ada_keys.access]).ok();
@@ -124,17 +125,40 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         assert!(run(db, &["user", "list", "--filter", "colour == 1"]).fails(1).contains("Query filter parsing error"));
         let table = run(db, &["user", "list", "--order", "email"]).ok();
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[0].contains("EMAIL") && lines[1].contains("ada@site.test") && lines[2].contains("root@site.test"));
-        let ada = run(db, &["user", "modify", "ada@site.test", "--role", "admin", "--full-name", "Ada", "--json"]).json();
+        assert!(
+            lines[0].contains("EMAIL") && lines[1].contains("ada@site.test") && lines[2].contains("root@site.test")
+        );
+        let ada =
+            run(db, &["user", "modify", "ada@site.test", "--role", "admin", "--full-name", "Ada", "--json"]).json();
         assert_eq!((&ada["role"], &ada["full_name"]), (&json!("admin"), &json!("Ada")));
         assert!(run(db, &["user", "password", "ada@site.test"]).ok().contains("shown this once"));
         assert!(run(db, &["user", "create", "ada@site.test"]).fails(1).contains("duplicate key"));
-        assert!(run(db, &["user", "modify", "nobody@site.test", "--role", "user"]).fails(4).contains("no such user: nobody@site.test"));
+        assert!(
+            run(db, &["user", "modify", "nobody@site.test", "--role", "user"])
+                .fails(4)
+                .contains("no such user: nobody@site.test")
+        );
         assert!(run(db, &["user", "modify", "ada@site.test", "--role", "boss"]).fails(1).contains("boss"));
-        assert!(run(db, &["user", "create", "eve@site.test", "--project", "nope"]).fails(4).contains("no such project"));
+        assert!(
+            run(db, &["user", "create", "eve@site.test", "--project", "nope"]).fails(4).contains("no such project")
+        );
 
         // Domains, projects and members.
-        run(db, &["domain", "create", "lab", "--slots", "cpu=10,mem=1t", "--registry", "cr.site.test", "--vfolder-host", "local:v1=all"]).ok();
+        run(
+            db,
+            &[
+                "domain",
+                "create",
+                "lab",
+                "--slots",
+                "cpu=10,mem=1t",
+                "--registry",
+                "cr.site.test",
+                "--vfolder-host",
+                "local:v1=all",
+            ],
+        )
+        .ok();
         let lab = run(db, &["domain", "show", "lab", "--json"]).json();
         assert_eq!(lab["total_resource_slots"], json!({"cpu": "10", "mem": "1099511627776"}));
         assert_eq!(lab["allowed_vfolder_hosts"]["local:v1"].as_array().unwrap().len(), 8);
@@ -146,20 +170,29 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         run(db, &["project", "add-member", "vision", "bob@lab.test", "--domain", "lab"]).ok();
         let members = run(db, &["project", "members", "vision", "--domain", "lab", "--json"]).json();
         assert_eq!(members[0]["email"], "bob@lab.test");
-        assert!(run(db, &["domain", "purge", "lab", "--yes"]).fails(1).contains("There are users bound to the domain."));
+        assert!(
+            run(db, &["domain", "purge", "lab", "--yes"]).fails(1).contains("There are users bound to the domain.")
+        );
         run(db, &["project", "remove-member", "vision", "bob@lab.test", "--domain", "lab"]).ok();
         run(db, &["project", "modify", "vision", "--domain", "lab", "--rename", "sight", "--active", "false"]).ok();
 
         // Resource policies, scaling groups, images, presets.
-        run(db, &["policy", "create", "small", "--slots", "cpu=1", "--unspecified", "limited", "--max-sessions", "2"]).ok();
+        run(db, &["policy", "create", "small", "--slots", "cpu=1", "--unspecified", "limited", "--max-sessions", "2"])
+            .ok();
         run(db, &["policy", "modify", "small", "--idle-timeout", "60"]).ok();
         let small = run(db, &["policy", "show", "small", "--json"]).json();
         assert_eq!((&small["default_for_unspecified"], &small["idle_timeout"]), (&json!("LIMITED"), &json!(60)));
         assert!(run(db, &["policy", "delete", "default", "--yes"]).fails(1).contains("foreign key"));
         run(db, &["policy", "delete", "small", "--yes"]).ok();
         run(db, &["scaling-group", "create", "gpu", "--scheduler-opts", "{\"pending_timeout\": \"1h\"}"]).ok();
-        assert!(run(db, &["scaling-group", "modify", "gpu", "--scheduler-opts", "{\"colour\": 1}"]).fails(1).contains("colour"));
-        for with in [&["--domain", "lab"][..], &["--keypair", ada_keys.access], &["--project", "sight", "--of-domain", "lab"]] {
+        assert!(
+            run(db, &["scaling-group", "modify", "gpu", "--scheduler-opts", "{\"colour\": 1}"])
+                .fails(1)
+                .contains("colour")
+        );
+        for with in
+            [&["--domain", "lab"][..], &["--keypair", ada_keys.access], &["--project", "sight", "--of-domain", "lab"]]
+        {
             run(db, &[&["scaling-group", "associate", "gpu"][..], with].concat()).ok();
         }
         let gpu = run(db, &["scaling-group", "show", "gpu", "--json"]).json();
@@ -187,7 +220,17 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         let visibility = "config/api/resources/group_resource_visibility";
         run(db, &["config", "set", visibility, "true"]).ok();
         assert_eq!(run(db, &["config", "get", visibility]).ok().trim(), "true");
-        run(db, &["config", "set", "config/docker/registry/cr.x", "--object", "{\"\": \"http://cr.x\", \"password\": \"pssst\"}"]).ok();
+        run(
+            db,
+            &[
+                "config",
+                "set",
+                "config/docker/registry/cr.x",
+                "--object",
+                "{\"\": \"http://cr.x\", \"password\": \"pssst\"}",
+            ],
+        )
+        .ok();
         let tree = run(db, &["config", "tree", "config/docker"]).ok();
         assert!(tree.contains("config/docker/registry/cr.x = http://cr.x") && !tree.contains("pssst"), "{tree}");
         assert!(run(db, &["config", "tree", "--secrets"]).ok().contains("pssst"));
@@ -279,7 +322,9 @@ fn the_file_of_keys_and_the_configuration_file() {
     assert!(serve.fails(1).contains("bad.toml: 2: heartbeat: there is no such key"));
     let schema: Value = run(&db, &["config", "schema"]).json();
     let schema = jsonschema::validator_for(&schema).unwrap();
-    assert!(schema.is_valid(&json!({"listen": "127.0.0.1:1", "recorded_rounds": 0, "plugin_trusted_keys": {"a": "b"}})));
+    assert!(
+        schema.is_valid(&json!({"listen": "127.0.0.1:1", "recorded_rounds": 0, "plugin_trusted_keys": {"a": "b"}}))
+    );
     assert!(!schema.is_valid(&json!({"lisen": "127.0.0.1:1"})));
     assert!(!schema.is_valid(&json!({"idle_interval_seconds": 0})));
 }

@@ -33,7 +33,9 @@ impl Importer<'_> {
         let user = required(r.user_uuid, "user_uuid")?;
         let Some((user, _)) = self.users.get(&user).cloned() else { return refuse("its user isn't taken over") };
         let group = required(r.group_id, "group_id")?;
-        let Some((project, _)) = self.projects.get(&group).cloned() else { return refuse("its project isn't taken over") };
+        let Some((project, _)) = self.projects.get(&group).cloned() else {
+            return refuse("its project isn't taken over");
+        };
         let new = NewTemplate {
             id,
             kind,

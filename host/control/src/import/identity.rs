@@ -166,7 +166,11 @@ impl Importer<'_> {
             return Ok(Outcome::Added);
         };
         if known.id.0 != theirs {
-            self.note("groups", &format!("{} {}", wanted.name, wanted.domain_name), format!("is here already as {}", known.id));
+            self.note(
+                "groups",
+                &format!("{} {}", wanted.name, wanted.domain_name),
+                format!("is here already as {}", known.id),
+            );
         }
         let wanted = ProjectRow {
             created_at: known.created_at,
@@ -213,7 +217,11 @@ impl Importer<'_> {
         let role = role.parse().map_err(|_| format!("role: {role} is none"))?;
         let networks = r.allowed_client_ip.map(|list| {
             list.iter()
-                .map(|text| network(text).map(|n| n.to_string()).ok_or_else(|| format!("allowed_client_ip: {text} is no network")))
+                .map(|text| {
+                    network(text)
+                        .map(|n| n.to_string())
+                        .ok_or_else(|| format!("allowed_client_ip: {text} is no network"))
+                })
                 .collect::<std::result::Result<Vec<_>, _>>()
         });
         let networks = networks.transpose()?;
@@ -348,7 +356,9 @@ impl Importer<'_> {
         fits(&access_key, "access_key", MAX_ACCESS_KEY)?;
         let secret_key = required(r.secret_key.map(|k| k.trim().to_owned()), "secret_key")?;
         let user = required(r.user, "user")?;
-        let Some((user_id, user_email)) = self.users.get(&user).cloned() else { return refuse("its user isn't taken over") };
+        let Some((user_id, user_email)) = self.users.get(&user).cloned() else {
+            return refuse("its user isn't taken over");
+        };
         let policy = match (r.resource_policy, &self.options.fallback_policy) {
             (Some(name), _) if resource_policies::get(&mut self.tx, &name).await?.is_some() => name,
             (missing, Some(fallback)) => {
@@ -392,7 +402,8 @@ impl Importer<'_> {
             return refuse(format!("it belongs to {} here", known.user_email));
         }
         let files = self.other_dotfiles(&holder, packed).await?;
-        let facts = |k: &KeypairRow| (k.secret_key.clone(), k.is_active, k.is_admin, k.resource_policy.clone(), k.rate_limit);
+        let facts =
+            |k: &KeypairRow| (k.secret_key.clone(), k.is_active, k.is_admin, k.resource_policy.clone(), k.rate_limit);
         if !self.differs(facts(&known) != facts(&wanted) || files.is_some()) {
             return Ok(Outcome::Existing);
         }

@@ -1,8 +1,8 @@
 //! Rows of the reference as its tables hold them, leniently: what is missing or NULL is nothing.
 
+use quarterdeck_model::Timestamp;
 use quarterdeck_model::dotfile::{self, Dotfile};
 use quarterdeck_model::slots::SlotMap;
-use quarterdeck_model::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};

@@ -93,7 +93,9 @@ impl Importer<'_> {
     pub(super) async fn group_of_project(&mut self, row: Json) -> Taken {
         let r: read::Association = read::row(row)?;
         let group = required(r.group, "group")?;
-        let Some((project, _)) = self.projects.get(&group).cloned() else { return refuse("its project isn't taken over") };
+        let Some((project, _)) = self.projects.get(&group).cloned() else {
+            return refuse("its project isn't taken over");
+        };
         let known = scaling_groups::associated(&mut self.tx, None, Some(project), None).await?;
         self.associate(r.scaling_group, &known, Associate::Project(project)).await
     }

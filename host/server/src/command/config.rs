@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::command::console::tree::{self, TreeCommand};
 use crate::command::console::DeskArgs;
+use crate::command::console::tree::{self, TreeCommand};
 use crate::settings;
 use crate::table;
 
@@ -46,7 +46,8 @@ pub(crate) async fn run(args: ConfigArgs) -> anyhow::Result<ExitCode> {
             let faults = settings::check::file(&file)?;
             let name = file.display();
             if args.desk.json() {
-                let list: Vec<_> = faults.iter().map(|f| json!({"line": f.line, "key": f.key, "fault": f.text})).collect();
+                let list: Vec<_> =
+                    faults.iter().map(|f| json!({"line": f.line, "key": f.key, "fault": f.text})).collect();
                 table::json(&json!({"file": name.to_string(), "faults": list}))?;
             } else if faults.is_empty() {
                 table::text(&[format!("{name}: ok")])?;

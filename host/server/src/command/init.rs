@@ -47,7 +47,8 @@ pub(crate) async fn run(args: InitArgs) -> anyhow::Result<ExitCode> {
     let password = args.password.take()?;
     // Before anything is made: keys that can't be written down would be lost.
     let file = args.env_file.as_deref().map(|path| new_private_file(path).map(|file| (path, file))).transpose()?;
-    let first = FirstUser { email: args.email.clone(), username: args.username.clone(), password: password.text.clone() };
+    let first =
+        FirstUser { email: args.email.clone(), username: args.username.clone(), password: password.text.clone() };
     let made = async { Ok::<_, anyhow::Error>(setup::initialise(&args.database.open().await?, first).await?) }.await;
     let made = match (made, &file) {
         (Ok(made), _) => made,

@@ -77,7 +77,11 @@ pub(crate) fn text(text: &str) -> Vec<Fault> {
         match toml::from_str::<FileSettings>(text) {
             Err(error) => {
                 let line = at(&error);
-                let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim().to_owned());
+                let key = text
+                    .lines()
+                    .nth(line - 1)
+                    .and_then(|line| line.split_once('='))
+                    .map(|(key, _)| key.trim().to_owned());
                 faults.push(Fault { line, key, text: error.message().to_owned() });
             }
             Ok(settings) => {
@@ -150,7 +154,10 @@ mod tests {
         assert_eq!(told("hide_agents = 1")[0].split(':').take(2).collect::<Vec<_>>(), ["1", " hide_agents"]);
         assert!(told("a = 1\nb = = 2")[0].starts_with("2: "));
         let unsigned = told("# signed\nplugin_signatures = \"required\"");
-        assert!(unsigned[0].starts_with("2: plugin_signatures: ") && unsigned[0].contains("needs keys"), "{unsigned:?}");
+        assert!(
+            unsigned[0].starts_with("2: plugin_signatures: ") && unsigned[0].contains("needs keys"),
+            "{unsigned:?}"
+        );
     }
 
     #[test]

@@ -98,8 +98,12 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
             let mut rows = images::list(&mut desk.sql()).await?;
             rows.retain(|row| registry.as_ref().is_none_or(|name| row.registry == *name));
             let rows = documents(&desk, &rows).await?;
-            let columns =
-                [("NAME", "name"), ("ARCHITECTURE", "architecture"), ("LIMITS", "resource_limits"), ("ALIASES", "aliases")];
+            let columns = [
+                ("NAME", "name"),
+                ("ARCHITECTURE", "architecture"),
+                ("LIMITS", "resource_limits"),
+                ("ALIASES", "aliases"),
+            ];
             desk.list(&columns, &rows)
         }
         ImageCommand::Show { image } => {
@@ -145,7 +149,10 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
             let count = images::list(&mut desk.sql()).await?.iter().filter(|row| row.registry == registry).count();
             sure.confirm(&format!("remove the records of {count} images of {registry}"))?;
             rules::clear(control, caller, Some(&registry)).await.told(&registry)?;
-            desk.done(&format!("{count} images of {registry} are forgotten"), &json!({"registry": registry, "forgotten": count}))
+            desk.done(
+                &format!("{count} images of {registry} are forgotten"),
+                &json!({"registry": registry, "forgotten": count}),
+            )
         }
     }
 }

@@ -147,12 +147,8 @@ pub(crate) async fn run(args: KeypairArgs) -> anyhow::Result<()> {
             desk.show(&out)
         }
         KeypairCommand::Create { email, policy, rate_limit, admin, inactive } => {
-            let input = KeypairInput {
-                is_active: Some(!inactive),
-                is_admin: Some(admin),
-                resource_policy: policy,
-                rate_limit,
-            };
+            let input =
+                KeypairInput { is_active: Some(!inactive), is_admin: Some(admin), resource_policy: policy, rate_limit };
             let pair = user::another_keypair(&desk, &email, input).await?;
             let mut out = document(&item(&desk, pair.access_key.as_str()).await?);
             out["secret_key"] = Json::from(pair.secret_key.as_str());

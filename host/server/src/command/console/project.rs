@@ -169,12 +169,18 @@ pub(crate) async fn run(args: ProjectArgs) -> anyhow::Result<()> {
         ProjectCommand::AddMember { project, emails } => {
             let row = desk.project(domain, &project).await?;
             change_members(&desk, &row, "add", &emails).await?;
-            desk.done(&format!("{} joined {}", emails.join(", "), row.name), &json!({"project": row.name, "added": emails}))
+            desk.done(
+                &format!("{} joined {}", emails.join(", "), row.name),
+                &json!({"project": row.name, "added": emails}),
+            )
         }
         ProjectCommand::RemoveMember { project, emails } => {
             let row = desk.project(domain, &project).await?;
             change_members(&desk, &row, "remove", &emails).await?;
-            desk.done(&format!("{} left {}", emails.join(", "), row.name), &json!({"project": row.name, "removed": emails}))
+            desk.done(
+                &format!("{} left {}", emails.join(", "), row.name),
+                &json!({"project": row.name, "removed": emails}),
+            )
         }
         ProjectCommand::Delete { project, sure } => {
             let row = desk.project(domain, &project).await?;

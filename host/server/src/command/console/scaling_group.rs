@@ -180,7 +180,10 @@ pub(crate) async fn run(args: ScalingGroupArgs) -> anyhow::Result<()> {
             there(&desk, &name).await?;
             let whom = whom(&desk, &with, &of_domain).await?;
             rules::associate(control, caller, &name, whom.associate()).await.told(&name)?;
-            desk.done(&format!("{whom} may use {name}"), &json!({"scaling_group": name, "associated": whom.to_string()}))
+            desk.done(
+                &format!("{whom} may use {name}"),
+                &json!({"scaling_group": name, "associated": whom.to_string()}),
+            )
         }
         ScalingGroupCommand::Dissociate { name, with, of_domain, all: _ } => {
             let whom = whom(&desk, &with, &of_domain).await?;

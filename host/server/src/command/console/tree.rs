@@ -59,7 +59,8 @@ pub(crate) async fn run(desk: DeskArgs, command: TreeCommand) -> anyhow::Result<
         },
         TreeCommand::Set { key, value, object } => {
             anyhow::ensure!(!key.trim().is_empty(), "a key must not be blank");
-            let value: Json = if object { super::words::object(&value).map_err(anyhow::Error::msg)? } else { Json::from(value) };
+            let value: Json =
+                if object { super::words::object(&value).map_err(anyhow::Error::msg)? } else { Json::from(value) };
             let pairs = config::flatten(&key, &value).told(&key)?;
             tree.set(&pairs).await.told(&key)?;
             let keys: Vec<&String> = pairs.iter().map(|(key, _)| key).collect();

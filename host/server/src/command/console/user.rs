@@ -217,11 +217,13 @@ async fn list_users(desk: &Desk, args: ListArgs) -> anyhow::Result<()> {
         Some(reference) => Some(desk.project(domain.unwrap_or("default"), reference).await?.id),
         None => None,
     };
-    let scope = Scope { domain: args.domain.clone(), project, statuses: args.status.map(|s| vec![s]), ..Scope::default() };
+    let scope =
+        Scope { domain: args.domain.clone(), project, statuses: args.status.map(|s| vec![s]), ..Scope::default() };
     let listing = Listing::parse(list::FIELDS, args.filter.as_deref(), args.order.as_deref(), args.limit, args.offset)?;
     let page = list::page(&mut desk.sql(), &scope, &listing).await?;
     let users: Vec<Json> = page.items.iter().map(document).collect();
-    let columns = [("EMAIL", "email"), ("NAME", "username"), ("ROLE", "role"), ("STATUS", "status"), ("DOMAIN", "domain")];
+    let columns =
+        [("EMAIL", "email"), ("NAME", "username"), ("ROLE", "role"), ("STATUS", "status"), ("DOMAIN", "domain")];
     desk.list(&columns, &users)?;
     if i64::try_from(users.len())? < page.total && !desk.json {
         eprintln!("{} of {}: --limit and --offset show others", users.len(), page.total);
@@ -294,7 +296,8 @@ async fn modify(desk: &Desk, args: ModifyArgs) -> anyhow::Result<()> {
     let user = user.ok_or_else(|| missing("user", &args.email))?;
     let domain = args.domain.clone().unwrap_or(user.domain_name);
     let ids = project_ids(desk, &domain, &args.projects).await?;
-    let networks = if args.allow_from_anywhere { Some(Vec::new()) } else { Some(args.networks).filter(|n| !n.is_empty()) };
+    let networks =
+        if args.allow_from_anywhere { Some(Vec::new()) } else { Some(args.networks).filter(|n| !n.is_empty()) };
     let input = ModifyUserInput {
         username: args.username,
         password: None,
