@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     let cache = tempfile::tempdir().unwrap();
     let runtime = runtime(cache.path());
     rounds(&runtime);
+    motley(&runtime);
     growth(&runtime);
     hooks(&runtime);
     ways_in(&runtime, cache.path());
@@ -181,6 +182,25 @@ fn rounds(runtime: &Runtime) {
             figure(&format!("{size}, lots of {lot}: Wasm / native"), ratio, "", target(1.3, large));
         }
     }
+}
+
+/// A fleet in which no two agents are alike.
+fn motley(runtime: &Runtime) {
+    let drf = load(runtime, "drf");
+    let mut snapshot = snapshot(10_000, 1_000);
+    for (agent, capacity) in snapshot.agents.capacity.chunks_mut(SLOTS).enumerate() {
+        // In no order: the largest may be anywhere.
+        capacity[1] += (agent as u64 * 7_919 % 1_000) << 20;
+    }
+    let (mut here, mut there) = (Vec::new(), Vec::new());
+    for _ in 0..50 {
+        here.push(timed(|| assert_eq!(native(&snapshot, 64), 10_000)));
+        there.push(timed(|| assert_eq!(wasm(&drf, 64, &snapshot), 10_000)));
+    }
+    let (here, there) = (Times::of(here), Times::of(there));
+    let name = "drf 10000 x 1000, all agents different, lots of 64";
+    figure(&format!("{name}: native, median"), here.percentile(0.5), "ms", None);
+    figure(&format!("{name}: Wasm, p99"), there.percentile(0.99), "ms", Some(100.0));
 }
 
 /// The cost of a round in sessions: no faster than n log n.

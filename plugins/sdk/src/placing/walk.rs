@@ -1,13 +1,16 @@
 //! The choice of an agent, on bare columns.
 //!
 //! The rule: walk over the fitting agents in listing order and keep a best one, which the next one replaces when it is
-//! preferred, see [`Preference`]. Done literally that is sessions × agents steps. Two observations save nearly all of
+//! preferred, see [`Preference`]. Done literally that is sessions × agents steps. Three observations save nearly all of
 //! them without changing a single answer:
 //!
 //! - Being preferred is a strict partial order on what agents have in total. So of the agents that have the same, only
 //!   the first fitting one can matter: whatever keeps it from being the best keeps its likes as well.
 //! - Within a round agents only fill up. So the first fitting agent for a request is never before the first fitting one
 //!   for an equal request earlier in the round.
+//! - An agent that was never the best one, because it wasn't preferred to the one before it, may fill up without changing
+//!   the answer. So as long as all that were the best one for a request on the way still fit, the last of them is the
+//!   answer to an equal request, too. Where all agents differ, that saves the walk.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +33,8 @@ pub struct Walk {
     shapes: Vec<BTreeMap<Vec<u64>, usize>>,
     /// For each shape and class, how many agents at the front of the class have no room for the shape any more.
     cursors: Vec<u32>,
+    /// For each shape the agents that were the best one on the last lasting walk, with their classes; empty: unknown.
+    paths: Vec<Vec<(u32, usize)>>,
     /// Kept from choice to choice: the first fitting agent of each class, with the class.
     first: Vec<(u32, usize)>,
 }
@@ -76,7 +81,15 @@ impl Walk {
             });
             classes[class].agents.push(agent as u32);
         }
-        Walk { slots, preference, classes, shapes: Vec::new(), cursors: Vec::new(), first: Vec::new() }
+        Walk {
+            slots,
+            preference,
+            classes,
+            shapes: Vec::new(),
+            cursors: Vec::new(),
+            paths: Vec::new(),
+            first: Vec::new(),
+        }
     }
 
     /// By what it prefers agents.
@@ -97,6 +110,11 @@ impl Walk {
         lasting: bool,
     ) -> Result<usize, Nothing> {
         let shape = self.shape(architecture, requested);
+        if let Some(agent) = shape.and_then(|shape| self.known(&self.paths[shape], occupied, requested)) {
+            return Ok(agent);
+        }
+        let mut path = shape.filter(|_| lasting).map(|shape| std::mem::take(&mut self.paths[shape])).unwrap_or_default();
+        path.clear();
         let mut first = std::mem::take(&mut self.first);
         first.clear();
         let mut compatible = false;
@@ -138,16 +156,32 @@ impl Walk {
             };
             if better {
                 best = Some((agent, capacity, extras));
+                path.push((agent, class));
             }
         }
         let best = best.map(|(agent, ..)| agent as usize).ok_or(Nothing::Room);
         self.first = first;
+        if let Some(shape) = shape
+            && lasting
+        {
+            self.paths[shape] = path;
+        }
         best
+    }
+
+    /// The end of a path that still holds.
+    fn known(&self, path: &[(u32, usize)], occupied: &[u64], requested: &[u64]) -> Option<usize> {
+        let (last, _) = path.last()?;
+        let holds = path.iter().all(|(agent, class)| {
+            fits(&self.classes[*class].capacity, &occupied[*agent as usize * self.slots..][..self.slots], requested)
+        });
+        holds.then_some(*last as usize)
     }
 
     /// Agents have become emptier: what was known of full ones no longer holds.
     pub fn forget(&mut self) {
         self.cursors.fill(0);
+        self.paths.iter_mut().for_each(Vec::clear);
     }
 
     fn shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
@@ -164,6 +198,7 @@ impl Walk {
         }
         shapes.insert(requested.to_vec(), next);
         self.cursors.resize(self.cursors.len() + self.classes.len(), 0);
+        self.paths.push(Vec::new());
         Some(next)
     }
 }
@@ -185,4 +220,109 @@ pub fn extras(capacity: &[u64], requested: &[u64]) -> usize {
 /// Whether one has at least as much of every slot as another, and more of some.
 fn is_larger(capacity: &[u64], other: &[u64]) -> bool {
     capacity.iter().zip(other).all(|(mine, other)| mine >= other) && capacity != other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn below(&mut self, limit: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % limit
+        }
+    }
+
+    struct Fleet {
+        slots: usize,
+        architecture: Vec<u32>,
+        schedulable: Vec<bool>,
+        capacity: Vec<u64>,
+        occupied: Vec<u64>,
+    }
+
+    impl Fleet {
+        fn new(dice: &mut Dice) -> Fleet {
+            let (slots, agents) = (3, 1 + dice.below(12) as usize);
+            // Of few kinds, or all different.
+            let kinds = if dice.below(2) == 0 { 3 } else { 40 };
+            Fleet {
+                slots,
+                architecture: (0..agents).map(|_| dice.below(2) as u32).collect(),
+                schedulable: (0..agents).map(|_| dice.below(8) > 0).collect(),
+                capacity: (0..agents * slots).map(|_| dice.below(kinds)).collect(),
+                occupied: vec![0; agents * slots],
+            }
+        }
+
+        /// The rule, done literally.
+        fn best(&self, preference: Preference, architecture: u32, requested: &[u64]) -> Result<usize, Nothing> {
+            let mut compatible = false;
+            let mut best: Option<usize> = None;
+            let capacity = |agent: usize| &self.capacity[agent * self.slots..][..self.slots];
+            for agent in 0..self.architecture.len() {
+                if !self.schedulable[agent] || self.architecture[agent] != architecture {
+                    continue;
+                }
+                compatible = true;
+                if !fits(capacity(agent), &self.occupied[agent * self.slots..][..self.slots], requested) {
+                    continue;
+                }
+                let waste = |agent: usize| match preference {
+                    Preference::LeastWaste => extras(capacity(agent), requested),
+                    Preference::Largest => 0,
+                };
+                let better = best.is_none_or(|best| {
+                    waste(agent) < waste(best)
+                        || (waste(agent) == waste(best) && is_larger(capacity(agent), capacity(best)))
+                });
+                if better {
+                    best = Some(agent);
+                }
+            }
+            if compatible { best.ok_or(Nothing::Room) } else { Err(Nothing::Compatible) }
+        }
+    }
+
+    #[test]
+    fn what_is_saved_changes_no_answer() {
+        for seed in 0..400 {
+            let mut dice = Dice(seed);
+            let mut fleet = Fleet::new(&mut dice);
+            let preference = if seed % 2 == 0 { Preference::Largest } else { Preference::LeastWaste };
+            let mut walk =
+                Walk::new(preference, fleet.slots, &fleet.architecture, &fleet.schedulable, &fleet.capacity);
+            // Equal requests come again and again.
+            let shapes: Vec<Vec<u64>> = (0..3).map(|_| (0..fleet.slots).map(|_| dice.below(5)).collect()).collect();
+            for turn in 0..120 {
+                let (requested, architecture) = (&shapes[dice.below(3) as usize], dice.below(2) as u32);
+                // A plan on top, that is taken back: nothing is learnt from it.
+                let kept = fleet.occupied.clone();
+                if dice.below(4) == 0 {
+                    for _ in 0..3 {
+                        let found = walk.choose(&fleet.occupied, architecture, requested, false);
+                        assert_eq!(found, fleet.best(preference, architecture, requested), "plan, seed {seed}, turn {turn}");
+                        let Ok(agent) = found else { break };
+                        let row = &mut fleet.occupied[agent * fleet.slots..][..fleet.slots];
+                        row.iter_mut().zip(requested).for_each(|(o, r)| *o += r);
+                    }
+                    fleet.occupied = kept;
+                }
+                let found = walk.choose(&fleet.occupied, architecture, requested, true);
+                assert_eq!(found, fleet.best(preference, architecture, requested), "seed {seed}, turn {turn}");
+                if let Ok(agent) = found {
+                    let row = &mut fleet.occupied[agent * fleet.slots..][..fleet.slots];
+                    row.iter_mut().zip(requested).for_each(|(o, r)| *o += r);
+                }
+                // Once in a while everything becomes emptier.
+                if dice.below(30) == 0 {
+                    fleet.occupied.iter_mut().for_each(|amount| *amount /= 2);
+                    walk.forget();
+                }
+            }
+        }
+    }
 }

@@ -50,9 +50,9 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
         if built.is_none() || changed > built {
             built = changed.or(Some(SystemTime::UNIX_EPOCH));
             match renew(&project, &client, args, &config).await {
-                Ok(name) => {
+                Ok(binding) => {
                     seen = None;
-                    watched = Some(name);
+                    watched = Some(binding);
                 }
                 Err(error) if args.once => return Err(error),
                 // A file saved half-way is no reason to stop.
@@ -62,8 +62,8 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
         if args.once {
             return Ok(ExitCode::SUCCESS);
         }
-        if let Some(name) = &watched
-            && let Err(error) = differences(&client, name, &mut seen).await
+        if let Some(binding) = &watched
+            && let Err(error) = differences(&client, binding, &mut seen).await
         {
             eprintln!("{error:#}");
         }
@@ -78,7 +78,7 @@ pub(super) async fn run(args: &DevArgs, endpoint: &EndpointArgs) -> anyhow::Resu
     }
 }
 
-/// Builds, pushes and binds in shadow; the plugin's name.
+/// Builds, pushes and binds in shadow; the binding's id.
 async fn renew(project: &Project, client: &ApiClient, args: &DevArgs, config: &Json) -> anyhow::Result<String> {
     project.build()?;
     let wasm = std::fs::read(project.component()).with_context(|| project.component().display().to_string())?;
@@ -91,12 +91,21 @@ async fn renew(project: &Project, client: &ApiClient, args: &DevArgs, config: &J
     });
     client.call(Method::POST, "/plugins/bindings", Some(&body)).await?;
     eprintln!("{name} ({}) watches {}", &digest[..digest.len().min(12)], args.target.words());
-    Ok(name)
+    // The same component may watch elsewhere, too.
+    let all = client.call(Method::GET, "/plugins/shadow", None).await?;
+    let target = args.target.document();
+    let same = |shadow: &&Json| {
+        shadow["digest"] == *digest
+            && shadow["target"]["kind"] == target["kind"]
+            && shadow["target"]["name"].as_str().unwrap_or_default() == target["name"].as_str().unwrap_or_default()
+    };
+    let binding = all["shadows"].as_array().into_iter().flatten().find(same);
+    Ok(binding.and_then(|shadow| shadow["binding"].as_str()).unwrap_or(&name).to_owned())
 }
 
 /// Shows what was found since the last look: one line per run in which it decided otherwise, then a line of figures.
-async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> anyhow::Result<()> {
-    let answer = client.call(Method::GET, &format!("/plugins/shadow/{name}?limit=100"), None).await?;
+async fn differences(client: &ApiClient, binding: &str, seen: &mut Option<u64>) -> anyhow::Result<()> {
+    let answer = client.call(Method::GET, &format!("/plugins/shadow/{binding}?limit=100"), None).await?;
     let mut runs: Vec<&Json> = answer["runs"].as_array().into_iter().flatten().collect();
     runs.reverse();
     for run in runs {
@@ -105,9 +114,6 @@ async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> 
             continue;
         }
         *seen = Some(id);
-        if run["same"] == json!(true) {
-            continue;
-        }
         println_line(&format!(
             "#{id} {}: {} elsewhere, {} only live, {} only candidate",
             run["outcome"].as_str().unwrap_or_default(),
@@ -122,6 +128,9 @@ async fn differences(client: &ApiClient, name: &str, seen: &mut Option<u64>) -> 
                 shadow::fate(&session["live"]),
                 shadow::fate(&session["candidate"])
             ))?;
+        }
+        if let Some(verdicts) = shadow::verdicts(&run["details"]) {
+            println_line(&format!("  {verdicts}"))?;
         }
     }
     Ok(())

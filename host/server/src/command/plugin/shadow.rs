@@ -52,8 +52,24 @@ pub(super) async fn run(client: &ApiClient, args: ShadowArgs, json: bool) -> any
         if !sessions.is_empty() {
             table::print(&["  SESSION", "LIVE", "", "CANDIDATE"], rows)?;
         }
+        if let Some(verdicts) = verdicts(&run["details"]) {
+            table::text(&[format!("  {verdicts}")])?;
+        }
     }
     Ok(())
+}
+
+/// How a candidate hook differs, in a line; nothing of what isn't about an event.
+pub(super) fn verdicts(details: &Json) -> Option<String> {
+    let event = details["event"].as_str()?;
+    let verdict = |side: &Json| match (side["verdict"].as_str(), side["reason"].as_str()) {
+        (Some(verdict), Some(reason)) => format!("{verdict} ({reason})"),
+        (verdict, _) => verdict.unwrap_or("allowed").to_owned(),
+    };
+    let other = [("other_patch", "with another patch"), ("other_value", "with another value")];
+    let other = other.iter().filter(|(key, _)| details["candidate"][*key] == true).map(|(_, words)| *words);
+    let candidate = std::iter::once(verdict(&details["candidate"])).chain(other.map(str::to_owned));
+    Some(format!("{event}: {} -> {}", verdict(&details["live"]), candidate.collect::<Vec<_>>().join(" ")))
 }
 
 /// What becomes of a session, in a word or by its agents.
