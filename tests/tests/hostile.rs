@@ -179,5 +179,16 @@ async fn sessions_count_as_active_where_an_idle_checker_fails() {
         }
         lab.server.cli(&["plugin", "unbind", name, "--everywhere"]).unwrap();
     }
+
+    // One that hangs keeps no other from its work.
+    lab.arm("loops-in-check", &["--everywhere"]).unwrap();
+    let lower = "mutation { modify_keypair_resource_policy(name: \"default\", props: {max_session_lifetime: 1}) { ok msg } }";
+    let done = lab.server.client(ADMIN).gql(lower, json!({})).await.unwrap();
+    assert_eq!(done["modify_keypair_resource_policy"]["ok"], true, "{done}");
+    for id in &ids {
+        lab.user.await_status(id, &["TERMINATED"], Duration::from_secs(60)).await.unwrap();
+        let ended = lab.user.session(id, "status_info").await.unwrap();
+        assert_eq!(ended["status_info"], "idle-session-lifetime", "{ended}");
+    }
     lab.still_alive();
 }

@@ -15,7 +15,7 @@
 //! | utilisation: wrong sums, spikes of first samples, judged too early | `idle`: `statistics_are_taken_together`, `a_spike_before_the_window_saves_nobody_and_one_within_it_does`, `a_session_is_judged_once_its_window_is_full` |
 //! | utilisation: sessions whose agents report to another host are never judged | `utilization_sees_agents_that_report_to_another_host` |
 //! | one key pair keeps idle checks from everybody else | `a_key_pair_that_is_gone_for_good_keeps_nobody_from_being_judged` |
-//! | one hung checker blocks all others | `plugin`: `endless_loops_time_out`, `one_poisoned_session_does_not_keep_the_others_from_being_judged` |
+//! | one hung checker blocks all others | `tests`: `sessions_count_as_active_where_an_idle_checker_fails`; `plugin`: `one_poisoned_session_does_not_keep_the_others_from_being_judged` |
 //! | negative amounts are let in | `amounts_are_not_negative` |
 //! | unexpected faults leave no status info | `a_senseless_session_is_told_so_and_stops_nobody` |
 //! | a heartbeat overwrites the agent's group | `an_agent_stays_in_the_group_that_it_was_moved_to` |
@@ -39,6 +39,31 @@ use quarterdeck_rpc::pb;
 use quarterdeck_store::testing::{self, databases};
 use quarterdeck_store::{Sql, Stmt, agents};
 use serde_json::{Value as Json, json};
+
+/// The table above names tests that there are, so that nobody takes one away unseen.
+#[test]
+fn every_test_of_the_table_exists() {
+    let table = include_str!("regressions.rs").lines().take_while(|line| line.starts_with("//!"));
+    // Words with an underscore between ticks: tests, and names of options that stand in brackets.
+    let named = table.flat_map(|line| line.split('`').skip(1).step_by(2)).filter(|word| word.contains('_'));
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["host", "plugins", "tests"].map(|folder| root.join(folder)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap_or_default();
+            if path.is_dir() && name != "target" && name != "node_modules" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                sources.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let missing: Vec<_> =
+        named.filter(|name| *name != "count_from" && !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
 
 async fn change(scenario: &Scenario, sql: &'static str) {
     let mut tx = scenario.control().store().begin().await.unwrap();
