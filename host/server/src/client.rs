@@ -184,16 +184,37 @@ fn problem(status: StatusCode, document: &Json) -> String {
         out.push_str(": ");
         out.push_str(msg);
     }
-    if let Some(data) = document.get("data") {
+    if let Some(data) = document.get("data").filter(|data| !is_told(data, &out)) {
         out.push_str(&format!(" {data}"));
     }
     out
 }
 
+/// Whether the words say already what is wrong with each field.
+fn is_told(data: &Json, words: &str) -> bool {
+    let said = |(field, problem): (&String, &Json)| {
+        words.contains(field.as_str()) && problem.as_str().is_some_and(|problem| words.contains(problem))
+    };
+    data.as_object().is_some_and(|fields| fields.iter().all(said))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn problems_are_told_once() {
+        let problem = |msg: &str, data: Json| {
+            problem(StatusCode::BAD_REQUEST, &json!({"title": "Wrong.", "msg": msg, "data": data}))
+        };
+        let told = problem("it refuses /a: no number", json!({"/a": "no number"}));
+        assert_eq!(told, "Wrong. (400): it refuses /a: no number");
+        let more = problem("Input validation error", json!({"name": "is required"}));
+        assert_eq!(more, r#"Wrong. (400): Input validation error {"name":"is required"}"#);
+    }
 
     #[test]
     fn signs_like_the_official_client() {
