@@ -182,7 +182,8 @@ async fn sessions_count_as_active_where_an_idle_checker_fails() {
 
     // One that hangs keeps no other from its work.
     lab.arm("loops-in-check", &["--everywhere"]).unwrap();
-    let lower = "mutation { modify_keypair_resource_policy(name: \"default\", props: {max_session_lifetime: 1}) { ok msg } }";
+    let lower =
+        "mutation { modify_keypair_resource_policy(name: \"default\", props: {max_session_lifetime: 1}) { ok msg } }";
     let done = lab.server.client(ADMIN).gql(lower, json!({})).await.unwrap();
     assert_eq!(done["modify_keypair_resource_policy"]["ok"], true, "{done}");
     for id in &ids {

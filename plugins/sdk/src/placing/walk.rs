@@ -113,7 +113,8 @@ impl Walk {
         if let Some(agent) = shape.and_then(|shape| self.known(&self.paths[shape], occupied, requested)) {
             return Ok(agent);
         }
-        let mut path = shape.filter(|_| lasting).map(|shape| std::mem::take(&mut self.paths[shape])).unwrap_or_default();
+        let mut path =
+            shape.filter(|_| lasting).map(|shape| std::mem::take(&mut self.paths[shape])).unwrap_or_default();
         path.clear();
         let mut first = std::mem::take(&mut self.first);
         first.clear();
@@ -293,8 +294,7 @@ mod tests {
             let mut dice = Dice(seed);
             let mut fleet = Fleet::new(&mut dice);
             let preference = if seed % 2 == 0 { Preference::Largest } else { Preference::LeastWaste };
-            let mut walk =
-                Walk::new(preference, fleet.slots, &fleet.architecture, &fleet.schedulable, &fleet.capacity);
+            let mut walk = Walk::new(preference, fleet.slots, &fleet.architecture, &fleet.schedulable, &fleet.capacity);
             // Equal requests come again and again.
             let shapes: Vec<Vec<u64>> = (0..3).map(|_| (0..fleet.slots).map(|_| dice.below(5)).collect()).collect();
             for turn in 0..120 {
@@ -304,7 +304,11 @@ mod tests {
                 if dice.below(4) == 0 {
                     for _ in 0..3 {
                         let found = walk.choose(&fleet.occupied, architecture, requested, false);
-                        assert_eq!(found, fleet.best(preference, architecture, requested), "plan, seed {seed}, turn {turn}");
+                        assert_eq!(
+                            found,
+                            fleet.best(preference, architecture, requested),
+                            "plan, seed {seed}, turn {turn}"
+                        );
                         let Ok(agent) = found else { break };
                         let row = &mut fleet.occupied[agent * fleet.slots..][..fleet.slots];
                         row.iter_mut().zip(requested).for_each(|(o, r)| *o += r);
