@@ -87,8 +87,6 @@ const SERVICES: &[Row] = &[
 const STREAMS: &[Row] = &[
     (GET, "/events/session", Auth, Reads),
     (GET, "/events/background-task", Auth, Reads),
-    (GET, "/stream/session/{session}/httpproxy", Auth, Reads),
-    (GET, "/stream/session/{session}/tcpproxy", Auth, Reads),
 ];
 
 const RESOURCES: &[Row] = &[

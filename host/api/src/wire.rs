@@ -285,6 +285,9 @@ impl From<Error> for Problem {
             Error::Overloaded(msg) => Self::new(UNAVAILABLE).msg(msg).retry_after(OVERLOADED_SECONDS),
             Error::NotImplemented => Self::new(NOT_IMPLEMENTED),
             Error::Agent { operation, timeout, message } => Self::agent(operation, timeout, &message),
+            Error::LaunchFailed(why) => {
+                Self::new(INTERNAL).msg("Failed to launch the app service").data(Value::String(why))
+            }
             Error::Integrity(msg) => Self::new(BAD_REQUEST).msg(msg),
             Error::PlainBadRequest(text) => {
                 let mut problem = Self::new(BAD_REQUEST);

@@ -125,6 +125,9 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// A service of a session can't be started, and why.
+    #[error("the service can't be started: {0}")]
+    LaunchFailed(String),
     /// A rule of the schema was broken by the request (GraphQL answers `integrity error: …`).
     #[error("integrity error: {0}")]
     Integrity(String),

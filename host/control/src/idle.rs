@@ -203,7 +203,7 @@ async fn facts(control: &Control, candidates: &[Candidate]) -> Facts {
 }
 
 /// A span of the configuration; one that makes no sense counts as not set, and is told in the log.
-fn span_ms(key: &str, text: Option<String>) -> Option<i64> {
+pub(crate) fn span_ms(key: &str, text: Option<String>) -> Option<i64> {
     let text = text.filter(|t| !t.trim().is_empty())?;
     match Span::parse_text(&text) {
         Ok(span) => Some(span.millis()),
@@ -411,8 +411,7 @@ pub(crate) fn columns(
                 Some(Some(_)) | None => Access::Unknown,
             })
             .collect(),
-        // Service connections are not counted anywhere yet.
-        connections: vec![0; rows.len()],
+        connections: rows.iter().map(|r| u32::try_from(r.connections).unwrap_or(u32::MAX)).collect(),
         idle_limit_ms: rows.iter().map(|r| (r.idle_timeout >= 0).then(|| seconds(r.idle_timeout))).collect(),
         lifetime_limit_ms: rows.iter().map(|r| Some(seconds(r.max_session_lifetime))).collect(),
         slots: facts

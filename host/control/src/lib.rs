@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub mod agents;
 mod calls;
 pub mod config;
+pub mod connections;
 pub mod drops;
 pub mod dry_run;
 pub mod enqueue;
@@ -187,6 +188,7 @@ pub(crate) struct Inner {
     others: news::Others,
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
+    connections: connections::Connections,
     intake: agents::intake::Intake,
     arrivals: enqueue::Arrivals,
     leadership: leadership::Leadership,
@@ -262,6 +264,7 @@ impl Control {
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
             calls: calls::Calls::new(settings.agent_calls),
+            connections: connections::Connections::default(),
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
             live: agents::Live::default(),
@@ -384,6 +387,10 @@ impl Control {
 
     pub(crate) fn calls(&self) -> &calls::Calls {
         &self.inner.calls
+    }
+
+    pub(crate) fn connections(&self) -> &connections::Connections {
+        &self.inner.connections
     }
 
     pub(crate) fn intake(&self) -> &agents::intake::Intake {

@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, drops, health, idle, liveness, news, plugins, retention, schedule, usage};
+use crate::{
+    Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage,
+};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -55,6 +57,7 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
         });
     }
     loops.spawn(caches(control.clone(), shutdown.clone()));
+    loops.spawn(watch_connections(control.clone(), shutdown.clone()));
     loops.spawn(pump(control.clone(), shutdown.clone()));
     loops.spawn(news::listen(control.clone(), shutdown.clone()));
     loops.spawn(news::tell(control.clone(), shutdown.clone()));
@@ -206,6 +209,14 @@ async fn shares(control: Control, stop: CancellationToken) {
         let until = agents::statistics::share(&control, since).await?;
         *shared.lock() = until;
         Ok(())
+    })
+    .await;
+}
+
+/// Every host: which connections to sessions had traffic.
+async fn watch_connections(control: Control, stop: CancellationToken) {
+    every(&control, "connections", connections::PERIOD, stop, |control| async move {
+        connections::pass(&control).await
     })
     .await;
 }

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use lab::{ADMIN, FakeAgent, Lab, Manner, USER, eventually, request};
 use quarterdeck_control::enqueue::{self, CreateSession};
-use quarterdeck_control::{Error, sessions};
+use quarterdeck_control::sessions::ServiceRequest;
+use quarterdeck_control::{Error, connections, sessions};
 use quarterdeck_model::{AgentStatus, KernelStatus, SessionId, SessionResult, SessionStatus, SessionType};
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::host_server::Host;
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_store::testing::databases;
 use quarterdeck_store::work::Work;
-use quarterdeck_store::{agents, events, history, kernels, sessions as rows};
+use quarterdeck_store::{Sql as _, Stmt, agents, events, history, idle, kernels, sessions as rows};
 use serde_json::json;
 
 async fn kernel_of(lab: &Lab, id: SessionId) -> kernels::KernelRow {
@@ -600,5 +601,60 @@ async fn one_host_leads_and_another_takes_over() {
         assert_eq!(second.create(request("after-that")).await.status, "RUNNING");
         second.check_books().await;
         second.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_connections_keep_a_session_in_use() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let _agent = lab.agent("i-1", 4).await;
+        let id = lab.create(request("connected")).await.session_id;
+        lab.reaches(id, SessionStatus::Running).await;
+        let control = lab.control.clone();
+        let kernel = kernels::of_sessions(&mut control.store().reader(), &[id]).await.unwrap()[0].id;
+        let access = async || idle::access(&mut control.store().reader(), id).await.unwrap();
+        let count = async || {
+            let candidates = idle::candidates(&mut control.store().reader()).await.unwrap();
+            candidates.iter().find(|candidate| candidate.session_id == id).map(|candidate| candidate.connections)
+        };
+        eventually("the start to be noted", async || access().await.is_some()).await;
+        let first = connections::open(&control, id, kernel, "jupyter").await.unwrap();
+        let second = connections::open(&control, id, kernel, "terminal").await.unwrap();
+        assert_eq!((access().await, count().await), (Some(None), Some(2)));
+        drop(first);
+        eventually("the first to be gone", async || count().await == Some(1)).await;
+        assert_eq!(access().await, Some(None));
+        drop(second);
+        eventually("the last to be gone", async || count().await == Some(0)).await;
+        assert!(matches!(access().await, Some(Some(_))));
+
+        // One that a lost host left behind, or without traffic for too long, isn't counted; with traffic it is again.
+        let quiet = connections::open(&control, id, kernel, "jupyter").await.unwrap();
+        let mut tx = control.store().begin().await.unwrap();
+        let past = control.clock().now().plus_millis(-600_000).0;
+        tx.execute(Stmt::new("UPDATE app_connections SET seen_at = $1").bind(past)).await.unwrap();
+        tx.commit().await.unwrap();
+        eventually("the quiet one to be passed over", async || count().await == Some(0)).await;
+        eventually("the end of use", async || matches!(access().await, Some(Some(_)))).await;
+        quiet.seen();
+        eventually("the traffic to be noted", async || count().await == Some(1)).await;
+        drop(quiet);
+
+        // A tunnel counts from the start of its service, whatever becomes of it.
+        let user = lab.who(USER).await;
+        let asked = |app: &str, port| ServiceRequest { app: app.into(), port, ..ServiceRequest::default() };
+        let find = async |app: &str, port| sessions::find_service(&control, &user, "connected", asked(app, port)).await;
+        let service = find("sshd", Some(2200)).await.unwrap();
+        let connection = service.start(&control).await.unwrap();
+        assert_eq!(count().await, Some(1));
+        assert!(matches!(service.connect().await, Err(sessions::CallError::Refused(_))));
+        drop(connection);
+        eventually("the tunnel to be gone", async || count().await == Some(0)).await;
+        assert!(matches!(find("jupyter", None).await, Err(Error::NotFound { object: "app service", .. })));
+        assert!(matches!(find("sshd", Some(2201)).await, Err(Error::InvalidParams { .. })));
+        sessions::shutdown_service(&control, &user, "connected", "sshd").await.unwrap();
+        sessions::shutdown_service(&control, &user, "connected", "nothing").await.unwrap();
+        lab.stop().await;
     }
 }

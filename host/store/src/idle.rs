@@ -30,6 +30,8 @@ pub struct Candidate {
     pub max_session_lifetime: i64,
     /// What its main kernel holds: JSON object of contract units.
     pub held: String,
+    /// Connections to its services that are open.
+    pub connections: i64,
     /// Its last access: `None` = nothing is known, `Some(None)` = in use.
     pub last_access: Option<Option<Timestamp>>,
 }
@@ -42,7 +44,8 @@ pub async fn candidates<S: Sql>(sql: &mut S) -> Result<Vec<Candidate>> {
     let stmt = Stmt::new(
         "SELECT s.id, s.session_type, s.is_private, s.domain_name, k.created_at, k.started_at, k.held,
                 u.created_at AS user_created_at, p.idle_timeout, p.max_session_lifetime,
-                a.session_id IS NOT NULL AS accessed, a.last_access
+                a.session_id IS NOT NULL AS accessed, a.last_access,
+                (SELECT COUNT(*) FROM app_connections c WHERE c.session_id = s.id) AS connections
          FROM kernels k JOIN sessions s ON s.id = k.session_id JOIN users u ON u.id = s.user_id
          JOIN keypairs y ON y.access_key = s.access_key JOIN keypair_resource_policies p ON p.name = y.resource_policy
          LEFT JOIN session_access a ON a.session_id = s.id
@@ -66,6 +69,7 @@ pub async fn candidates<S: Sql>(sql: &mut S) -> Result<Vec<Candidate>> {
                 idle_timeout: row.get("idle_timeout")?,
                 max_session_lifetime: row.get("max_session_lifetime")?,
                 held: row.get("held")?,
+                connections: row.get("connections")?,
                 last_access: row.get::<bool>("accessed")?.then_some(last_access.map(Timestamp)),
             })
         })

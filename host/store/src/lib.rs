@@ -7,6 +7,7 @@ pub mod agents;
 pub mod backup;
 pub mod check;
 pub mod config;
+pub mod connections;
 pub mod domains;
 pub mod dotfiles;
 pub mod drops;

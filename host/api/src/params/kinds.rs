@@ -197,6 +197,13 @@ pub fn object(value: Value) -> Result<Map<String, Value>, Fault> {
     }
 }
 
+/// A text that holds a JSON object.
+pub fn json_object(value: Value) -> Result<Map<String, Value>, Fault> {
+    let text = any_text(value)?;
+    let read = serde_json::from_str(&text).map_err(|_| Fault::from("value is not a JSON text"))?;
+    object(read)
+}
+
 /// A URL with a scheme and something behind it.
 pub fn url(value: Value) -> Result<String, Fault> {
     let text = text(value)?;

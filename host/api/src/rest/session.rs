@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::session_create::{self, session_name};
 use super::session_files;
+use super::stream::proxy::service;
 use crate::call::{Answer, Call, no_content, ok};
 use crate::params::kinds::{any_text, boolish, int, nullable, object, text, uuid};
-use crate::params::{Fault, malformed};
+use crate::params::malformed;
 use crate::route::Access::Auth;
 use crate::route::Gate::{Reads, Writes};
 use crate::route::{Route, delete, get, patch, post};
@@ -175,10 +176,7 @@ async fn abusing_report(call: Call) -> Answer {
 async fn start_service(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     params.optional(&["login_session_token"], None, nullable(text));
-    params.required(&["app", "service"], text);
-    params.optional(&["port"], None, nullable(int(1024..=65535)));
-    params.optional(&["envs"], None, nullable(json_text));
-    params.optional(&["arguments"], None, nullable(json_text));
+    service(&mut params);
     params.finish()?;
     let caller = call.caller()?;
     sessions::require_coordinator(call.control(), &caller, call.arg(0)).await?;
@@ -187,14 +185,9 @@ async fn start_service(mut call: Call) -> Answer {
 
 async fn shutdown_service(mut call: Call) -> Answer {
     let mut params = call.params().await?;
-    params.required(&["service_name"], text);
+    let name = params.required(&["service_name"], text);
     params.finish()?;
     let caller = call.caller()?;
-    sessions::require_session(call.control(), &caller, call.arg(0)).await?;
+    sessions::shutdown_service(call.control(), &caller, call.arg(0), &name).await?;
     no_content()
-}
-
-/// A text that holds JSON.
-fn json_text(value: Value) -> Result<Value, Fault> {
-    serde_json::from_str(&any_text(value)?).map_err(|_| "value is not a JSON text".into())
 }

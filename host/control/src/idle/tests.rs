@@ -197,6 +197,7 @@ fn candidate(created: &Json, idle_timeout: i64, held: &Json) -> Candidate {
         idle_timeout,
         max_session_lifetime: 0,
         held: Json::Object(units.collect()).to_string(),
+        connections: 0,
         last_access: None,
     }
 }

@@ -6,10 +6,11 @@ mod files;
 pub(crate) mod hooks;
 mod info;
 mod restart;
+mod services;
 mod streams;
 
 use quarterdeck_model::{AccessKey, KernelRole, SessionStatus};
-use quarterdeck_rpc::{AgentHandle, CallError};
+use quarterdeck_rpc::AgentHandle;
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
 use quarterdeck_store::{Violation, agents, kernels, scaling_groups, sessions};
@@ -25,7 +26,8 @@ pub(crate) use destroy::wait_for;
 pub use execute::{complete, execute, execute_within, interrupt, logs};
 pub use files::{Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload};
 pub use info::{info, status_history};
-pub use quarterdeck_rpc::{TerminalInput, TerminalOutput};
+pub use quarterdeck_rpc::{CallError, TerminalInput, TerminalOutput};
+pub use services::{Service, ServiceRequest, find_service, shutdown_service};
 pub use restart::restart;
 pub use streams::{Terminal, apps, terminal, until_ending};
 

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{failed, find, main_kernel};
 use crate::Control;
+use crate::connections::{self, Connection};
 use crate::error::Result;
 use crate::principal::Principal;
 
@@ -27,6 +28,8 @@ pub struct Terminal {
     pub session: SessionId,
     /// The terminal of its main kernel.
     pub link: quarterdeck_rpc::Terminal,
+    /// Keeps the session from counting as idle.
+    pub connection: Connection,
 }
 
 /// Attaches to the terminal of a session's main kernel, which goes on when nobody is attached.
@@ -37,7 +40,8 @@ pub struct Terminal {
 pub async fn terminal(control: &Control, caller: &Principal, reference: &str) -> Result<Terminal> {
     let (found, kernel, agent) = main_kernel(control, caller, reference).await?;
     let link = agent.terminal(&kernel.id.to_string()).await.map_err(|error| failed(&error))?;
-    Ok(Terminal { session: found.session.id, link })
+    let connection = connections::open(control, found.session.id, kernel.id, "terminal").await?;
+    Ok(Terminal { session: found.session.id, link, connection })
 }
 
 /// A kernel's service ports as it reported them, without those of the system.

@@ -1,6 +1,7 @@
 //! `/stream/session/{s}/…`: websockets into running sessions, and which applications they have.
 
 mod execute;
+pub(super) mod proxy;
 mod terminal;
 
 use axum::extract::FromRequestParts as _;
@@ -22,6 +23,8 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         get("/stream/session/{session}/apps", Auth, Reads, apps),
         get("/stream/session/{session}/pty", Auth, Reads, terminal::pty),
+        get("/stream/session/{session}/httpproxy", Auth, Reads, proxy::proxy),
+        get("/stream/session/{session}/tcpproxy", Auth, Reads, proxy::proxy),
         get("/stream/session/{session}/execute", Auth, Reads, execute::execute),
     ]
 }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
+use quarterdeck_control::connections::Connection;
 use quarterdeck_control::sessions::{self, TerminalInput, TerminalOutput};
 use quarterdeck_control::{Control, Principal};
 use serde_json::{Value, json};
@@ -80,11 +81,11 @@ enum Left {
 async fn serve(control: &Control, caller: &Principal, attached: sessions::Terminal, socket: WebSocket) {
     let session = attached.session;
     let (mut sink, mut stream) = socket.split();
-    let mut link = attached.link;
+    let (mut link, mut connection) = (attached.link, attached.connection);
     let goodbye = loop {
         let (input, mut output) = link.split();
         let left = tokio::select! {
-            left = typed(&mut stream, &input) => left,
+            left = typed(&mut stream, &input, &connection) => left,
             left = shown(&mut sink, &mut output) => left,
             () = sessions::until_ending(control, session) => Left::Session,
         };
@@ -105,7 +106,7 @@ async fn serve(control: &Control, caller: &Principal, attached: sessions::Termin
                     sessions::terminal(control, caller, &session.to_string()).await
                 };
                 match again.await {
-                    Ok(terminal) => link = terminal.link,
+                    Ok(terminal) => (link, connection) = (terminal.link, terminal.connection),
                     Err(error) => {
                         tracing::info!(%session, %error, "a session wasn't restarted from its terminal");
                         break close(FAILED, "the session can't be restarted");
@@ -118,8 +119,9 @@ async fn serve(control: &Control, caller: &Principal, attached: sessions::Termin
 }
 
 /// Takes what the client says to the terminal.
-async fn typed(stream: &mut SplitStream<WebSocket>, input: &TerminalInput) -> Left {
+async fn typed(stream: &mut SplitStream<WebSocket>, input: &TerminalInput, connection: &Connection) -> Left {
     while let Some(Ok(message)) = stream.next().await {
+        connection.seen();
         let text = match message {
             Message::Text(text) => text,
             Message::Close(_) => break,
