@@ -84,10 +84,7 @@ const SERVICES: &[Row] = &[
     (POST, "/services/{service}/token", Auth, Reads),
 ];
 
-const STREAMS: &[Row] = &[
-    (GET, "/events/session", Auth, Reads),
-    (GET, "/events/background-task", Auth, Reads),
-];
+const STREAMS: &[Row] = &[(GET, "/events/session", Auth, Reads), (GET, "/events/background-task", Auth, Reads)];
 
 const RESOURCES: &[Row] = &[
     (GET, "/resource/usage/month", Superadmin, Reads),

@@ -13,9 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{
-    Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage,
-};
+use crate::{Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -215,9 +213,13 @@ async fn shares(control: Control, stop: CancellationToken) {
 
 /// Every host: which connections to sessions had traffic.
 async fn watch_connections(control: Control, stop: CancellationToken) {
-    every(&control, "connections", connections::PERIOD, stop, |control| async move {
-        connections::pass(&control).await
-    })
+    every(
+        &control,
+        "connections",
+        connections::PERIOD,
+        stop,
+        |control| async move { connections::pass(&control).await },
+    )
     .await;
 }
 

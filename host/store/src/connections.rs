@@ -39,11 +39,7 @@ pub async fn write<S: Sql>(sql: &mut S, rows: &[ConnectionRow]) -> Result<()> {
         "INSERT INTO app_connections (id, session_id, kernel_id, app, seen_at)
          SELECT x.i, x.s, x.k, x.p, x.a FROM {} WHERE EXISTS (SELECT 1 FROM sessions WHERE sessions.id = x.s)
          ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at",
-        set::rows(
-            sql.dialect(),
-            "$1",
-            &[("i", "text"), ("s", "text"), ("k", "text"), ("p", "text"), ("a", "bigint")]
-        )
+        set::rows(sql.dialect(), "$1", &[("i", "text"), ("s", "text"), ("k", "text"), ("p", "text"), ("a", "bigint")])
     ));
     sql.execute(stmt.bind(Value::Array(list))).await?;
     Ok(())

@@ -27,8 +27,8 @@ pub use execute::{complete, execute, execute_within, interrupt, logs};
 pub use files::{Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload};
 pub use info::{info, status_history};
 pub use quarterdeck_rpc::{CallError, TerminalInput, TerminalOutput};
-pub use services::{Service, ServiceRequest, find_service, shutdown_service};
 pub use restart::restart;
+pub use services::{Service, ServiceRequest, find_service, shutdown_service};
 pub use streams::{Terminal, apps, terminal, until_ending};
 
 /// A session with its kernels, main kernel first.

@@ -107,12 +107,7 @@ impl Service {
 }
 
 /// Has a service started. Ports that were opened beforehand have no command: whoever is inside starts what listens there.
-async fn start(
-    agent: &AgentHandle,
-    kernel: &KernelRow,
-    port: &ServicePort,
-    asked: &ServiceRequest,
-) -> Result<()> {
+async fn start(agent: &AgentHandle, kernel: &KernelRow, port: &ServicePort, asked: &ServiceRequest) -> Result<()> {
     if port.protocol == "preopen" {
         return Ok(());
     }
