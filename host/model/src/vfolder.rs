@@ -258,7 +258,11 @@ pub fn read_mounts(mounts: &[String], map: &IndexMap<String, String>) -> Result<
         }
         let subpath = normalized(rest).ok_or_else(outside)?;
         let target = map.get(text).map(|place| {
-            if place.starts_with('/') { normalized_absolute(place) } else { normalized_absolute(&format!("{HOME}/{place}")) }
+            if place.starts_with('/') {
+                normalized_absolute(place)
+            } else {
+                normalized_absolute(&format!("{HOME}/{place}"))
+            }
         });
         requests.push(MountRequest { text: text.clone(), name: name.to_owned(), subpath, target });
     }
@@ -323,7 +327,12 @@ mod tests {
         let text = "9b000000000040008000000000000004/0486c0c60a58440c84899feceae17a4d";
         let place: FolderPath = text.parse().unwrap();
         assert_eq!(place.to_string(), text);
-        for bad in ["0486c0c60a58440c84899feceae17a4d", "../0486c0c60a58440c84899feceae17a4d", "a/b", "_a/0486c0c60a58440c84899feceae17a4d"] {
+        for bad in [
+            "0486c0c60a58440c84899feceae17a4d",
+            "../0486c0c60a58440c84899feceae17a4d",
+            "a/b",
+            "_a/0486c0c60a58440c84899feceae17a4d",
+        ] {
             assert!(bad.parse::<FolderPath>().is_err(), "{bad}");
         }
         assert_eq!(split_host("local:volume1"), ("local", "volume1"));
@@ -338,7 +347,8 @@ mod tests {
 
     #[test]
     fn wanted_mounts() {
-        let own = |name: &str, sub: &str, target: Option<&str>| (name.to_owned(), sub.to_owned(), target.map(str::to_owned));
+        let own =
+            |name: &str, sub: &str, target: Option<&str>| (name.to_owned(), sub.to_owned(), target.map(str::to_owned));
         assert_eq!(read(&["a", "b/x/../y"], &[]).unwrap(), [own("a", ".", None), own("b", "y", None)]);
         assert_eq!(
             read(&["a", "b/x"], &[("a", "data"), ("b/x", "/data/b"), ("b", "/never")]).unwrap(),

@@ -192,7 +192,12 @@ impl FileSettings {
 
 impl FileStorage {
     /// The server's own storage, if it has volumes. `secret` signs its tokens, `url` is what clients are told.
-    pub(crate) fn open(self, data_dir: &Path, secret: String, url: Option<String>) -> anyhow::Result<Option<StorageSettings>> {
+    pub(crate) fn open(
+        self,
+        data_dir: &Path,
+        secret: String,
+        url: Option<String>,
+    ) -> anyhow::Result<Option<StorageSettings>> {
         let default = || BTreeMap::from([("volume1".to_owned(), data_dir.join("volumes/volume1"))]);
         let volumes = self.volumes.unwrap_or_else(default);
         if volumes.is_empty() {
@@ -204,7 +209,10 @@ impl FileStorage {
             bail!("[storage] {name:?} can't be a name");
         }
         let lifetime = self.token_lifetime_seconds.unwrap_or(86_400);
-        anyhow::ensure!((1..=31_536_000).contains(&lifetime), "token_lifetime_seconds: {lifetime} is not within 1…31536000");
+        anyhow::ensure!(
+            (1..=31_536_000).contains(&lifetime),
+            "token_lifetime_seconds: {lifetime} is not within 1…31536000"
+        );
         let settings = EmbeddedSettings {
             volumes,
             secret,

@@ -223,8 +223,8 @@ fn confined(path: &str, parameter: &str) -> Result<String> {
     if path.contains('\0') || path.len() > 4_000 {
         return Err(Error::parameter(parameter, "the path can't be used"));
     }
-    let normal = vfolder::normalized(path)
-        .ok_or_else(|| Error::parameter(parameter, "the path leads out of the folder"))?;
+    let normal =
+        vfolder::normalized(path).ok_or_else(|| Error::parameter(parameter, "the path leads out of the folder"))?;
     if vfolder::is_within(&normal, UPLOADS) {
         return Err(Error::parameter(parameter, "the path is reserved for internal operations"));
     }

@@ -77,12 +77,7 @@ impl Error {
 
     /// A download of a directory that doesn't say that it wants an archive.
     pub(crate) fn not_a_file() -> Self {
-        Self::problem(
-            400,
-            "invalid-api-params",
-            "Invalid API parameters (The file is not a regular file.)",
-            None,
-        )
+        Self::problem(400, "invalid-api-params", "Invalid API parameters (The file is not a regular file.)", None)
     }
 
     /// There is no such upload, or none any more.

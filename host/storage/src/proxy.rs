@@ -66,7 +66,8 @@ impl Proxy {
     }
 
     async fn ask_patiently(&self, method: Method, path: &str, parameters: Option<Json>) -> Result<Bytes> {
-        let unreachable = |error: &dyn std::fmt::Display| Error::Unreachable(format!("{}: {error}", self.settings.name));
+        let unreachable =
+            |error: &dyn std::fmt::Display| Error::Unreachable(format!("{}: {error}", self.settings.name));
         let body = parameters.map(|p| p.to_string()).unwrap_or_default();
         let request = Request::builder()
             .method(method)
@@ -268,7 +269,8 @@ impl Storage for Proxy {
 
     async fn fetch(&self, place: &Place, path: &str) -> Result<Vec<u8>> {
         confined(path, "relpath")?;
-        let content = self.ask(Method::POST, "/folder/file/fetch", Some(with(place, json!({ "relpath": path })))).await?;
+        let content =
+            self.ask(Method::POST, "/folder/file/fetch", Some(with(place, json!({ "relpath": path })))).await?;
         Ok(content.to_vec())
     }
 

@@ -14,9 +14,7 @@ pub use invitations::{
     InvitationRow, Mine, drop_for_user as drop_invitations_for, insert as insert_invitation, invitation, invitations,
     pending_invitees, reword as reword_invitation, settle as settle_invitation,
 };
-pub use permissions::{
-    SharedRow, Sight, grant, regrant, revoke, shared,
-};
+pub use permissions::{SharedRow, Sight, grant, regrant, revoke, shared};
 
 /// A folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,7 +185,8 @@ pub async fn get<S: Sql>(sql: &mut S, id: VfolderId) -> Result<Option<VfolderRow
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn of_user<S: Sql>(sql: &mut S, user: UserId) -> Result<Vec<VfolderRow>> {
-    let stmt = Stmt::assembled(format!("SELECT {COLUMNS} FROM {FROM} WHERE v.user_id = $1 ORDER BY v.created_at, v.id"));
+    let stmt =
+        Stmt::assembled(format!("SELECT {COLUMNS} FROM {FROM} WHERE v.user_id = $1 ORDER BY v.created_at, v.id"));
     sql.fetch_all(stmt.bind(user.to_string())).await?.iter().map(row).collect()
 }
 
@@ -226,10 +225,9 @@ pub async fn of_projects<S: Sql>(
     user: UserId,
 ) -> Result<Vec<(VfolderRow, Option<FolderPermission>)>> {
     let (condition, key) = match which {
-        ProjectFolders::Member(user) => (
-            "v.project_id IN (SELECT m.project_id FROM project_members m WHERE m.user_id = $2)",
-            user.to_string(),
-        ),
+        ProjectFolders::Member(user) => {
+            ("v.project_id IN (SELECT m.project_id FROM project_members m WHERE m.user_id = $2)", user.to_string())
+        }
         ProjectFolders::Domain(domain) => ("p.domain_name = $2", domain.clone()),
         ProjectFolders::All => ("$2 = ''", String::new()),
     };
@@ -257,7 +255,11 @@ pub async fn project_folders_named<S: Sql>(sql: &mut S, name: &str) -> Result<Ve
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
-pub async fn owned_by<S: Sql>(sql: &mut S, user: Option<UserId>, project: Option<ProjectId>) -> Result<Vec<VfolderRow>> {
+pub async fn owned_by<S: Sql>(
+    sql: &mut S,
+    user: Option<UserId>,
+    project: Option<ProjectId>,
+) -> Result<Vec<VfolderRow>> {
     let stmt = Stmt::assembled(format!(
         "SELECT {COLUMNS} FROM {FROM} WHERE v.user_id = $1 OR v.project_id = $2 ORDER BY v.created_at, v.id"
     ));

@@ -100,7 +100,8 @@ impl StorageQueries {
             superadmin(ctx)?;
             let volumes = hosts::volumes(control(ctx)).await;
             let total = i64::try_from(volumes.len()).unwrap_or(i64::MAX);
-            let (skip, take) = (usize::try_from(offset).unwrap_or_default(), usize::try_from(limit).unwrap_or_default());
+            let (skip, take) =
+                (usize::try_from(offset).unwrap_or_default(), usize::try_from(limit).unwrap_or_default());
             let items: Vec<VolumeDetails> = volumes.into_iter().skip(skip).take(take).collect();
             Ok(Some(Page { total, items }.into()))
         })

@@ -237,12 +237,16 @@ mod tests {
 
     #[test]
     fn conditions_are_kept() {
-        let with = |name: HeaderName, value: &'static str| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
+        let with =
+            |name: HeaderName, value: &'static str| HeaderMap::from_iter([(name, HeaderValue::from_static(value))]);
         let at = |headers: HeaderMap| conditions(&headers, "\"t\"", 784_111_777);
         assert_eq!(at(HeaderMap::new()), None);
         assert_eq!(at(with(IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:37 GMT")), Some(StatusCode::NOT_MODIFIED));
         assert_eq!(at(with(IF_MODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")), None);
-        assert_eq!(at(with(IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")), Some(StatusCode::PRECONDITION_FAILED));
+        assert_eq!(
+            at(with(IF_UNMODIFIED_SINCE, "Sun, 06 Nov 1994 08:49:36 GMT")),
+            Some(StatusCode::PRECONDITION_FAILED)
+        );
         assert_eq!(at(with(IF_NONE_MATCH, "\"x\", W/\"t\"")), Some(StatusCode::NOT_MODIFIED));
         assert_eq!(at(with(IF_MATCH, "\"x\"")), Some(StatusCode::PRECONDITION_FAILED));
     }

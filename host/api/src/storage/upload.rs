@@ -97,7 +97,8 @@ pub(super) async fn patch(storage: &Embedded, parts: &Parts, body: Body) -> Resp
         Ok(claims) => claims,
         Err(response) => return shared(*response),
     };
-    let number = |name: HeaderName| parts.headers.get(name).map(|v| v.to_str().ok().and_then(|v| v.trim().parse::<u64>().ok()));
+    let number =
+        |name: HeaderName| parts.headers.get(name).map(|v| v.to_str().ok().and_then(|v| v.trim().parse::<u64>().ok()));
     let offset = match number(OFFSET) {
         None => None,
         Some(Some(offset)) => Some(offset),

@@ -61,7 +61,13 @@ pub async fn list(control: &Control, seen: &Seen, path: &str) -> Result<Vec<Entr
 /// # Errors
 /// [`Error::FolderStatus`], [`Error::InvalidParams`] about the host, [`Error::Storage`]; [`Error::FolderOperation`] when
 /// the folder would hold more than it may.
-pub async fn request_upload(control: &Control, caller: &Principal, seen: &Seen, path: &str, size: u64) -> Result<Ticket> {
+pub async fn request_upload(
+    control: &Control,
+    caller: &Principal,
+    seen: &Seen,
+    path: &str,
+    size: u64,
+) -> Result<Ticket> {
     require_status(&seen.row, FolderAccess::Updatable)?;
     hosts::require(control, caller, &seen.row, HostPermission::UploadFile).await?;
     let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;

@@ -10,9 +10,9 @@ use quarterdeck_store::{Sql, domains, projects, resource_policies};
 use serde_json::{Map, Value as Json};
 
 use super::is_enabled;
+use crate::Control;
 use crate::error::{Error, Result};
 use crate::principal::Principal;
-use crate::Control;
 
 /// Folder host → permissions.
 pub type Granted = BTreeMap<String, BTreeSet<String>>;
@@ -256,12 +256,10 @@ pub async fn volumes(control: &Control) -> Vec<VolumeDetails> {
 /// [`Error::BadRequest`] with a sentence when there is no such storage or volume.
 pub async fn volume(control: &Control, host: &str) -> Result<VolumeDetails> {
     let (proxy, name) = quarterdeck_model::vfolder::split_host(host);
-    let storage = control
-        .storages()
-        .get(proxy)
-        .map_err(|_| Error::BadRequest(format!("no such storage proxy: '{proxy}'")))?;
+    let storage =
+        control.storages().get(proxy).map_err(|_| Error::BadRequest(format!("no such storage proxy: '{proxy}'")))?;
     let found = storage.volumes().await?.into_iter().find(|v| v.name == name);
-    let volume = found
-        .ok_or_else(|| Error::BadRequest(format!("no such volume in the storage proxy '{proxy}': '{name}'")))?;
+    let volume =
+        found.ok_or_else(|| Error::BadRequest(format!("no such volume in the storage proxy '{proxy}': '{name}'")))?;
     Ok(VolumeDetails { host: host.to_owned(), volume, storage })
 }

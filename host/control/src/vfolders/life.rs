@@ -11,10 +11,10 @@ use quarterdeck_store::{Sql, resource_policies};
 use serde_json::Value as Json;
 
 use super::{Seen, Viewer, accessible, hosts, is_administrator, is_enabled, place, require_status, unknown};
+use crate::Control;
 use crate::agents::in_background;
 use crate::error::{Error, Result};
 use crate::principal::Principal;
-use crate::Control;
 
 /// What is under way for longer than this without a sign of life was left by a host that is gone.
 const STUCK_MICROS: i64 = 60_000_000;
@@ -69,11 +69,7 @@ async fn project_named<S: Sql>(sql: &mut S, caller: &Principal, name: &str) -> R
         Ok(id) => projects::get(sql, id).await?.filter(|p| p.domain_name == caller.domain),
         Err(_) => projects::by_name(sql, &caller.domain, name).await?,
     };
-    row.ok_or_else(|| Error::NotFound {
-        object: "user group (or project)",
-        msg: None,
-        data: Some(Json::from(name)),
-    })
+    row.ok_or_else(|| Error::NotFound { object: "user group (or project)", msg: None, data: Some(Json::from(name)) })
 }
 
 /// Refuses one folder more than the caller's policy allows.

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use quarterdeck_model::vfolder::{self as rules, FolderAccess, FolderPermission, HostPermission, InvitationState, OwnershipType};
+use quarterdeck_model::vfolder::{
+    self as rules, FolderAccess, FolderPermission, HostPermission, InvitationState, OwnershipType,
+};
 use quarterdeck_model::{ProjectId, UserId, UserRole, UserStatus, VfolderId};
 use quarterdeck_store::users::UserRow;
 use quarterdeck_store::vfolders::{self, InvitationRow, Mine, SharedRow, Sight, VfolderChanges, VfolderRow};
@@ -43,7 +45,8 @@ pub async fn invite(
     if rules::is_dot_folder(name) {
         return Err(Error::Forbidden("Cannot share private dot-prefixed vfolders.".to_owned()));
     }
-    let own = named.find(|seen| seen.row.user == Some(caller.user_id)).ok_or_else(|| Error::not_found("virtual folder"))?;
+    let own =
+        named.find(|seen| seen.row.user == Some(caller.user_id)).ok_or_else(|| Error::not_found("virtual folder"))?;
     let row = own.row;
     require_status(&row, FolderAccess::Updatable)?;
     hosts::require(control, caller, &row, HostPermission::InviteOthers).await?;
@@ -145,7 +148,12 @@ pub async fn withdraw(control: &Control, caller: &Principal, id: &str) -> Result
 }
 
 /// The project's folder of a name that the caller administers.
-async fn project_folder(control: &Control, caller: &Principal, name: &str, refusal: &str) -> Result<(VfolderRow, ProjectId)> {
+async fn project_folder(
+    control: &Control,
+    caller: &Principal,
+    name: &str,
+    refusal: &str,
+) -> Result<(VfolderRow, ProjectId)> {
     let mut rows = vfolders::project_folders_named(&mut control.store().reader(), name).await?;
     if !caller.is_superadmin() {
         rows.retain(|row| row.project_domain.as_deref() == Some(&caller.domain));

@@ -91,9 +91,11 @@ impl Storages {
 
     async fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match self.config.prefix("volumes/proxies").await {
-            serde_json::Value::Object(proxies) => {
-                proxies.into_iter().filter(|(name, p)| !name.is_empty() && p.is_object()).map(|(name, _)| name).collect()
-            }
+            serde_json::Value::Object(proxies) => proxies
+                .into_iter()
+                .filter(|(name, p)| !name.is_empty() && p.is_object())
+                .map(|(name, _)| name)
+                .collect(),
             _ => Vec::new(),
         };
         names.retain(|name| self.proxy_settings(name).is_some());
@@ -109,9 +111,9 @@ impl Storages {
     pub(crate) async fn volumes(&self) -> Vec<Offered> {
         let asked = self.names().await.into_iter().map(|name| async move {
             let storage = self.get(&name)?;
-            let volumes = tokio::time::timeout(PATIENCE, storage.volumes()).await.unwrap_or_else(|_| {
-                Err(quarterdeck_storage::Error::Unreachable("no answer in time".to_owned()))
-            })?;
+            let volumes = tokio::time::timeout(PATIENCE, storage.volumes())
+                .await
+                .unwrap_or_else(|_| Err(quarterdeck_storage::Error::Unreachable("no answer in time".to_owned())))?;
             let offered = move |volume: Volume| Offered {
                 host: format!("{name}:{}", volume.name),
                 volume,
@@ -145,8 +147,7 @@ impl Storages {
     /// In which scaling groups a storage offers file servers of its own.
     pub(crate) fn sftp_scaling_groups(&self, host: &str) -> Vec<String> {
         let (name, _) = split_host(host);
-        let groups =
-            self.config.value(&format!("volumes/proxies/{}/sftp_scaling_groups", crate::config::quote(name)));
+        let groups = self.config.value(&format!("volumes/proxies/{}/sftp_scaling_groups", crate::config::quote(name)));
         let groups = groups.unwrap_or_default();
         groups.split(',').map(str::trim).filter(|g| !g.is_empty()).map(str::to_owned).collect()
     }

@@ -62,7 +62,9 @@ impl Embedded {
         let folder: FolderPath = claims.vfid.parse().map_err(|why| Error::parameter("vfid", why))?;
         let place = Place { volume: claims.volume.clone(), folder };
         let path = match directory {
-            Some(directory) => format!("{}/{}", confined(directory, "dst_dir").map_err(|_| Error::no_file())?, claims.relpath),
+            Some(directory) => {
+                format!("{}/{}", confined(directory, "dst_dir").map_err(|_| Error::no_file())?, claims.relpath)
+            }
             None => claims.relpath.clone(),
         };
         let path = confined(&path, "relpath").map_err(|_| Error::no_file())?;
@@ -140,8 +142,6 @@ impl Archive {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

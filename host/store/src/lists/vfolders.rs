@@ -165,10 +165,8 @@ pub async fn select<S: Sql>(sql: &mut S, scope: &Scope, limit: i64) -> Result<Ve
 /// # Errors
 /// The database's.
 pub async fn of_users<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<Vec<VfolderItem>> {
-    let text = format!(
-        "SELECT {} FROM {} WHERE v.user_id IN {{list}} ORDER BY {}",
-        SOURCE.columns, SOURCE.from, SOURCE.order
-    );
+    let text =
+        format!("SELECT {} FROM {} WHERE v.user_id IN {{list}} ORDER BY {}", SOURCE.columns, SOURCE.from, SOURCE.order);
     sql.fetch_all(Stmt::among(&text, users)).await?.iter().map(read).collect()
 }
 

@@ -65,9 +65,8 @@ pub async fn invitations<S: Sql>(sql: &mut S, which: Mine, email: &str) -> Resul
         Mine::Received => "i.invitee",
         Mine::Sent => "i.inviter",
     };
-    let stmt = Stmt::assembled(format!(
-        "{SELECT} WHERE {column} = $1 AND i.state = 'pending' ORDER BY i.created_at, i.id"
-    ));
+    let stmt =
+        Stmt::assembled(format!("{SELECT} WHERE {column} = $1 AND i.state = 'pending' ORDER BY i.created_at, i.id"));
     sql.fetch_all(stmt.bind(email)).await?.iter().map(row).collect()
 }
 
@@ -143,9 +142,8 @@ pub async fn reword<S: Sql>(
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn settle<S: Sql>(sql: &mut S, id: Uuid, state: InvitationState, now: Timestamp) -> Result<bool> {
-    let stmt = Stmt::new(
-        "UPDATE vfolder_invitations SET state = $2, modified_at = $3 WHERE id = $1 AND state = 'pending'",
-    );
+    let stmt =
+        Stmt::new("UPDATE vfolder_invitations SET state = $2, modified_at = $3 WHERE id = $1 AND state = 'pending'");
     Ok(sql.execute(stmt.bind(id.to_string()).bind(state.as_str()).bind(now.micros())).await? > 0)
 }
 

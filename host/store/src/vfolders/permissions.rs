@@ -77,12 +77,7 @@ pub async fn shared<S: Sql>(sql: &mut S, vfolder: Option<VfolderId>, sight: &Sig
 ///
 /// # Errors
 /// A foreign-key violation when one of them is gone.
-pub async fn grant<S: Sql>(
-    sql: &mut S,
-    vfolder: VfolderId,
-    user: UserId,
-    permission: FolderPermission,
-) -> Result<()> {
+pub async fn grant<S: Sql>(sql: &mut S, vfolder: VfolderId, user: UserId, permission: FolderPermission) -> Result<()> {
     let stmt = Stmt::new(
         "INSERT INTO vfolder_permissions (vfolder_id, user_id, permission) VALUES ($1, $2, $3) \
          ON CONFLICT (vfolder_id, user_id) DO UPDATE SET permission = excluded.permission",

@@ -65,8 +65,8 @@ async fn invitations(call: Call, which: Mine) -> Answer {
 
 async fn update_invitation(mut call: Call) -> Answer {
     let mut params = call.params().await?;
-    let permission =
-        params.required(&["perm", "permission"], |value| member::<FolderPermission>("VFolderPermission")(value).map(Some));
+    let permission = params
+        .required(&["perm", "permission"], |value| member::<FolderPermission>("VFolderPermission")(value).map(Some));
     params.finish()?;
     let permission = permission.unwrap_or(FolderPermission::ReadOnly);
     sharing::reword(call.control(), &*call.caller()?, call.arg(0), permission).await?;
