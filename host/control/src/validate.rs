@@ -46,7 +46,7 @@ pub(crate) fn folder_hosts(value: Json) -> Result<Json> {
     for (host, permissions) in &hosts {
         let Json::Array(permissions) = permissions else { return Err(refuse(format!("{host} needs a list"))) };
         for permission in permissions {
-            if !permission.as_str().is_some_and(|p| p.parse::<HostPermission>().is_ok()) {
+            if permission.as_str().is_none_or(|p| p.parse::<HostPermission>().is_err()) {
                 return Err(refuse(format!("{permission} is no permission")));
             }
         }

@@ -108,7 +108,7 @@ fn refusal(status: StatusCode, reason: Option<&[u8]>, body: &[u8]) -> Error {
         return Error::Refused(Problem { status: status.as_u16(), msg, data: document });
     }
     let reason = reason.map(String::from_utf8_lossy).filter(|r| !r.is_empty());
-    let reason = reason.as_deref().or(status.canonical_reason()).unwrap_or_default().to_owned();
+    let reason = reason.as_deref().or_else(|| status.canonical_reason()).unwrap_or_default().to_owned();
     Error::Failed(format!("Storage proxy responded with {} {reason}", status.as_u16()).trim_end().to_owned())
 }
 

@@ -45,7 +45,7 @@ pub struct OpenFile {
 pub struct Archive {
     /// The archive's name.
     pub name: String,
-    walk: Walk,
+    walk: Box<Walk>,
 }
 
 impl Embedded {
@@ -78,7 +78,7 @@ impl Embedded {
                 }
                 let root = dir.open_dir(&path).map_err(|_| Error::no_file())?;
                 let name = if last == "." { "folder.zip".to_owned() } else { format!("{last}.zip") };
-                return Ok(Opened::Archive(Archive { name, walk: Walk::new(root) }));
+                return Ok(Opened::Archive(Archive { name, walk: Box::new(Walk::new(root)) }));
             }
             if !meta.is_file() {
                 return Err(Error::not_a_file());

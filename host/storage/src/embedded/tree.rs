@@ -68,7 +68,7 @@ pub(super) fn copy(source: &Dir, target: &Dir) -> std::io::Result<()> {
                 let mut output = to.open_with(&name, OpenOptions::new().write(true).create_new(true))?.into_std();
                 // The kernel copies, by reference where the file system can.
                 std::io::copy(&mut input, &mut output)?;
-                output.set_permissions(std::fs::Permissions::from(mode(meta.mode())))?;
+                output.set_permissions(mode(meta.mode()))?;
                 output.set_times(FileTimes::new().set_modified(modified))?;
             }
         }

@@ -222,7 +222,7 @@ impl Walk {
         let index = &mut self.index;
         put32(index, 0x0201_4b50);
         // Made on Unix: the upper half of the attributes is the mode.
-        put16(index, 3 << 8 | 45);
+        put16(index, (3 << 8) | 45);
         put16(index, if entry.large || !extra.is_empty() { 45 } else { 20 });
         put16(index, flags(entry));
         put16(index, entry.method);
@@ -257,7 +257,7 @@ impl Walk {
             let here = self.offset;
             put32(&mut end, 0x0606_4b50);
             put64(&mut end, 44);
-            put16(&mut end, 3 << 8 | 45);
+            put16(&mut end, (3 << 8) | 45);
             put16(&mut end, 45);
             put32(&mut end, 0);
             put32(&mut end, 0);
@@ -318,7 +318,7 @@ fn stamp(seconds: i64) -> (u16, u16) {
     let part = |number: u32| u16::try_from(number).unwrap_or_default();
     let year = part(u32::try_from(at.year().clamp(1980, 2107) - 1980).unwrap_or_default());
     (
-        part(at.hour()) << 11 | part(at.minute()) << 5 | part(at.second()) / 2,
-        year << 9 | part(at.month()) << 5 | part(at.day()),
+        (part(at.hour()) << 11) | (part(at.minute()) << 5) | (part(at.second()) / 2),
+        (year << 9) | (part(at.month()) << 5) | part(at.day()),
     )
 }
