@@ -94,11 +94,13 @@ impl Error {
     pub(crate) fn os(error: &std::io::Error, paths: &[&str]) -> Self {
         match error.raw_os_error() {
             Some(code) => {
-                let errno = nix::errno::Errno::from_raw(code);
+                // As the system says it, without the number that Rust adds.
+                let text = error.to_string();
+                let text = text.split(" (os error").next().unwrap_or_default().to_owned();
                 let mut data = Map::new();
                 data.insert("errno".to_owned(), code.into());
                 data.insert("paths".to_owned(), json!(paths));
-                Self::Refused(Problem { status: 400, msg: Some(errno.desc().to_owned()), data })
+                Self::Refused(Problem { status: 400, msg: Some(text), data })
             }
             // The file system was never asked: the path leads out of its folder.
             None if error.kind() == std::io::ErrorKind::PermissionDenied => {

@@ -76,7 +76,7 @@ pub(super) fn copy(source: &Dir, target: &Dir) -> std::io::Result<()> {
     // From the bottom up: a directory that nobody may write to is closed last, and its time isn't touched again.
     for (path, bits, modified) in made.into_iter().rev() {
         target.set_permissions(&path, Permissions::from_mode(bits))?;
-        target.open_dir(&path)?.into_std_file().set_times(FileTimes::new().set_modified(modified))?;
+        target.open(&path)?.into_std().set_times(FileTimes::new().set_modified(modified))?;
     }
     Ok(())
 }
