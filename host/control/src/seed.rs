@@ -648,10 +648,8 @@ pub(crate) async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
         domains: vec![NAME.to_owned()],
     };
     write_scaling_group(tx, group, now).await?;
-    let folders = SeedFolders {
-        types: vec!["user".to_owned(), "group".to_owned()],
-        default_host: Some(FOLDER_HOST.to_owned()),
-    };
+    let folders =
+        SeedFolders { types: vec!["user".to_owned(), "group".to_owned()], default_host: Some(FOLDER_HOST.to_owned()) };
     config::set(tx, &config_keys(IndexMap::new(), IndexMap::new(), folders)).await?;
     revisions::bump(tx, revisions::CONFIG).await?;
     revisions::bump(tx, revisions::IDENTITY).await?;
