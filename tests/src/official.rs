@@ -1,5 +1,6 @@
 //! The official client's command line, unmodified.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -58,7 +59,15 @@ impl OfficialClient {
     /// # Errors
     /// When it can't be started.
     pub fn run(&self, args: &[&str]) -> anyhow::Result<Ran> {
-        let output = Command::new(&self.program)
+        self.run_with_input(args, "")
+    }
+
+    /// As [`OfficialClient::run`], with answers to what the command asks.
+    ///
+    /// # Errors
+    /// As [`OfficialClient::run`].
+    pub fn run_with_input(&self, args: &[&str], input: &str) -> anyhow::Result<Ran> {
+        let mut child = Command::new(&self.program)
             .args(args)
             .env("BACKEND_ENDPOINT", &self.endpoint)
             .env("BACKEND_ENDPOINT_TYPE", "api")
@@ -71,9 +80,14 @@ impl OfficialClient {
             .env("NO_COLOR", "1")
             .env("LANG", "C.UTF-8")
             .current_dir(&self.home)
-            .stdin(Stdio::null())
-            .output()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .with_context(|| self.program.display().to_string())?;
+        // A command that asks nothing may be gone before it reads.
+        let _ = child.stdin.take().context("standard input is piped")?.write_all(input.as_bytes());
+        let output = child.wait_with_output()?;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
         Ok(Ran { code: output.status.code(), output: text })

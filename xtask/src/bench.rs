@@ -38,6 +38,9 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     step("Signed requests and enqueueing on SQLite");
     requests(&runtime, &database, dir.path())?;
 
+    step("Files of folders, beside cp on the same disk");
+    crate::folders::transfers(&runtime, &Database::sqlite()?, dir.path())?;
+
     postgresql()?;
     step("Signed requests and enqueueing on PostgreSQL");
     let cluster = Cluster::start()?;

@@ -16,15 +16,23 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("host/store", "quarterdeck-store", &["quarterdeck-model"]),
     ("host/plugin", "quarterdeck-plugin", &["quarterdeck-model"]),
     ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
+    ("host/storage", "quarterdeck-storage", &["quarterdeck-model"]),
     (
         "host/control",
         "quarterdeck-control",
-        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc"],
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-storage"],
     ),
     (
         "host/api",
         "quarterdeck-api",
-        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-control"],
+        &[
+            "quarterdeck-model",
+            "quarterdeck-store",
+            "quarterdeck-plugin",
+            "quarterdeck-rpc",
+            "quarterdeck-storage",
+            "quarterdeck-control",
+        ],
     ),
     (
         "host/agent",
@@ -39,6 +47,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "quarterdeck-store",
             "quarterdeck-plugin",
             "quarterdeck-rpc",
+            "quarterdeck-storage",
             "quarterdeck-control",
             "quarterdeck-api",
             "quarterdeck-agent",
@@ -53,6 +62,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("host/model", &["tokio::", "sqlx::", "std::fs", "std::net::Tcp"]),
     ("host/store", &["wasmtime::", "axum::", "tonic::"]),
     ("host/plugin", &["sqlx::", "axum::", "tonic::"]),
+    ("host/storage", &["sqlx::", "axum::", "tonic::"]),
     ("host/control", &["sqlx::", "axum::", "hyper::"]),
     ("host/api", &["sqlx::", "wasmtime::"]),
 ];

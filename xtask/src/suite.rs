@@ -26,6 +26,7 @@ const FAMILIES: &[&str] = &[
     "test_stream.py",
     "test_system.py",
     "test_templates.py",
+    "test_vfolder.py",
 ];
 
 /// Runs all tests.
@@ -120,7 +121,7 @@ fn conformance(venv: &ClientVenv, database: &Database, pytest: &[String]) -> any
     }
     command.env("CONF_ENDPOINT", &server.url).env("PYTHONDONTWRITEBYTECODE", "1");
     if pytest.is_empty() {
-        command.args(["-m", "not needs_storage"]).args(FAMILIES);
+        command.args(FAMILIES);
         let skip = suite.join("not-served-yet.txt");
         for line in std::fs::read_to_string(&skip).unwrap_or_default().lines() {
             let test = line.split('#').next().unwrap_or_default().trim();

@@ -16,6 +16,7 @@ pub mod params;
 mod rest;
 pub mod route;
 mod serve;
+pub mod storage;
 pub mod version;
 pub mod wire;
 
@@ -42,11 +43,13 @@ pub struct ApiSettings {
     pub metrics: bool,
     /// Unsigned POSTs (logins, sign-ups) allowed to one client address in a rolling window of 900 seconds.
     pub anonymous_rate_limit: i64,
+    /// The port at which folders' files are served apart from the API; with it, if there is none.
+    pub storage_port: Option<u16>,
 }
 
 impl Default for ApiSettings {
     fn default() -> Self {
-        Self { tls: false, metrics: true, anonymous_rate_limit: 1000 }
+        Self { tls: false, metrics: true, anonymous_rate_limit: 1000, storage_port: None }
     }
 }
 
@@ -80,5 +83,6 @@ pub fn router(control: Control, settings: ApiSettings) -> Router {
         ids: RequestIds::default(),
         started: Instant::now(),
     };
-    Router::new().fallback_service(Dispatcher(Arc::new(app)))
+    let files = storage::Files(app.control.clone());
+    Router::new().nest_service(storage::PREFIX, files).fallback_service(Dispatcher(Arc::new(app)))
 }

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use quarterdeck_control::{AgentOperation, Error};
+use quarterdeck_control::{AgentOperation, Error, storage};
 use serde_json::{Map, Value, json};
 
 /// What every problem's type starts with.
@@ -37,6 +37,8 @@ classes! {
     OBJECT_NOT_FOUND = NOT_FOUND, "object-not-found", "No such object.";
     /// The request makes no sense.
     BAD_REQUEST = BAD_REQUEST, "generic-bad-request", "Bad request.";
+    /// Something doesn't fit together.
+    GENERAL_ERROR = BAD_REQUEST, "general-error", "General Backend API Error.";
     /// A hook plugin said no.
     REJECTED_BY_HOOK = BAD_REQUEST, "rejected-by-hook", "Operation rejected by a hook plugin.";
     /// Not for this caller.
@@ -68,6 +70,15 @@ classes! {
     /// The name is taken by a live session.
     SESSION_EXISTS = BAD_REQUEST, "session-already-exists",
         "The session already exists but you requested not to reuse existing one.";
+    /// A name matched several folders.
+    TOO_MANY_VFOLDERS = NOT_FOUND, "too-many-vfolders", "There are two or more matching vfolders.";
+    /// A folder of that name is there already.
+    VFOLDER_EXISTS = BAD_REQUEST, "vfolder-already-exists",
+        "The virtual folder already exists with the same name.";
+    /// A folder can't be treated so.
+    VFOLDER_OPERATION_FAILED = BAD_REQUEST, "vfolder-operation-failed", "Virtual folder operation has failed.";
+    /// A folder's status forbids what is wanted.
+    VFOLDER_STATUS = BAD_REQUEST, "vfolder-filter-status-failed", "Virtual folder status filtering has failed.";
     /// A limit of the caller's policy.
     QUOTA_EXCEEDED = PRECONDITION_FAILED, "quota-exceeded", "You have reached your resource limit.";
     /// Too many requests.
@@ -247,6 +258,24 @@ impl From<Error> for Problem {
                 problem.0.data = data;
                 problem
             }
+            Error::General(msg) => Self::new(GENERAL_ERROR).msg(msg),
+            Error::FolderStatus => Self::new(VFOLDER_STATUS),
+            Error::FolderExists(name) => {
+                let mut problem = Self::new(VFOLDER_EXISTS);
+                problem.0.data = name.map(Value::String);
+                problem
+            }
+            Error::TooManyFolders(msg) => Self::new(TOO_MANY_VFOLDERS).msg(msg),
+            Error::FolderOperation(msg) | Error::Storage(storage::Error::Failed(msg)) => {
+                Self::new(VFOLDER_OPERATION_FAILED).msg(msg)
+            }
+            Error::Storage(storage::Error::Refused(refusal)) => {
+                let mut problem = Self::new(INVALID_API_PARAMS);
+                problem.0.msg = refusal.msg.map(Cow::Owned);
+                problem.0.data = (!refusal.data.is_empty()).then_some(Value::Object(refusal.data));
+                problem
+            }
+            Error::Storage(error @ storage::Error::Unreachable(_)) => Self::internal(error.to_string()),
             Error::BadRequest(msg) => Self::new(BAD_REQUEST).msg(msg),
             Error::BadRequestTitled { title, msg } => {
                 let mut problem = Self::new(BAD_REQUEST).title(title);

@@ -60,6 +60,9 @@ pub enum Error {
     /// The request makes no sense in another way.
     #[error("{0}")]
     BadRequest(String),
+    /// Something doesn't fit together in a way that has no class of its own.
+    #[error("{0}")]
+    General(String),
     /// Bad request under a title of its own (dotfiles).
     #[error("{title}")]
     BadRequestTitled {
@@ -128,6 +131,21 @@ pub enum Error {
     /// A service of a session can't be started, and why.
     #[error("the service can't be started: {0}")]
     LaunchFailed(String),
+    /// The folder's status forbids what is wanted.
+    #[error("the folder's status forbids this")]
+    FolderStatus,
+    /// A folder of that name is there already.
+    #[error("the folder exists already")]
+    FolderExists(Option<String>),
+    /// A name matched several folders where one is needed.
+    #[error("{0}")]
+    TooManyFolders(String),
+    /// A folder can't be treated so.
+    #[error("{0}")]
+    FolderOperation(String),
+    /// The storage refused or failed.
+    #[error(transparent)]
+    Storage(#[from] quarterdeck_storage::Error),
     /// A rule of the schema was broken by the request (GraphQL answers `integrity error: …`).
     #[error("integrity error: {0}")]
     Integrity(String),

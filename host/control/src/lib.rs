@@ -70,12 +70,15 @@ pub mod seed;
 pub mod setup;
 pub mod templates;
 pub mod users;
+pub mod vfolders;
 
 pub use error::{AgentOperation, Error, Result, SessionMatch};
 pub use metrics::Metrics;
 pub use principal::Principal;
 // For those who show rows: `api` reads lists through here and writes through the use cases only.
 pub use quarterdeck_store as store;
+// Likewise for those who serve files.
+pub use quarterdeck_storage as storage;
 pub use signals::Signals;
 
 /// How this host behaves. Everything has a default.
@@ -129,6 +132,8 @@ pub struct Settings {
     pub plugin_dir: Option<PathBuf>,
     /// What the server's own file says about signatures of components.
     pub signatures: signatures::SignatureSettings,
+    /// The server's own storage for folders.
+    pub storage: Option<vfolders::StorageSettings>,
 }
 
 impl Default for Settings {
@@ -161,6 +166,7 @@ impl Default for Settings {
             event_ring: 100_000,
             plugin_dir: None,
             signatures: signatures::SignatureSettings::default(),
+            storage: None,
         }
     }
 }
@@ -198,6 +204,7 @@ pub(crate) struct Inner {
     idle: idle::State,
     questions: quiet::Quiet,
     shadows: shadow::Shadows,
+    storages: vfolders::storages::Storages,
 }
 
 impl std::fmt::Debug for Control {
@@ -276,6 +283,7 @@ impl Control {
             idle: idle::State::default(),
             questions: quiet::Quiet::new("questions", QUESTIONS),
             shadows: shadow::Shadows::default(),
+            storages: vfolders::storages::Storages::new(settings.storage.clone(), Arc::clone(&config)),
             runtime: plugins,
             store,
             clock,
@@ -379,6 +387,16 @@ impl Control {
     /// The other hosts of this database.
     pub(crate) fn others(&self) -> &news::Others {
         &self.inner.others
+    }
+
+    /// Where folders' files are.
+    pub(crate) fn storages(&self) -> &vfolders::storages::Storages {
+        &self.inner.storages
+    }
+
+    /// The server's own storage for folders, if it has one.
+    pub fn embedded_storage(&self) -> Option<&quarterdeck_storage::Embedded> {
+        self.storages().embedded()
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage};
+use crate::{Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage, vfolders};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -45,6 +45,21 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
         })
         .await;
     }));
+    loops.spawn(led(control.clone(), "folders", shutdown.clone(), |control, stop| async move {
+        every(&control, "folders", Duration::from_secs(10), stop, |control| async move {
+            vfolders::life::sweep(&control).await
+        })
+        .await;
+    }));
+    let tidying = (control.clone(), shutdown.clone());
+    // Every host has volumes of its own, or shares them: what one tidied up the other doesn't find.
+    loops.spawn(async move {
+        let (control, stop) = tidying;
+        every(&control, "tidy-folders", Duration::from_secs(3_600), stop, |control| async move {
+            vfolders::life::tidy(&control).await
+        })
+        .await;
+    });
     if control.store().dialect() == quarterdeck_store::Dialect::Sqlite {
         // This host is alone: components that were on their way in when it began were left by one that is gone.
         let (control, begun) = (control.clone(), control.clock().now());

@@ -12,6 +12,7 @@ use crate::scope::admin_changes;
 use crate::validate::{
     NOT_A_SLUG, empty, folder_hosts, integrity, is_slug, length, length_opt, no_matching, nothing_to_update, slots_opt,
 };
+use crate::vfolders::estate;
 
 /// What a new project is to be like.
 #[derive(Clone, Debug, Default)]
@@ -185,18 +186,29 @@ pub async fn delete(control: &Control, caller: &Principal, id: ProjectId) -> Res
     commit(control, tx).await
 }
 
-/// Removes a project with its past sessions.
+/// Removes a project with its past sessions and folders.
 ///
 /// # Errors
-/// [`Error::InsufficientPrivilege`], [`Error::NotFound`]; [`Error::BadRequest`] while it has active kernels.
+/// [`Error::InsufficientPrivilege`], [`Error::NotFound`]; [`Error::BadRequest`] while it has active kernels or its folders
+/// are in sessions; [`Error::Storage`].
 pub async fn purge(control: &Control, caller: &Principal, id: ProjectId) -> Result<()> {
+    let mut reader = control.store().reader();
+    changeable(&mut reader, caller, id).await?;
+    let folders = estate::of_project(control, id).await?;
+    check_idle(&mut reader, id).await?;
+    estate::dissolve(control, &folders).await?;
     let mut tx = control.store().begin().await?;
     changeable(&mut tx, caller, id).await?;
-    if projects::active_kernels(&mut tx, id).await? > 0 {
+    check_idle(&mut tx, id).await?;
+    projects::delete(&mut tx, id).await.map_err(integrity)?;
+    commit(control, tx).await
+}
+
+async fn check_idle<S: quarterdeck_store::Sql>(sql: &mut S, id: ProjectId) -> Result<()> {
+    if projects::active_kernels(sql, id).await? > 0 {
         return Err(Error::BadRequest(
             "unexpected error: Group has some active session. Terminate them first to proceed removal.".to_owned(),
         ));
     }
-    projects::delete(&mut tx, id).await.map_err(integrity)?;
-    commit(control, tx).await
+    Ok(())
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
+use quarterdeck_model::vfolder::HostPermission;
 use quarterdeck_model::{DefaultForUnspecified, ImageId, ProjectId, Timestamp, UserId, UserRole, UserStatus};
 use quarterdeck_store::domains::{self, DomainChanges, DomainRow};
 use quarterdeck_store::images::{self, ImageRow};
@@ -597,12 +598,14 @@ pub async fn ensure_defaults(store: &Store) -> Result<bool> {
 
 pub(crate) async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
     const NAME: &str = "default";
+    const FOLDER_HOST: &str = "local:volume1";
     let domain = SeedDomain {
         name: NAME.to_owned(),
         description: Some("The default domain".to_owned()),
         is_active: true,
         total_resource_slots: empty(),
-        allowed_vfolder_hosts: empty(),
+        // The volume that a server has unless it is told otherwise.
+        allowed_vfolder_hosts: json!({ FOLDER_HOST: HostPermission::ALL }),
         allowed_docker_registries: Vec::new(),
     };
     write_domain(tx, domain, now).await?;
@@ -645,6 +648,10 @@ pub(crate) async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
         domains: vec![NAME.to_owned()],
     };
     write_scaling_group(tx, group, now).await?;
+    let folders =
+        SeedFolders { types: vec!["user".to_owned(), "group".to_owned()], default_host: Some(FOLDER_HOST.to_owned()) };
+    config::set(tx, &config_keys(IndexMap::new(), IndexMap::new(), folders)).await?;
+    revisions::bump(tx, revisions::CONFIG).await?;
     revisions::bump(tx, revisions::IDENTITY).await?;
     Ok(())
 }

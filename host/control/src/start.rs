@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use quarterdeck_model::dotfile::Dotfile;
 use quarterdeck_model::slots::{SlotKind, SlotTypes};
+use quarterdeck_model::vfolder::{FolderMount, FolderPermission};
 use quarterdeck_model::{
     AccessKey, AgentId, AgentStatus, KernelStatus, SessionId, SessionStatus, SessionType, Timestamp,
 };
@@ -377,6 +378,19 @@ fn create_request(
     }
 }
 
+/// The session's folders as agents see them. A list that can't be read comes from a release to come; nothing is mounted
+/// that isn't understood.
+fn mounts(session: &SessionRow) -> Vec<pb::Mount> {
+    let folders: Vec<FolderMount> = serde_json::from_value(session.vfolder_mounts.clone()).unwrap_or_default();
+    let mount = |folder: FolderMount| pb::Mount {
+        read_only: folder.mount_perm == FolderPermission::ReadOnly,
+        name: folder.name,
+        source: folder.host_path,
+        target: folder.kernel_path,
+    };
+    folders.into_iter().map(mount).collect()
+}
+
 fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelRow) -> pb::KernelSpec {
     let (digest, is_local) =
         facts.images.get(&(kernel.image.clone(), kernel.architecture.clone())).cloned().unwrap_or_default();
@@ -405,7 +419,7 @@ fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelR
         slots: slots(facts, kernel),
         resource_opts: kernel.resource_opts.to_string(),
         environ: environment(session, all, kernel).into_iter().collect(),
-        mounts: Vec::new(),
+        mounts: mounts(session),
         bootstrap_script: session.bootstrap_script.clone().unwrap_or_default(),
         startup_command: session.startup_command.clone().filter(|_| is_batch && is_main).unwrap_or_default(),
         preopen_ports: if is_main { ports(&kernel.preopen_ports) } else { Vec::new() },

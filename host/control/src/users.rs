@@ -10,6 +10,7 @@ use crate::identity::commit;
 use crate::principal::Principal;
 use crate::scope::{network, superadmin_changes};
 use crate::validate::{integrity, length, length_opt, no_matching, nothing_to_update};
+use crate::vfolders::estate;
 use crate::{keypairs as keypair_rules, password};
 
 /// The resource policy of key pairs that come with a user.
@@ -267,19 +268,31 @@ pub async fn delete(control: &Control, caller: &Principal, email: &str) -> Resul
     commit(control, tx).await
 }
 
-/// Removes a user with key pairs and past sessions.
+/// Removes a user with key pairs, past sessions and folders. Folders that others share go to the caller, unless
+/// `shared_folders_too`.
 ///
 /// # Errors
-/// [`Error::InsufficientPrivilege`], [`Error::NotFound`]; [`Error::BadRequest`] while kernels of the user are active.
-pub async fn purge(control: &Control, caller: &Principal, email: &str) -> Result<()> {
+/// [`Error::InsufficientPrivilege`], [`Error::NotFound`]; [`Error::BadRequest`] while kernels of the user are active, or
+/// its folders are in sessions; [`Error::Storage`].
+pub async fn purge(control: &Control, caller: &Principal, email: &str, shared_folders_too: bool) -> Result<()> {
     superadmin_changes(caller)?;
+    let mut reader = control.store().reader();
+    let Some(user) = users::by_email(&mut reader, email).await? else { return Err(no_matching("user")) };
+    let folders = estate::of_user(control, &user).await?;
+    check_idle(&mut reader, &user).await?;
+    let left = if shared_folders_too { folders } else { estate::inherit(control, caller, folders).await? };
+    estate::dissolve(control, &left).await?;
     let mut tx = control.store().begin().await?;
-    let Some(user) = users::by_email(&mut tx, email).await? else { return Err(no_matching("user")) };
-    if users::active_kernels(&mut tx, user.id).await? > 0 {
+    check_idle(&mut tx, &user).await?;
+    users::delete(&mut tx, user.id).await.map_err(integrity)?;
+    commit(control, tx).await
+}
+
+async fn check_idle<S: quarterdeck_store::Sql>(sql: &mut S, user: &UserRow) -> Result<()> {
+    if users::active_kernels(sql, user.id).await? > 0 {
         return Err(Error::BadRequest(
             "unexpected error: User has some active kernels. Terminate them first.".to_owned(),
         ));
     }
-    users::delete(&mut tx, user.id).await.map_err(integrity)?;
-    commit(control, tx).await
+    Ok(())
 }

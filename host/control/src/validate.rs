@@ -1,22 +1,11 @@
 //! Rules about values that several use cases write: lengths, names, folder hosts, slot maps.
 
 use quarterdeck_model::slots::SlotMap;
+use quarterdeck_model::vfolder::HostPermission;
 use quarterdeck_store::Violation;
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
-
-/// What may be granted on a folder host.
-pub const FOLDER_PERMISSIONS: [&str; 8] = [
-    "create-vfolder",
-    "modify-vfolder",
-    "delete-vfolder",
-    "mount-in-session",
-    "upload-file",
-    "download-file",
-    "invite-others",
-    "set-user-specific-permission",
-];
 
 /// A text no longer than its column allows.
 pub(crate) fn length(text: &str, max: usize) -> Result<()> {
@@ -57,7 +46,7 @@ pub(crate) fn folder_hosts(value: Json) -> Result<Json> {
     for (host, permissions) in &hosts {
         let Json::Array(permissions) = permissions else { return Err(refuse(format!("{host} needs a list"))) };
         for permission in permissions {
-            if !permission.as_str().is_some_and(|p| FOLDER_PERMISSIONS.contains(&p)) {
+            if permission.as_str().is_none_or(|p| p.parse::<HostPermission>().is_err()) {
                 return Err(refuse(format!("{permission} is no permission")));
             }
         }

@@ -212,9 +212,9 @@ async fn users_and_their_key_pairs() {
 
         users::delete(&control, &admin, "u@x.test").await.unwrap();
         assert!(!control.identity().credential(key.as_str()).await.unwrap().unwrap().is_active);
-        users::purge(&control, &admin, "u@x.test").await.unwrap();
+        users::purge(&control, &admin, "u@x.test", false).await.unwrap();
         assert!(control.identity().credential(key.as_str()).await.unwrap().is_none());
-        assert!(matches!(users::purge(&control, &admin, "u@x.test").await, Err(Error::NotFound { .. })));
+        assert!(matches!(users::purge(&control, &admin, "u@x.test", false).await, Err(Error::NotFound { .. })));
     }
 }
 
@@ -318,7 +318,7 @@ async fn domains_and_projects() {
         assert!(!store::projects::is_member(sql, own.id, stranger.id).await.unwrap());
         assert!(!store::projects::is_member(sql, own.id, user.id).await.unwrap());
         assert_eq!(text(modify(&admin, there.id, members("add")).await), refused);
-        users::purge(&control, &admin, "stranger@x.test").await.unwrap();
+        users::purge(&control, &admin, "stranger@x.test", false).await.unwrap();
         for id in [there.id, ProjectId::new()] {
             let refused = modify(&domain_admin, id, members("add")).await;
             assert!(matches!(refused, Err(Error::InsufficientPrivilege(_))));

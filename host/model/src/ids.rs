@@ -41,6 +41,8 @@ uuid_ids! {
     ProjectId;
     /// An image record.
     ImageId;
+    /// A virtual folder.
+    VfolderId;
 }
 
 macro_rules! text_ids {

@@ -17,8 +17,9 @@ pub mod slots;
 pub mod status;
 pub mod template;
 pub mod time;
+pub mod vfolder;
 
-pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId};
+pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId, VfolderId};
 pub use status::{
     AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus,
     SessionType, UnknownWord, UserRole, UserStatus,

@@ -9,9 +9,12 @@ pub(crate) mod schema;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use quarterdeck_control::signatures::{SignatureSettings, TrustedKey};
+use quarterdeck_control::storage::{Embedded, EmbeddedSettings};
+use quarterdeck_control::vfolders::StorageSettings;
 use serde::Deserialize;
 
 /// Where the API listens unless told otherwise.
@@ -79,6 +82,30 @@ recorded_rounds = 200
 # (config/plugins/signatures); with it, `plugin_trusted_keys` must be given here too.
 # plugin_signatures = "required"
 
+# Where clients send and fetch the files of folders; below /storage where the API listens, unless told otherwise.
+#                                                      (--storage-listen, QUARTERDECK_STORAGE_LISTEN)
+# storage_listen = "127.0.0.1:6023"
+
+# The address of that for clients which don't come by the name under which they reach the API.
+#                                                      (--storage-url, QUARTERDECK_STORAGE_URL)
+# storage_url = "https://files.example.org"
+
+# Folders on volumes of this server. Folder hosts are `local:volume1` and the like; a storage proxy of that name in the
+# shared configuration (volumes/proxies/NAME) takes their place.
+[storage]
+proxy = "local"
+# How long a client may use a permission to send or fetch a file.
+token_lifetime_seconds = 86400
+# Bytes of one file that is sent.
+max_upload_bytes = 107374182400
+# Entries of a directory that are listed; 0 = all.
+listed_entries = 1000
+
+# Directories for folders, by volume; agents must see them under the same path, hosts of one database share them.
+# Without the table: `volume1` in the data directory. With an empty one: none.
+# [storage.volumes]
+# volume1 = "/var/lib/quarterdeck/volumes/volume1"
+
 # Whose signatures count, by name (public keys of minisign or `quarterdeck plugin keygen`). Without it, the
 # configuration tree has them (config/plugins/trusted-keys/NAME).
 # [plugin_trusted_keys]
@@ -107,6 +134,20 @@ pub(crate) struct FileSettings {
     pub(crate) plugin_dir: Option<PathBuf>,
     pub(crate) plugin_signatures: Option<SignatureMode>,
     pub(crate) plugin_trusted_keys: Option<BTreeMap<String, String>>,
+    pub(crate) storage_listen: Option<SocketAddr>,
+    pub(crate) storage_url: Option<String>,
+    pub(crate) storage: Option<FileStorage>,
+}
+
+/// The file's table of the server's own storage.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FileStorage {
+    pub(crate) proxy: Option<String>,
+    pub(crate) token_lifetime_seconds: Option<u64>,
+    pub(crate) max_upload_bytes: Option<u64>,
+    pub(crate) listed_entries: Option<usize>,
+    pub(crate) volumes: Option<BTreeMap<String, PathBuf>>,
 }
 
 /// Whether components must be signed.
@@ -146,6 +187,41 @@ impl FileSettings {
             bail!("{}: {}", named(), list.join("; "));
         }
         toml::from_str(&text).with_context(named)
+    }
+}
+
+impl FileStorage {
+    /// The server's own storage, if it has volumes. `secret` signs its tokens, `url` is what clients are told.
+    pub(crate) fn open(
+        self,
+        data_dir: &Path,
+        secret: String,
+        url: Option<String>,
+    ) -> anyhow::Result<Option<StorageSettings>> {
+        let default = || BTreeMap::from([("volume1".to_owned(), data_dir.join("volumes/volume1"))]);
+        let volumes = self.volumes.unwrap_or_else(default);
+        if volumes.is_empty() {
+            return Ok(None);
+        }
+        let is_name = |name: &str| !name.is_empty() && !name.contains([':', '/']);
+        let proxy = self.proxy.unwrap_or_else(|| "local".to_owned());
+        if let Some(name) = volumes.keys().chain([&proxy]).find(|name| !is_name(name)) {
+            bail!("[storage] {name:?} can't be a name");
+        }
+        let lifetime = self.token_lifetime_seconds.unwrap_or(86_400);
+        anyhow::ensure!(
+            (1..=31_536_000).contains(&lifetime),
+            "token_lifetime_seconds: {lifetime} is not within 1…31536000"
+        );
+        let settings = EmbeddedSettings {
+            volumes,
+            secret,
+            token_lifetime: Duration::from_secs(lifetime),
+            max_upload_size: self.max_upload_bytes.unwrap_or(100 << 30),
+            scandir_limit: self.listed_entries.unwrap_or(1_000),
+            client_api: url,
+        };
+        Ok(Some(StorageSettings { proxy, storage: Embedded::open(settings).context("[storage]")? }))
     }
 }
 
@@ -238,6 +314,11 @@ mod tests {
         assert_eq!(example.listen, Some(DEFAULT_LISTEN));
         assert_eq!(example.rpc_listen, Some(DEFAULT_RPC_LISTEN));
         assert_eq!(example.log_format, Some(LogFormat::default()));
+        let dir = tempfile::tempdir().unwrap();
+        let opened = example.storage.unwrap().open(dir.path(), "secret".to_owned(), None).unwrap().unwrap();
+        let default = FileStorage::default().open(dir.path(), "secret".to_owned(), None).unwrap().unwrap();
+        assert_eq!(format!("{:?}", opened.storage.settings()), format!("{:?}", default.storage.settings()));
+        assert_eq!((opened.proxy, default.proxy), ("local".to_owned(), "local".to_owned()));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub mod testing;
 mod update;
 pub mod usage;
 pub mod users;
+pub mod vfolders;
 pub mod work;
 
 pub use error::{Error, Result, Violation};

@@ -21,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
     (10, "live statistics", include_str!("../migrations/0010_live_statistics.sql")),
     (22, "streams", include_str!("../migrations/0022_streams.sql")),
+    (27, "virtual folders", include_str!("../migrations/0027_vfolders.sql")),
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -1,6 +1,7 @@
 //! Sessions: reading, enqueueing, and what isn't a change of status (that is [`crate::work`]).
 
 use quarterdeck_model::dotfile::Dotfile;
+use quarterdeck_model::vfolder::FolderMount;
 use quarterdeck_model::{
     AccessKey, ClusterMode, ProjectId, SessionId, SessionResult, SessionStatus, SessionType, Timestamp, UserId,
 };
@@ -188,6 +189,8 @@ pub struct NewSession {
     pub dependencies: Vec<SessionId>,
     /// What its kernels find in their home; those that win last.
     pub dotfiles: Vec<Dotfile>,
+    /// Folders that its kernels have.
+    pub vfolder_mounts: Vec<FolderMount>,
 }
 
 /// Inserts sessions as `PENDING`, with kernels, dependencies, history and events, in a constant number of statements.
@@ -208,6 +211,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
                 "created_at": s.created_at.0, "starts_at": s.starts_at.map(|t| t.0), "startup_command": s.startup_command,
                 "bootstrap_script": s.bootstrap_script, "callback_url": s.callback_url, "environ": s.environ.to_string(),
                 "use_host_network": s.use_host_network, "requested_slots": s.requested_slots.to_string(),
+                "vfolder_mounts": json!(s.vfolder_mounts).to_string(),
             })
         })
         .collect();
@@ -237,6 +241,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
         ("environ", "text"),
         ("use_host_network", "boolean"),
         ("requested_slots", "text"),
+        ("vfolder_mounts", "text"),
     ];
     let names: Vec<_> = COLUMNS.iter().map(|(name, _)| *name).collect();
     sql.execute(

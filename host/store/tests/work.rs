@@ -107,6 +107,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
         kernels: (0..size).map(|i| kernel(i, cpu)).collect(),
         dependencies: vec![],
         dotfiles: vec![],
+        vfolder_mounts: vec![],
     }
 }
 

@@ -7,12 +7,13 @@ use quarterdeck_control::{keypairs as use_cases, scope};
 use quarterdeck_model::{AccessKey, UserId};
 
 use super::fault::{Maybe, list, maybe};
-use super::loaders::{QueriesOf, SessionsOf};
+use super::loaders::{QueriesOf, SessionsOf, VfoldersOf};
 use super::pages::pages;
 use super::payload::{Allowed, Payload, change, payloads};
 use super::scalars::{DateTime, UuidText, int};
 use super::sessions::ComputeSession;
 use super::users::UserInfo;
+use super::vfolders::VirtualFolder;
 use super::{caller, control, input, loader};
 
 /// How many key pairs a list without pages shows.
@@ -82,6 +83,10 @@ impl KeyPair {
     /// Requests signed with it, this one included.
     async fn num_queries(&self, ctx: &Context<'_>) -> Maybe<i32> {
         maybe(async { loader(ctx).load_one(QueriesOf(self.key.clone())).await?.and_then(int).transpose() }).await
+    }
+
+    async fn vfolders(&self, ctx: &Context<'_>) -> Maybe<Vec<Option<VirtualFolder>>> {
+        maybe(async { Ok(Some(list(loader(ctx).load_one(VfoldersOf(self.owner)).await?.unwrap_or_default()))) }).await
     }
 
     async fn compute_sessions(&self, ctx: &Context<'_>, status: Option<String>) -> Maybe<Vec<Option<ComputeSession>>> {

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use async_graphql::dataloader::Loader;
 use quarterdeck_control::agents::statistics;
-use quarterdeck_control::store::lists::{containers, sessions};
+use quarterdeck_control::store::lists::{containers, sessions, vfolders};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
@@ -84,6 +84,21 @@ impl Loader<ProjectScalingGroups> for Loaders {
         let projects: Vec<_> = keys.iter().map(|k| k.0).collect();
         let rows = scaling_groups::names_of_projects(&mut self.sql(), &projects).await?;
         Ok(grouped(rows.into_iter().map(|(project, group)| (ProjectScalingGroups(project), group))))
+    }
+}
+
+/// The folders of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct VfoldersOf(pub(crate) UserId);
+
+impl Loader<VfoldersOf> for Loaders {
+    type Value = Vec<vfolders::VfolderItem>;
+    type Error = Fault;
+
+    async fn load(&self, keys: &[VfoldersOf]) -> Answer<HashMap<VfoldersOf, Self::Value>> {
+        let users: Vec<_> = keys.iter().map(|k| k.0).collect();
+        let rows = vfolders::of_users(&mut self.sql(), &users).await?;
+        Ok(grouped(rows.into_iter().filter_map(|row| Some((VfoldersOf(row.user?), row)))))
     }
 }
 

@@ -29,6 +29,7 @@ mod storage;
 #[cfg(test)]
 mod tests;
 mod users;
+mod vfolders;
 
 use std::sync::Arc;
 
@@ -63,6 +64,7 @@ pub(crate) struct Queries(
     sessions::SessionQueries,
     storage::StorageQueries,
     users::UserQueries,
+    vfolders::VfolderQueries,
 );
 
 /// Everything that can be changed.

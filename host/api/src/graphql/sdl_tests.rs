@@ -67,32 +67,20 @@ fn facts(sdl: &str) -> Facts {
     facts
 }
 
-/// What the contract has and this release doesn't: folders, storage volumes, model services, the scan of registries,
+/// What the contract has and this release doesn't: model services, the scan of registries,
 /// and what agents can't be asked for.
 const MISSING: &[&str] = &[
     "Agent.hardware_metadata",
     "Endpoint",
     "EndpointList",
-    "KeyPair.vfolders",
     "Mutations.rescan_images",
     "Queries.endpoint",
     "Queries.endpoint_list",
     "Queries.routing",
     "Queries.routing_list",
-    "Queries.storage_volume",
-    "Queries.storage_volume_list",
-    "Queries.vfolder_list",
-    "Queries.vfolder_permission_list",
-    "Queries.vfolders",
     "RescanImages",
     "Routing",
     "RoutingList",
-    "StorageVolume",
-    "StorageVolumeList",
-    "VirtualFolder",
-    "VirtualFolderList",
-    "VirtualFolderPermission",
-    "VirtualFolderPermissionList",
 ];
 
 #[test]

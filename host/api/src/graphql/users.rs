@@ -260,7 +260,7 @@ pub(crate) struct ModifyUserInput {
 #[derive(InputObject)]
 #[graphql(rename_fields = "snake_case")]
 pub(crate) struct PurgeUserInput {
-    /// There are no folders to share in this release.
+    /// Whether folders that others share go, too; otherwise they are given to the caller.
     purge_shared_vfolders: Option<bool>,
 }
 
@@ -323,9 +323,9 @@ impl UserMutations {
     }
 
     async fn purge_user(&self, ctx: &Context<'_>, email: String, props: PurgeUserInput) -> Maybe<PurgeUser> {
-        let _ = props.purge_shared_vfolders;
         change(ctx, "purge_user", Allowed::Superadmin, async {
-            use_cases::purge(control(ctx), caller(ctx), &email).await?;
+            let shared_too = props.purge_shared_vfolders.unwrap_or_default();
+            use_cases::purge(control(ctx), caller(ctx), &email, shared_too).await?;
             Ok(PurgeUser::success())
         })
         .await

@@ -20,6 +20,7 @@ mod session_files;
 mod shadow;
 mod stream;
 mod templates;
+mod vfolders;
 
 use crate::route::Route;
 use crate::{inventory, ops};
@@ -46,6 +47,7 @@ pub(crate) fn routes() -> Vec<Route> {
         plugins::routes(),
         drops::routes(),
         stream::routes(),
+        vfolders::routes(),
         inventory::routes(),
     ];
     families.into_iter().flatten().collect()

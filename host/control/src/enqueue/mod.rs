@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use quarterdeck_model::dotfile::Dotfile;
+use quarterdeck_model::vfolder::FolderMount;
 use quarterdeck_model::{
     AgentId, ClusterMode, KernelRole, KernelStatus, SessionId, SessionStatus, SessionType, session as rules,
 };
@@ -24,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Mode, dispatch};
 use crate::principal::Principal;
 use crate::sessions::{Found, find, find_strictly};
-use crate::{Control, dotfiles, images, scaling_groups, scope};
+use crate::{Control, dotfiles, images, scaling_groups, scope, vfolders};
 
 pub use arrivals::Arrivals;
 pub(crate) use arrivals::run;
@@ -315,9 +317,10 @@ async fn build(
     let group =
         scaling_groups::choose(control, owner, project.id, config.scaling_group.as_deref(), request.kind, is_private)
             .await?;
-    if !config.mounts.is_empty() {
-        return Err(Error::not_found_msg("virtual folder", "There is no accessible vfolders at all."));
-    }
+    let wanted = vfolders::Wanted { mounts: &config.mounts, map: &config.mount_map };
+    let vfolder_mounts = vfolders::resolve_mounts(control, owner, project.id, wanted).await?;
+    let dotfiles = dotfiles::for_session(control, owner, project.id, &request.domain).await?;
+    check_dotfiles(&dotfiles, &vfolder_mounts)?;
     let designated = designated(control, request).await?;
     let kernel_set = kernels::build(control, request, image, role, &designated)?;
     let mut session = NewSession {
@@ -346,7 +349,8 @@ async fn build(
         requested_slots: kernel_set.total,
         kernels: kernel_set.kernels,
         dependencies: dependencies(control, owner, request).await?,
-        dotfiles: dotfiles::for_session(control, owner, project.id, &request.domain).await?,
+        dotfiles,
+        vfolder_mounts,
     };
     if !(-1000..=1000).contains(&session.priority) {
         return Err(Error::invalid("The priority must be between -1000 and 1000."));
@@ -354,6 +358,18 @@ async fn build(
     let told = ask_hooks(control, caller, owner, project, &mut session, rehearsal).await?;
     kernels::set_environment(&mut session);
     Ok((session, told))
+}
+
+/// A dotfile can't lie where a folder appears.
+fn check_dotfiles(files: &[Dotfile], mounts: &[FolderMount]) -> Result<()> {
+    let hidden = |file: &&Dotfile| {
+        let path = format!("{}/{}", rules::HOME, file.path);
+        mounts.iter().any(|mount| mount.kernel_path == path || mount.kernel_path == file.path)
+    };
+    match files.iter().find(hidden) {
+        Some(file) => Err(Error::General(format!("The dotfile {} conflicts with a vfolder's mount path.", file.path))),
+        None => Ok(()),
+    }
 }
 
 fn millis(seconds: Option<f64>) -> Option<i64> {
@@ -437,7 +453,7 @@ async fn ask_hooks(
             "environ": session.environ,
             "startup_command": session.startup_command,
             "kernels": session.kernels.iter().map(kernel).collect::<Vec<_>>(),
-            "mounts": [],
+            "mounts": session.vfolder_mounts.iter().map(|m| &m.name).collect::<Vec<_>>(),
         },
         "owner": {
             "access_key": owner.access_key, "uuid": owner.user_id, "email": owner.email, "role": owner.role,

@@ -49,6 +49,12 @@ pub(crate) struct ServeArgs {
     /// Components in this directory come in by themselves, and serve whom the `.toml` beside them names
     #[arg(long, env = "QUARTERDECK_PLUGIN_DIR", value_name = "DIR")]
     plugin_dir: Option<PathBuf>,
+    /// Where clients send and fetch files of folders; default: below /storage where the API listens
+    #[arg(long, env = "QUARTERDECK_STORAGE_LISTEN", value_name = "ADDR")]
+    storage_listen: Option<SocketAddr>,
+    /// The address of that for clients, when they don't come by the name under which they reach the API
+    #[arg(long, env = "QUARTERDECK_STORAGE_URL", value_name = "URL")]
+    storage_url: Option<String>,
     /// Configuration file (TOML); see `quarterdeck config example`
     #[arg(long, env = "QUARTERDECK_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -85,6 +91,10 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     let api = TcpListener::bind(listen).await.with_context(|| format!("--listen {listen}"))?;
     let rpc_listen = args.rpc_listen.or(file.rpc_listen).unwrap_or(DEFAULT_RPC_LISTEN);
     let rpc = TcpListener::bind(rpc_listen).await.with_context(|| format!("--rpc-listen {rpc_listen}"))?;
+    let files = match args.storage_listen.or(file.storage_listen) {
+        Some(addr) => Some(TcpListener::bind(addr).await.with_context(|| format!("--storage-listen {addr}"))?),
+        None => None,
+    };
     let (api_addr, rpc_addr) = (api.local_addr()?, rpc.local_addr()?);
     if quarterdeck_rpc::is_exposed(&rpc_addr.to_string()) {
         tracing::warn!(
@@ -113,6 +123,9 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     let mut settings = control_settings(&file, api_addr)?;
     settings.signatures = file.signatures()?;
     settings.plugin_dir = args.plugin_dir.or_else(|| file.plugin_dir.clone());
+    let secret = storage_secret(&store).await?;
+    let storage_url = args.storage_url.or_else(|| file.storage_url.clone());
+    settings.storage = file.storage.clone().unwrap_or_default().open(&data_dir, secret, storage_url)?;
     let control = Control::new(store, runtime, settings).await?;
 
     let shutdown = CancellationToken::new();
@@ -123,8 +136,12 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     if let Some(limit) = file.anonymous_rate_limit {
         api_settings.anonymous_rate_limit = limit.into();
     }
+    api_settings.storage_port = files.as_ref().map(TcpListener::local_addr).transpose()?.map(|addr| addr.port());
     let router = quarterdeck_api::router(control.clone(), api_settings);
     let http = tokio::spawn(serve_api(api, router, shutdown.clone()));
+    let files = files.map(|listener| {
+        tokio::spawn(serve_api(listener, quarterdeck_api::storage::router(control.clone()), shutdown.clone()))
+    });
     let agents = tokio::spawn(serve_agents(control.clone(), rpc, shutdown.clone()));
 
     writeln!(std::io::stdout(), "listening on http://{api_addr} rpc http://{rpc_addr}")?;
@@ -133,7 +150,10 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     shutdown.cancelled().await;
     tracing::info!("stopping: finishing calls in flight");
     let drained = tokio::time::timeout(DRAIN, async {
-        let outcomes = [http.await, agents.await];
+        let mut outcomes = vec![http.await, agents.await];
+        if let Some(files) = files {
+            outcomes.push(files.await);
+        }
         loops.close();
         loops.wait().await;
         outcomes
@@ -178,6 +198,12 @@ async fn serve_agents(control: Control, listener: TcpListener, shutdown: Cancell
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
         .await
         .context("the agents' service")
+}
+
+/// What signs tokens for files: one secret for all hosts of a database.
+async fn storage_secret(store: &Store) -> anyhow::Result<String> {
+    let fresh = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+    Ok(quarterdeck_store::meta::get_or_set(&mut store.reader(), "storage-secret", &fresh).await?)
 }
 
 fn control_settings(file: &FileSettings, service_addr: SocketAddr) -> anyhow::Result<Settings> {

@@ -9,6 +9,7 @@ pub mod keypairs;
 pub mod legacy_sessions;
 pub mod sessions;
 pub mod users;
+pub mod vfolders;
 
 #[cfg(test)]
 mod tests;

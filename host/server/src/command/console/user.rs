@@ -187,7 +187,8 @@ pub(crate) async fn run(args: UserArgs) -> anyhow::Result<()> {
         UserCommand::Purge { email, sure } => {
             users::by_email(&mut desk.sql(), &email).await?.ok_or_else(|| missing("user", &email))?;
             sure.confirm(&format!("remove {email} for good, with key pairs and past sessions"))?;
-            rules::purge(control, caller, &email).await.told(&email)?;
+            // Nobody is here to inherit folders that others share.
+            rules::purge(control, caller, &email, true).await.told(&email)?;
             desk.done(&format!("{email} is removed"), &json!({"email": email, "purged": true}))
         }
     }

@@ -1,6 +1,7 @@
 //! Amounts, folder hosts and labels as people write them on a command line.
 
 use clap::Args;
+use quarterdeck_model::vfolder::HostPermission;
 use serde_json::{Map, Value as Json};
 
 /// `cpu=4,mem=8g` or a JSON object; `none` for no entries.
@@ -64,10 +65,10 @@ impl HostArgs {
         if self.hosts.is_empty() && !self.no_vfolder_hosts {
             return None;
         }
-        let all = quarterdeck_control::validate::FOLDER_PERMISSIONS;
+        let all = || HostPermission::ALL.iter().map(|p| p.as_str()).collect();
         let hosts = self.hosts.into_iter().map(|(host, permissions)| {
             let list: Vec<&str> = match permissions.as_str() {
-                "all" => all.to_vec(),
+                "all" => all(),
                 "" => Vec::new(),
                 some => some.split(',').map(str::trim).collect(),
             };

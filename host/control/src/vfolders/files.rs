@@ -1,0 +1,143 @@
+//! Files inside folders (`spec/vfolder.md` §7). What is possible is decided by the folder's storage.
+
+use std::sync::Arc;
+
+use quarterdeck_model::vfolder::{FolderAccess, HostPermission};
+use quarterdeck_storage::{Entry, Limits, Place, Storage, Usage};
+
+use super::{Seen, hosts, place, quota, require_status};
+use crate::Control;
+use crate::error::{Error, Result};
+use crate::principal::Principal;
+
+/// A permission to send or fetch one file, and where.
+#[derive(Clone, Debug)]
+pub struct Ticket {
+    /// What the storage wants to see.
+    pub token: String,
+    /// The storage's base address for clients; the server's own when none is given.
+    pub base: Option<String>,
+}
+
+/// The storage of a folder that may be treated so.
+fn reach(control: &Control, seen: &Seen, access: FolderAccess) -> Result<(Arc<dyn Storage>, Place)> {
+    require_status(&seen.row, access)?;
+    let place = place(&seen.row)?;
+    Ok((control.storages().of_host(&seen.row.host)?, place))
+}
+
+/// What a folder holds.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub async fn usage(control: &Control, seen: &Seen) -> Result<Usage> {
+    if seen.row.host.is_empty() {
+        return Ok(Usage { file_count: 0, used_bytes: 0 });
+    }
+    let (storage, place) = reach(control, seen, FolderAccess::Readable)?;
+    Ok(storage.usage(&place).await?)
+}
+
+/// Makes a directory.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::Storage`].
+pub async fn mkdir(control: &Control, seen: &Seen, path: &str, parents: bool, exist_ok: bool) -> Result<()> {
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    Ok(storage.mkdir(&place, path, parents, exist_ok).await?)
+}
+
+/// What a directory holds.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub async fn list(control: &Control, seen: &Seen, path: &str) -> Result<Vec<Entry>> {
+    let (storage, place) = reach(control, seen, FolderAccess::Readable)?;
+    Ok(storage.list(&place, path).await?)
+}
+
+/// Lets the caller upload a file.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::InvalidParams`] about the host, [`Error::Storage`]; [`Error::FolderOperation`] when
+/// the folder would hold more than it may.
+pub async fn request_upload(
+    control: &Control,
+    caller: &Principal,
+    seen: &Seen,
+    path: &str,
+    size: u64,
+) -> Result<Ticket> {
+    require_status(&seen.row, FolderAccess::Updatable)?;
+    hosts::require(control, caller, &seen.row, HostPermission::UploadFile).await?;
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    let limits = quota::limits(control, &seen.row).await?;
+    check_room(&*storage, &place, size, limits).await?;
+    let token = storage.upload_token(&place, path, size, limits).await?;
+    Ok(Ticket { token, base: storage.client_api().map(str::to_owned) })
+}
+
+/// Refuses what would not fit before it is sent; the storage looks again when it is there.
+async fn check_room(storage: &dyn Storage, place: &Place, size: u64, limits: Limits) -> Result<()> {
+    let over = |used: u64, limit: u64| used.saturating_add(size) > limit;
+    if let Some(limit) = limits.folder {
+        let used = u64::try_from(storage.used_bytes(place).await?).unwrap_or_default();
+        if over(used, limit) {
+            return Err(Error::FolderOperation("The quota of the virtual folder is exceeded.".to_owned()));
+        }
+    }
+    if let Some(limit) = limits.scope
+        && let Some(used) = storage.scope_usage(&place.volume, &place.folder.scope).await?
+        && over(used, limit)
+    {
+        return Err(Error::FolderOperation("The quota of the virtual folder's owner is exceeded.".to_owned()));
+    }
+    Ok(())
+}
+
+/// Lets the caller download a file or directory.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::InvalidParams`] about the host, [`Error::Storage`].
+pub async fn request_download(
+    control: &Control,
+    caller: &Principal,
+    seen: &Seen,
+    path: &str,
+    archive: bool,
+) -> Result<Ticket> {
+    require_status(&seen.row, FolderAccess::Updatable)?;
+    hosts::require(control, caller, &seen.row, HostPermission::DownloadFile).await?;
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    let token = storage.download_token(&place, path, archive).await?;
+    Ok(Ticket { token, base: storage.client_api().map(str::to_owned) })
+}
+
+/// Moves a file or directory.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::Storage`].
+pub async fn move_file(control: &Control, seen: &Seen, from: &str, to: &str) -> Result<()> {
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    Ok(storage.move_file(&place, from, to).await?)
+}
+
+/// Gives a file or directory another name.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::InvalidParams`] about the host, [`Error::Storage`].
+pub async fn rename(control: &Control, caller: &Principal, seen: &Seen, path: &str, new_name: &str) -> Result<()> {
+    require_status(&seen.row, FolderAccess::Updatable)?;
+    hosts::require(control, caller, &seen.row, HostPermission::Modify).await?;
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    Ok(storage.rename(&place, path, new_name).await?)
+}
+
+/// Removes files and, if `recursive`, directories.
+///
+/// # Errors
+/// [`Error::FolderStatus`], [`Error::Storage`].
+pub async fn remove(control: &Control, seen: &Seen, paths: &[String], recursive: bool) -> Result<()> {
+    let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
+    Ok(storage.remove(&place, paths, recursive).await?)
+}
