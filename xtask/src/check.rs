@@ -16,10 +16,11 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("host/store", "quarterdeck-store", &["quarterdeck-model"]),
     ("host/plugin", "quarterdeck-plugin", &["quarterdeck-model"]),
     ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
+    ("host/outgoing", "quarterdeck-outgoing", &[]),
     (
         "host/control",
         "quarterdeck-control",
-        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc"],
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-outgoing"],
     ),
     (
         "host/api",
@@ -53,6 +54,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("host/model", &["tokio::", "sqlx::", "std::fs", "std::net::Tcp"]),
     ("host/store", &["wasmtime::", "axum::", "tonic::"]),
     ("host/plugin", &["sqlx::", "axum::", "tonic::"]),
+    ("host/outgoing", &["sqlx::", "wasmtime::", "tonic::"]),
     ("host/control", &["sqlx::", "axum::", "hyper::"]),
     ("host/api", &["sqlx::", "wasmtime::"]),
 ];

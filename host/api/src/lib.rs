@@ -16,6 +16,7 @@ pub mod params;
 mod rest;
 pub mod route;
 mod serve;
+pub mod sse;
 pub mod version;
 pub mod wire;
 

@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod agents;
+pub mod background_tasks;
 mod calls;
 pub mod config;
+pub mod connections;
 pub mod drops;
 pub mod dry_run;
 pub mod enqueue;
@@ -34,15 +36,18 @@ mod loops;
 pub mod maintenance;
 pub mod metrics;
 mod news;
+mod outgoing;
 pub mod password;
 pub mod plugins;
 pub mod policies;
 mod principal;
 mod quiet;
+pub mod registries;
 pub mod retention;
 pub mod rounds;
 pub mod schedule;
 pub mod scope;
+pub mod session_events;
 pub mod sessions;
 pub mod shadow;
 pub mod signals;
@@ -50,7 +55,10 @@ pub mod signatures;
 mod start;
 pub mod terminate;
 pub mod usage;
+pub mod usage_records;
+pub mod usage_reports;
 pub mod validate;
+pub mod watcher;
 
 pub mod auth;
 pub mod check;
@@ -126,6 +134,8 @@ pub struct Settings {
     pub event_ring: i64,
     /// The directory whose components come in by themselves.
     pub plugin_dir: Option<PathBuf>,
+    /// The image of sessions that import images.
+    pub importer_image: String,
     /// What the server's own file says about signatures of components.
     pub signatures: signatures::SignatureSettings,
 }
@@ -159,6 +169,7 @@ impl Default for Settings {
             destroy_wait: Duration::from_secs(60),
             event_ring: 100_000,
             plugin_dir: None,
+            importer_image: "lablup/importer:manylinux2010".to_owned(),
             signatures: signatures::SignatureSettings::default(),
         }
     }
@@ -196,6 +207,11 @@ pub(crate) struct Inner {
     idle: idle::State,
     questions: quiet::Quiet,
     shadows: shadow::Shadows,
+    tasks: background_tasks::Tasks,
+    usage: usage_records::State,
+    proxies: scaling_groups::Proxies,
+    connections: connections::Connections,
+    closing: CancellationToken,
 }
 
 impl std::fmt::Debug for Control {
@@ -273,6 +289,11 @@ impl Control {
             idle: idle::State::default(),
             questions: quiet::Quiet::new("questions", QUESTIONS),
             shadows: shadow::Shadows::default(),
+            tasks: background_tasks::Tasks::default(),
+            usage: usage_records::State::default(),
+            proxies: scaling_groups::Proxies::default(),
+            connections: connections::Connections::default(),
+            closing: CancellationToken::new(),
             runtime: plugins,
             store,
             clock,
@@ -376,6 +397,29 @@ impl Control {
     /// The other hosts of this database.
     pub(crate) fn others(&self) -> &news::Others {
         &self.inner.others
+    }
+
+    /// What goes on after its request was answered.
+    pub(crate) fn tasks(&self) -> &background_tasks::Tasks {
+        &self.inner.tasks
+    }
+
+    pub(crate) fn usage_state(&self) -> &usage_records::State {
+        &self.inner.usage
+    }
+
+    pub(crate) fn proxies(&self) -> &scaling_groups::Proxies {
+        &self.inner.proxies
+    }
+
+    /// Who listens to events.
+    pub fn connections(&self) -> &connections::Connections {
+        &self.inner.connections
+    }
+
+    /// Cancelled when this host stops: what would go on for ever ends then.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.inner.closing
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

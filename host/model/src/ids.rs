@@ -41,6 +41,8 @@ uuid_ids! {
     ProjectId;
     /// An image record.
     ImageId;
+    /// Work that goes on after its request was answered.
+    TaskId;
 }
 
 macro_rules! text_ids {

@@ -18,9 +18,9 @@ pub mod status;
 pub mod template;
 pub mod time;
 
-pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId};
+pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, TaskId, UserId};
 pub use status::{
     AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus,
-    SessionType, UnknownWord, UserRole, UserStatus,
+    SessionType, TaskStatus, UnknownWord, UserRole, UserStatus,
 };
 pub use time::{Clock, Timestamp};

@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod backup;
 pub mod check;
+pub mod background_tasks;
 pub mod config;
 pub mod domains;
 pub mod dotfiles;
@@ -45,6 +46,7 @@ pub mod templates;
 pub mod testing;
 mod update;
 pub mod usage;
+pub mod usage_records;
 pub mod users;
 pub mod work;
 

@@ -67,14 +67,13 @@ fn facts(sdl: &str) -> Facts {
     facts
 }
 
-/// What the contract has and this release doesn't: folders, storage volumes, model services, the scan of registries,
+/// What the contract has and this release doesn't: folders, storage volumes, model services,
 /// and what agents can't be asked for.
 const MISSING: &[&str] = &[
     "Agent.hardware_metadata",
     "Endpoint",
     "EndpointList",
     "KeyPair.vfolders",
-    "Mutations.rescan_images",
     "Queries.endpoint",
     "Queries.endpoint_list",
     "Queries.routing",
@@ -84,7 +83,6 @@ const MISSING: &[&str] = &[
     "Queries.vfolder_list",
     "Queries.vfolder_permission_list",
     "Queries.vfolders",
-    "RescanImages",
     "Routing",
     "RoutingList",
     "StorageVolume",

@@ -107,7 +107,8 @@ impl Params {
         if faults.is_empty() { Ok(()) } else { Err(invalid(Value::Object(faults))) }
     }
 
-    fn into_faults(mut self) -> Map<String, Fault> {
+    /// What is wrong, by name; empty when nothing is.
+    pub fn into_faults(mut self) -> Map<String, Fault> {
         if !self.extra {
             for (key, _) in self.left {
                 let fault = Value::String(format!("{key} is not allowed key"));
