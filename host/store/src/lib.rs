@@ -4,9 +4,9 @@
 //! This crate knows rows and statements, and no policy.
 
 pub mod agents;
+pub mod background_tasks;
 pub mod backup;
 pub mod check;
-pub mod background_tasks;
 pub mod config;
 pub mod domains;
 pub mod dotfiles;
