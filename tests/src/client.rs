@@ -107,6 +107,32 @@ impl Client {
         Ok(Answer { status, body, bytes })
     }
 
+    /// A signed GET whose answer is read as it comes, with more headers.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn open(
+        &self,
+        path: &str,
+        more: &[(&'static str, String)],
+    ) -> anyhow::Result<hyper::Response<hyper::body::Incoming>> {
+        let authority = self.endpoint.split("://").nth(1).context("endpoint without scheme")?;
+        let mut request = Request::builder().uri(format!("{}{path}", self.endpoint));
+        let signed = signed_headers("GET", path, authority, "application/octet-stream", self.keys);
+        for (name, value) in signed.iter().chain(more) {
+            request = request.header(*name, value);
+        }
+        Ok(self.http.request(request.body(Full::new(Bytes::new()))?).await?)
+    }
+
+    /// GET with a JSON body, as the official client asks for reports.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub async fn get_with(&self, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        self.send(Method::GET, path, "application/json", Bytes::from(body.to_string())).await
+    }
+
     /// GET.
     ///
     /// # Errors

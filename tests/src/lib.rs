@@ -4,10 +4,12 @@
 pub mod client;
 pub mod database;
 pub mod dice;
+pub mod events;
 pub mod guests;
 pub mod official;
 pub mod postgres;
 pub mod process;
+pub mod registry;
 pub mod wait;
 
 use std::path::PathBuf;

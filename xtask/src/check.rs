@@ -17,10 +17,11 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("host/plugin", "quarterdeck-plugin", &["quarterdeck-model"]),
     ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
     ("host/storage", "quarterdeck-storage", &["quarterdeck-model"]),
+    ("host/outgoing", "quarterdeck-outgoing", &[]),
     (
         "host/control",
         "quarterdeck-control",
-        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-storage"],
+        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-storage", "quarterdeck-outgoing"],
     ),
     (
         "host/api",
@@ -63,6 +64,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("host/store", &["wasmtime::", "axum::", "tonic::"]),
     ("host/plugin", &["sqlx::", "axum::", "tonic::"]),
     ("host/storage", &["sqlx::", "axum::", "tonic::"]),
+    ("host/outgoing", &["sqlx::", "wasmtime::", "tonic::"]),
     ("host/control", &["sqlx::", "axum::", "hyper::"]),
     ("host/api", &["sqlx::", "wasmtime::"]),
 ];

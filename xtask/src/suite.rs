@@ -17,6 +17,7 @@ const FAMILIES: &[&str] = &[
     "test_acl.py",
     "test_auth.py",
     "test_config.py",
+    "test_events.py",
     "test_graphql_identity.py",
     "test_graphql_resources.py",
     "test_logs.py",

@@ -19,11 +19,8 @@ const PUT: Method = Method::PUT;
 const DELETE: Method = Method::DELETE;
 
 /// Sessions: files, services' insides, templates, reports.
-const SESSIONS: &[Row] = &[
-    (POST, "/session/_/sync-agent-registry", Superadmin, Writes),
-    (POST, "/session/{session}/commit", Auth, Writes),
-    (GET, "/session/{session}/commit", Auth, Writes),
-];
+const SESSIONS: &[Row] =
+    &[(POST, "/session/{session}/commit", Auth, Writes), (GET, "/session/{session}/commit", Auth, Writes)];
 
 const FOLDERS: &[Row] = &[(POST, "/folders/{name}/clone", Auth, Writes)];
 
@@ -39,24 +36,9 @@ const SERVICES: &[Row] = &[
     (POST, "/services/{service}/token", Auth, Reads),
 ];
 
-const STREAMS: &[Row] = &[(GET, "/events/session", Auth, Reads), (GET, "/events/background-task", Auth, Reads)];
-
-const RESOURCES: &[Row] = &[
-    (GET, "/resource/usage/month", Superadmin, Reads),
-    (GET, "/resource/usage/period", Superadmin, Reads),
-    (GET, "/resource/stats/user/month", Auth, Reads),
-    (GET, "/resource/stats/admin/month", Superadmin, Reads),
-    (GET, "/resource/watcher", Superadmin, Reads),
-    (POST, "/resource/watcher/agent/start", Superadmin, Reads),
-    (POST, "/resource/watcher/agent/stop", Superadmin, Reads),
-    (POST, "/resource/watcher/agent/restart", Superadmin, Reads),
-];
-
-const OTHERS: &[Row] = &[(GET, "/image/import", Admin, Reads), (POST, "/image/import", Admin, Writes)];
-
 /// The rows of the table.
 pub(crate) fn routes() -> Vec<Route> {
-    let families = [SESSIONS, FOLDERS, SERVICES, STREAMS, RESOURCES, OTHERS];
+    let families = [SESSIONS, FOLDERS, SERVICES];
     families
         .into_iter()
         .flatten()

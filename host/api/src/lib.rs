@@ -17,6 +17,7 @@ mod rest;
 pub mod route;
 mod serve;
 pub mod storage;
+pub mod sse;
 pub mod version;
 pub mod wire;
 

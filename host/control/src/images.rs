@@ -9,6 +9,9 @@ use quarterdeck_store::images::{self, ImageChanges, ImageRow};
 use quarterdeck_store::{Sql, domains};
 use serde_json::{Map, Value as Json};
 
+pub mod import;
+pub mod rescan;
+
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::principal::Principal;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod agents;
+pub mod background_tasks;
 mod calls;
 pub mod config;
 pub mod connections;
@@ -30,20 +31,24 @@ pub mod hooks;
 pub mod identity;
 pub mod idle;
 pub mod leadership;
+pub mod listeners;
 pub mod liveness;
 mod loops;
 pub mod maintenance;
 pub mod metrics;
 mod news;
+mod outgoing;
 pub mod password;
 pub mod plugins;
 pub mod policies;
 mod principal;
 mod quiet;
+pub mod registries;
 pub mod retention;
 pub mod rounds;
 pub mod schedule;
 pub mod scope;
+pub mod session_events;
 pub mod sessions;
 pub mod shadow;
 pub mod signals;
@@ -51,7 +56,10 @@ pub mod signatures;
 mod start;
 pub mod terminate;
 pub mod usage;
+pub mod usage_records;
+pub mod usage_reports;
 pub mod validate;
+pub mod watcher;
 
 pub mod auth;
 pub mod check;
@@ -130,6 +138,8 @@ pub struct Settings {
     pub event_ring: i64,
     /// The directory whose components come in by themselves.
     pub plugin_dir: Option<PathBuf>,
+    /// The image of sessions that import images.
+    pub importer_image: String,
     /// What the server's own file says about signatures of components.
     pub signatures: signatures::SignatureSettings,
     /// The server's own storage for folders.
@@ -165,6 +175,7 @@ impl Default for Settings {
             destroy_wait: Duration::from_secs(60),
             event_ring: 100_000,
             plugin_dir: None,
+            importer_image: "lablup/importer:manylinux2010".to_owned(),
             signatures: signatures::SignatureSettings::default(),
             storage: None,
         }
@@ -194,7 +205,7 @@ pub(crate) struct Inner {
     others: news::Others,
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
-    connections: connections::Connections,
+    listeners: listeners::Listeners,
     intake: agents::intake::Intake,
     arrivals: enqueue::Arrivals,
     leadership: leadership::Leadership,
@@ -205,6 +216,11 @@ pub(crate) struct Inner {
     questions: quiet::Quiet,
     shadows: shadow::Shadows,
     storages: vfolders::storages::Storages,
+    tasks: background_tasks::Tasks,
+    usage: usage_records::State,
+    proxies: scaling_groups::Proxies,
+    connections: connections::Connections,
+    closing: CancellationToken,
 }
 
 impl std::fmt::Debug for Control {
@@ -271,7 +287,7 @@ impl Control {
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
             calls: calls::Calls::new(settings.agent_calls),
-            connections: connections::Connections::default(),
+            listeners: listeners::Listeners::default(),
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
             live: agents::Live::default(),
@@ -284,6 +300,11 @@ impl Control {
             questions: quiet::Quiet::new("questions", QUESTIONS),
             shadows: shadow::Shadows::default(),
             storages: vfolders::storages::Storages::new(settings.storage.clone(), Arc::clone(&config)),
+            tasks: background_tasks::Tasks::default(),
+            usage: usage_records::State::default(),
+            proxies: scaling_groups::Proxies::default(),
+            connections: connections::Connections::default(),
+            closing: CancellationToken::new(),
             runtime: plugins,
             store,
             clock,
@@ -397,6 +418,29 @@ impl Control {
     /// The server's own storage for folders, if it has one.
     pub fn embedded_storage(&self) -> Option<&quarterdeck_storage::Embedded> {
         self.storages().embedded()
+    }
+
+    /// What goes on after its request was answered.
+    pub(crate) fn tasks(&self) -> &background_tasks::Tasks {
+        &self.inner.tasks
+    }
+
+    pub(crate) fn usage_state(&self) -> &usage_records::State {
+        &self.inner.usage
+    }
+
+    pub(crate) fn proxies(&self) -> &scaling_groups::Proxies {
+        &self.inner.proxies
+    }
+
+    /// Who listens to events.
+    pub fn listeners(&self) -> &listeners::Listeners {
+        &self.inner.listeners
+    }
+
+    /// Cancelled when this host stops: what would go on for ever ends then.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.inner.closing
     }
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {

@@ -13,7 +13,10 @@ use tokio_util::task::TaskTracker;
 use crate::error::Result;
 use crate::start::Starter;
 use crate::terminate::Terminator;
-use crate::{Control, agents, connections, drops, health, idle, liveness, news, plugins, retention, schedule, usage, vfolders};
+use crate::{
+    Control, agents, background_tasks, connections, drops, health, idle, liveness, news, plugins, retention, schedule,
+    session_events, usage, usage_records, vfolders,
+};
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
@@ -40,6 +43,8 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     }));
     loops.spawn(led(control.clone(), "retention", shutdown.clone(), |control, stop| async move {
         every(&control, "retention", Duration::from_secs(30), stop, |control| async move {
+            background_tasks::tidy(&control).await?;
+            usage_records::record(&control, None).await?;
             retention::pass(&control).await?;
             usage::accrue(&control).await
         })
@@ -69,6 +74,7 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
             }
         });
     }
+    loops.spawn(tasks(control.clone(), shutdown.clone()));
     loops.spawn(caches(control.clone(), shutdown.clone()));
     loops.spawn(watch_connections(control.clone(), shutdown.clone()));
     loops.spawn(pump(control.clone(), shutdown.clone()));
@@ -85,7 +91,9 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     let control = control.clone();
     tracker.spawn(async move {
         shutdown.cancelled().await;
+        control.closing().cancel();
         loops.wait().await;
+        control.tasks().close().await;
         flush(&control).await;
         resign.cancel();
         control.leadership().resign().await;
@@ -199,6 +207,18 @@ async fn ends(control: Control, stop: CancellationToken) {
     }
 }
 
+/// Every host: its background tasks are alive as long as it says so.
+async fn tasks(control: Control, stop: CancellationToken) {
+    let begun = control.clock().now();
+    if let Err(error) = background_tasks::recover(&control, begun).await {
+        tracing::warn!(%error, "background tasks of an earlier run can't be failed yet");
+    }
+    every(&control, "tasks", background_tasks::SIGN_OF_LIFE, stop, |control| async move {
+        background_tasks::keep_alive(&control).await
+    })
+    .await;
+}
+
 /// Every host: what others changed is read again, should it not have [heard](news::listen) of it; what this host heard
 /// is written.
 async fn caches(control: Control, stop: CancellationToken) {
@@ -248,8 +268,6 @@ async fn flush(control: &Control) {
     }
 }
 
-/// How far back events are read again: a transaction that took its number early may commit late.
-const LOOK_BACK: i64 = 2_000;
 const PAGE: i64 = 1_000;
 
 /// Where this host stands in the log of events.
@@ -290,9 +308,7 @@ async fn read_events(control: &Control, position: &mut Position) -> Result<()> {
             return Ok(());
         }
     };
-    // With SQLite numbers are given and committed in one order.
-    let look_back = if control.store().dialect() == quarterdeck_store::Dialect::Postgres { LOOK_BACK } else { 0 };
-    let mut from = base.max(position.newest - look_back);
+    let mut from = base.max(position.newest - session_events::look_back(control));
     loop {
         let page = events::after(&mut reader, from, PAGE).await?;
         let full = page.len() as i64 == PAGE;
@@ -308,6 +324,6 @@ async fn read_events(control: &Control, position: &mut Position) -> Result<()> {
             break;
         }
     }
-    position.seen = position.seen.split_off(&(position.newest - LOOK_BACK));
+    position.seen = position.seen.split_off(&(position.newest - session_events::LOOK_BACK));
     Ok(())
 }

@@ -43,6 +43,19 @@ pub async fn end_placed_sessions(control: &Control) -> Result<()> {
     Ok(())
 }
 
+/// Has what an agent runs compared with what it should run at its next heartbeat, not only when its time has come: what it
+/// lost counts as ended, what it has too much is destroyed.
+///
+/// # Errors
+/// [`Error::NotFound`] when it isn't known.
+pub async fn sync_agent(control: &Control, id: &AgentId) -> Result<()> {
+    if agents::get(&mut control.store().reader(), id).await?.is_none() {
+        return Err(Error::not_found("agent instance"));
+    }
+    control.live().reconcile_soon(id);
+    Ok(())
+}
+
 /// Lets agents take new kernels, or keeps new ones from them. All of them or none.
 ///
 /// # Errors

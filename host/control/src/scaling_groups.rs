@@ -1,5 +1,7 @@
 //! Scaling groups: administration, and which ones a caller may use.
 
+pub mod proxy;
+
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::{AccessKey, ProjectId, SessionType, UserRole};
 use quarterdeck_store::projects;
@@ -12,6 +14,8 @@ use crate::identity::commit;
 use crate::principal::Principal;
 use crate::scope::superadmin_changes;
 use crate::validate::{empty, integrity, length, length_opt, no_matching, nothing_to_update};
+
+pub(crate) use proxy::Proxies;
 
 /// What a new scaling group is to be like.
 #[derive(Clone, Debug, Default)]

@@ -43,6 +43,8 @@ uuid_ids! {
     ImageId;
     /// A virtual folder.
     VfolderId;
+    /// Work that goes on after its request was answered.
+    TaskId;
 }
 
 macro_rules! text_ids {

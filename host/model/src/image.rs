@@ -2,6 +2,8 @@
 
 use indexmap::IndexMap;
 
+pub mod labels;
+
 use crate::status::KernelRole;
 
 /// Label: the image's role.

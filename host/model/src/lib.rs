@@ -19,9 +19,9 @@ pub mod template;
 pub mod time;
 pub mod vfolder;
 
-pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, UserId, VfolderId};
+pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, TaskId, UserId, VfolderId};
 pub use status::{
     AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus,
-    SessionType, UnknownWord, UserRole, UserStatus,
+    SessionType, TaskStatus, UnknownWord, UserRole, UserStatus,
 };
 pub use time::{Clock, Timestamp};

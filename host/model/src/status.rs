@@ -43,6 +43,17 @@ pub struct UnknownWord {
 }
 
 vocabulary! {
+    /// Where a background task stands.
+    TaskStatus {
+        /// Somebody works on it.
+        Started = "started",
+        /// It did what it was to do.
+        Done = "done",
+        /// It was stopped.
+        Cancelled = "cancelled",
+        /// It couldn't, or its host was lost.
+        Failed = "failed",
+    }
     /// Where a session stands.
     SessionStatus {
         /// Waits for a place.

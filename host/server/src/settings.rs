@@ -70,6 +70,9 @@ anonymous_rate_limit = 1000
 # Hide agents and container ids from everybody but superadmins.
 hide_agents = false
 
+# The image of sessions that import images (POST /image/import).
+importer_image = "lablup/importer:manylinux2010"
+
 # Keep so many of each group's newest scheduling rounds (snapshot, proposals, verdicts) for replay; 0 = summaries only.
 # `config/rounds/{keep,max-bytes,mode}` of the shared configuration change the bounds while the server runs.
 recorded_rounds = 200
@@ -130,6 +133,7 @@ pub(crate) struct FileSettings {
     pub(crate) trusted_proxies: Option<Vec<String>>,
     pub(crate) anonymous_rate_limit: Option<u32>,
     pub(crate) hide_agents: Option<bool>,
+    pub(crate) importer_image: Option<String>,
     pub(crate) recorded_rounds: Option<u32>,
     pub(crate) plugin_dir: Option<PathBuf>,
     pub(crate) plugin_signatures: Option<SignatureMode>,

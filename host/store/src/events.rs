@@ -113,6 +113,12 @@ pub async fn newest<S: Sql>(sql: &mut S) -> Result<i64> {
     sql.fetch_one(Stmt::new("SELECT COALESCE(MAX(id), 0) AS id FROM events")).await?.get("id")
 }
 
+/// The ids of the events after `id`.
+pub async fn ids_after<S: Sql>(sql: &mut S, id: i64) -> Result<Vec<i64>> {
+    let rows = sql.fetch_all(Stmt::new("SELECT id FROM events WHERE id > $1").bind(id)).await?;
+    rows.iter().map(|row| row.get("id")).collect()
+}
+
 /// Events of sessions after `id`, oldest first.
 pub async fn after<S: Sql>(sql: &mut S, id: i64, limit: i64) -> Result<Vec<SessionEvent>> {
     let rows = sql

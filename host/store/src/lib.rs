@@ -4,6 +4,7 @@
 //! This crate knows rows and statements, and no policy.
 
 pub mod agents;
+pub mod background_tasks;
 pub mod backup;
 pub mod check;
 pub mod config;
@@ -46,6 +47,7 @@ pub mod templates;
 pub mod testing;
 mod update;
 pub mod usage;
+pub mod usage_records;
 pub mod users;
 pub mod vfolders;
 pub mod work;

@@ -20,6 +20,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "usage history", include_str!("../migrations/0006_usage_history.sql")),
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
     (10, "live statistics", include_str!("../migrations/0010_live_statistics.sql")),
+    (15, "background tasks", include_str!("../migrations/0015_background_tasks.sql")),
+    (16, "usage records", include_str!("../migrations/0016_usage_records.sql")),
     (22, "streams", include_str!("../migrations/0022_streams.sql")),
     (27, "virtual folders", include_str!("../migrations/0027_vfolders.sql")),
 ];

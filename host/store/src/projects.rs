@@ -98,6 +98,15 @@ pub async fn by_name<S: Sql>(sql: &mut S, domain: &str, name: &str) -> Result<Op
     sql.fetch_optional(stmt).await?.as_ref().map(row).transpose()
 }
 
+/// The projects of this name in whatever domain.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn ids_named<S: Sql>(sql: &mut S, name: &str) -> Result<Vec<ProjectId>> {
+    let rows = sql.fetch_all(Stmt::new("SELECT id FROM projects WHERE name = $1").bind(name)).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
 /// Projects by the given properties (`None` = any), by domain and name.
 ///
 /// # Errors

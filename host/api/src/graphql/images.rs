@@ -172,6 +172,21 @@ macro_rules! task_payloads {
 }
 task_payloads!(PreloadImage, UnloadImage);
 
+/// What a scan of registries answers.
+#[derive(SimpleObject)]
+#[graphql(rename_fields = "snake_case")]
+pub(crate) struct RescanImages {
+    ok: Option<bool>,
+    msg: Option<String>,
+    task_id: Option<UuidText>,
+}
+
+impl Payload for RescanImages {
+    fn new(ok: bool, msg: String) -> Self {
+        Self { ok: Some(ok), msg: Some(msg), task_id: None }
+    }
+}
+
 /// A label to set.
 #[derive(InputObject)]
 #[graphql(name = "KVPairInput", rename_fields = "snake_case")]
@@ -237,6 +252,15 @@ pub(crate) struct ImageMutations;
 
 #[Object(rename_fields = "snake_case", rename_args = "snake_case")]
 impl ImageMutations {
+    /// Scans one registry, or all; the task tells what it finds.
+    async fn rescan_images(&self, ctx: &Context<'_>, registry: Option<String>) -> Maybe<RescanImages> {
+        change(ctx, "rescan_images", Allowed::Admin, async {
+            let task = use_cases::rescan::start(control(ctx), caller(ctx), registry).await?;
+            Ok(RescanImages { ok: Some(true), msg: Some(String::new()), task_id: Some(UuidText(task.0)) })
+        })
+        .await
+    }
+
     /// The contract knows no host that does this.
     async fn preload_image(
         &self,

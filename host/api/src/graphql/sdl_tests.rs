@@ -67,18 +67,14 @@ fn facts(sdl: &str) -> Facts {
     facts
 }
 
-/// What the contract has and this release doesn't: model services, the scan of registries,
-/// and what agents can't be asked for.
+/// What the contract has and this release doesn't: model services.
 const MISSING: &[&str] = &[
-    "Agent.hardware_metadata",
     "Endpoint",
     "EndpointList",
-    "Mutations.rescan_images",
     "Queries.endpoint",
     "Queries.endpoint_list",
     "Queries.routing",
     "Queries.routing_list",
-    "RescanImages",
     "Routing",
     "RoutingList",
 ];

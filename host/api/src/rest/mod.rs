@@ -7,7 +7,9 @@ mod config;
 mod dotfiles;
 mod drops;
 mod error_logs;
+mod events;
 mod explain;
+mod images;
 mod manager;
 mod plugins;
 mod resource;
@@ -38,6 +40,7 @@ pub(crate) fn routes() -> Vec<Route> {
         error_logs::routes(),
         templates::routes(),
         resource::routes(),
+        images::routes(),
         scaling_groups::routes(),
         acl::routes(),
         admin::routes(),
@@ -46,6 +49,7 @@ pub(crate) fn routes() -> Vec<Route> {
         shadow::routes(),
         plugins::routes(),
         drops::routes(),
+        events::routes(),
         stream::routes(),
         vfolders::routes(),
         inventory::routes(),

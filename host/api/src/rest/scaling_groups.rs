@@ -8,7 +8,6 @@ use crate::params::kinds::{nullable, text};
 use crate::route::Access::Auth;
 use crate::route::Gate::Reads;
 use crate::route::{Route, get};
-use crate::wire::{NOT_IMPLEMENTED, Problem};
 
 const PROJECT: &[&str] = &["group", "group_id", "group_name"];
 
@@ -29,15 +28,13 @@ async fn list(mut call: Call) -> Answer {
     ok(&json!({ "scaling_groups": names }))
 }
 
-/// Application proxies say themselves which version they are. This release asks none.
+/// Application proxies say themselves which version they are.
 async fn wsproxy_version(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     let project = params.optional(PROJECT, None, nullable(text));
     params.finish()?;
     let caller = call.caller()?;
     let group = scaling_groups::find_allowed(call.control(), &caller, call.arg(0), project.as_deref()).await?;
-    match group.wsproxy_addr.as_deref() {
-        None | Some("") => ok(&json!({ "wsproxy_version": "v1" })),
-        Some(_) => Err(Problem::new(NOT_IMPLEMENTED)),
-    }
+    let version = scaling_groups::proxy::version(call.control(), group.wsproxy_addr.as_deref()).await?;
+    ok(&json!({ "wsproxy_version": version }))
 }

@@ -2,7 +2,8 @@
 
 use http::Method;
 use quarterdeck_control::templates::{self, TemplateKind};
-use quarterdeck_control::{Error, sessions};
+use quarterdeck_control::{Error, maintenance, sessions};
+use quarterdeck_model::AgentId;
 use serde_json::{Value, json};
 
 use super::session_create::{self, session_name};
@@ -10,8 +11,8 @@ use super::session_files;
 use super::stream::proxy::service;
 use crate::call::{Answer, Call, no_content, ok};
 use crate::params::kinds::{any_text, boolish, int, nullable, object, text, uuid};
-use crate::params::malformed;
-use crate::route::Access::Auth;
+use crate::params::{Fault, malformed};
+use crate::route::Access::{Auth, Superadmin};
 use crate::route::Gate::{Reads, Writes};
 use crate::route::{Route, delete, get, patch, post};
 use crate::wire::{NOT_IMPLEMENTED, Problem};
@@ -22,6 +23,7 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/session/_/create", Auth, Writes, session_create::create),
         post("/session/_/create-from-template", Auth, Writes, session_create::create_from_template),
         post("/session/_/create-cluster", Auth, Writes, create_cluster),
+        post("/session/_/sync-agent-registry", Superadmin, Writes, sync_agent),
         get("/session/_/match", Auth, Reads, find_matches),
         get("/session/_/logs", Auth, Reads, task_logs),
         Route::new(Method::HEAD, "/session/_/logs", Auth, Reads, task_logs),
@@ -43,6 +45,15 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/session/{session}/files", Auth, Reads, session_files::list_files),
         get("/session/{session}/abusing-report", Auth, Writes, abusing_report),
     ]
+}
+
+/// Has an agent's kernels compared with the rows.
+async fn sync_agent(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let agent = params.required(&["agent"], text);
+    params.finish()?;
+    maintenance::sync_agent(call.control(), &AgentId(agent)).await?;
+    ok(&json!({}))
 }
 
 /// Clusters whose nodes differ can't be made yet; what is wrong with a request for one is told all the same.

@@ -171,6 +171,13 @@ impl Live {
         }
     }
 
+    /// Has the agent's kernels compared with the rows at its next heartbeat.
+    pub(crate) fn reconcile_soon(&self, id: &AgentId) {
+        if let Some(heard) = self.agents.write().get_mut(id) {
+            heard.reconcile_at = Instant::now();
+        }
+    }
+
     /// Whether it is time to compare the agent's kernels with the rows; then says when the next time is.
     pub(crate) fn claim_reconciliation(&self, id: &AgentId, every: std::time::Duration) -> bool {
         let mut agents = self.agents.write();

@@ -227,6 +227,9 @@ fn control_settings(file: &FileSettings, service_addr: SocketAddr) -> anyhow::Re
     if let Some(hide) = file.hide_agents {
         settings.hide_agents = hide;
     }
+    if let Some(image) = &file.importer_image {
+        settings.importer_image.clone_from(image);
+    }
     if let Some(rounds) = file.recorded_rounds {
         settings.record_rounds = rounds > 0;
         settings.round_ring = rounds as usize;

@@ -1,0 +1,274 @@
+//! An image registry that speaks Docker's protocol of version 2, with tokens, pages and redirections, and Harbor's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+/// Whom the registry knows.
+pub const USER: &str = "scanner";
+/// Their password.
+pub const PASSWORD: &str = "s3cret";
+/// `scanner:s3cret`, as it is sent.
+const BASIC: &str = "Basic c2Nhbm5lcjpzM2NyZXQ=";
+/// Names on a page, whatever is asked for.
+const PAGE: usize = 2;
+
+/// How clients prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// They needn't.
+    Open,
+    /// By name and password at each call.
+    Basic,
+    /// By a token, which is given for name and password.
+    Token,
+}
+
+/// What it has, and how it behaves.
+#[derive(Debug)]
+pub struct Shelf {
+    guard: Guard,
+    /// Repository → tag → digest of the manifest.
+    tags: BTreeMap<String, BTreeMap<String, String>>,
+    /// Digest → content.
+    blobs: BTreeMap<String, Bytes>,
+    /// The next call for a manifest fails in passing.
+    stumble: AtomicBool,
+    busy: AtomicUsize,
+    busiest: AtomicUsize,
+    /// How long reading a manifest takes.
+    delay: Duration,
+}
+
+impl Shelf {
+    /// An empty one.
+    pub fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            tags: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            stumble: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+            busiest: AtomicUsize::new(0),
+            delay: Duration::ZERO,
+        }
+    }
+
+    /// Takes time over each manifest, and fails one in passing.
+    #[must_use]
+    pub fn slow(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self.stumble = AtomicBool::new(true);
+        self
+    }
+
+    fn put(&mut self, document: &Value) -> String {
+        let bytes = Bytes::from(document.to_string());
+        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let digest = format!("sha256:{digest}");
+        self.blobs.insert(digest.clone(), bytes);
+        digest
+    }
+
+    /// The manifest of an image with these labels; `old` writes them where old builders did.
+    fn image(&mut self, architecture: &str, labels: &Value, old: bool) -> String {
+        let config = if old {
+            json!({"architecture": architecture, "os": "linux", "container_config": {"Labels": labels}, "config": {"Labels": {}}})
+        } else {
+            json!({"architecture": architecture, "os": "linux", "config": {"Labels": labels}})
+        };
+        let config = self.put(&config);
+        self.put(&json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "config": {"digest": config, "size": 100},
+            "layers": [{"digest": format!("sha256:{}", "a".repeat(64)), "size": 1000}, {"digest": "x", "size": 23}],
+        }))
+    }
+
+    /// Adds an image.
+    pub fn add(&mut self, repository: &str, tag: &str, architecture: &str, labels: &Value) {
+        let digest = self.image(architecture, labels, tag.contains("old"));
+        self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), digest);
+    }
+
+    /// Adds a tag that stands for several images, and an attestation that is none.
+    pub fn add_list(&mut self, repository: &str, tag: &str, architectures: &[&str], labels: &Value) {
+        let mut entries: Vec<Value> = architectures
+            .iter()
+            .map(|name| json!({"digest": self.image(name, labels, false), "platform": {"architecture": name, "os": "linux"}}))
+            .collect();
+        entries.push(json!({"digest": "sha256:0", "platform": {"architecture": "unknown", "os": "unknown"}}));
+        let list = self.put(&json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries,
+        }));
+        self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), list);
+    }
+
+    /// Adds a tag that can't be read.
+    pub fn add_broken(&mut self, repository: &str, tag: &str) {
+        let digest = self.put(&json!({"schemaVersion": 1, "signatures": []}));
+        self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), digest);
+    }
+}
+
+/// A running registry; it ends with its runtime.
+#[derive(Debug)]
+pub struct Registry {
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    shelf: Arc<Shelf>,
+}
+
+impl Registry {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn start(shelf: Shelf) -> anyhow::Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let shelf = Arc::new(shelf);
+        let (served, own_url) = (Arc::clone(&shelf), url.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (shelf, url) = (Arc::clone(&served), own_url.clone());
+                let service = hyper::service::service_fn(move |request| {
+                    let (shelf, url) = (Arc::clone(&shelf), url.clone());
+                    async move { Ok::<_, Infallible>(answer(&shelf, &url, &request).await) }
+                });
+                tokio::spawn(async move {
+                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Ok(Self { url, shelf })
+    }
+
+    /// The most manifests that were asked for at the same time.
+    pub fn busiest(&self) -> usize {
+        self.shelf.busiest.load(Ordering::SeqCst)
+    }
+}
+
+fn plain(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+fn document(value: &Value) -> Response<Full<Bytes>> {
+    Response::new(Full::new(Bytes::from(value.to_string())))
+}
+
+/// A page of a listing after `last`, with the way to the next.
+fn page(names: &BTreeSet<&String>, key: &str, path: &str, query: &str) -> Response<Full<Bytes>> {
+    let last = query.split('&').find_map(|pair| pair.strip_prefix("last="));
+    let after: Vec<_> = names.iter().filter(|name| last.is_none_or(|last| name.as_str() > last)).collect();
+    let shown = &after[..after.len().min(PAGE)];
+    let mut response = document(&json!({"name": "x", key: shown}));
+    if after.len() > PAGE {
+        let link = format!("<{path}?n={PAGE}&last={}>; rel=\"next\"", shown[PAGE - 1]);
+        response.headers_mut().insert("link", link.parse().expect("a header"));
+    }
+    response
+}
+
+async fn answer(shelf: &Shelf, url: &str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    let authorization = request.headers().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if path == "/auth" {
+        let scope = query.split('&').find_map(|pair| pair.strip_prefix("scope=")).unwrap_or_default();
+        let fits = query.contains("service=test-registry") && query.contains("client_id=docker");
+        return match authorization {
+            BASIC if fits => {
+                document(&json!({"token": scope.replace("%3A", ":").replace("%2F", "/"), "expires_in": 60}))
+            }
+            _ => plain(StatusCode::UNAUTHORIZED),
+        };
+    }
+    if let Some(digest) = path.strip_prefix("/storage/") {
+        // Storage of somebody else's: it takes no credentials.
+        return match shelf.blobs.get(digest) {
+            Some(bytes) if authorization.is_empty() => Response::new(Full::new(bytes.clone())),
+            _ => plain(StatusCode::BAD_REQUEST),
+        };
+    }
+    if let Some(rest) = path.strip_prefix("/api/v2.0/projects/") {
+        return if authorization == BASIC { harbor(shelf, rest) } else { plain(StatusCode::UNAUTHORIZED) };
+    }
+    let repository = path.strip_prefix("/v2/").unwrap_or_default();
+    let repository =
+        ["/tags/", "/manifests/", "/blobs/"].iter().find_map(|part| repository.split_once(part)).map_or("", |r| r.0);
+    let scope =
+        if repository.is_empty() { "registry:catalog:*".to_owned() } else { format!("repository:{repository}:pull") };
+    let admitted = match shelf.guard {
+        Guard::Open => authorization.is_empty(),
+        Guard::Basic => authorization == BASIC,
+        Guard::Token => authorization == format!("Bearer {scope}"),
+    };
+    if !admitted {
+        let mut response = plain(StatusCode::UNAUTHORIZED);
+        let challenge = match shelf.guard {
+            Guard::Token => format!("Bearer realm=\"{url}/auth\",service=\"test-registry\",scope=\"{scope}\""),
+            _ => "Basic realm=\"test\"".to_owned(),
+        };
+        response.headers_mut().insert("www-authenticate", challenge.parse().expect("a header"));
+        return response;
+    }
+    if path == "/v2/" {
+        return document(&json!({}));
+    }
+    if path == "/v2/_catalog" {
+        return page(&shelf.tags.keys().collect(), "repositories", path, query);
+    }
+    let Some(tags) = shelf.tags.get(repository) else { return plain(StatusCode::NOT_FOUND) };
+    let last = path.rsplit('/').next().unwrap_or_default();
+    if path.ends_with("/tags/list") {
+        return page(&tags.keys().collect(), "tags", path, query);
+    }
+    if path.contains("/blobs/") {
+        let mut response = plain(StatusCode::TEMPORARY_REDIRECT);
+        let target = format!("{}/storage/{last}", url.replace("127.0.0.1", "localhost"));
+        response.headers_mut().insert("location", target.parse().expect("a header"));
+        return response;
+    }
+    if shelf.stumble.swap(false, Ordering::SeqCst) {
+        return plain(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let busy = shelf.busy.fetch_add(1, Ordering::SeqCst) + 1;
+    shelf.busiest.fetch_max(busy, Ordering::SeqCst);
+    tokio::time::sleep(shelf.delay).await;
+    shelf.busy.fetch_sub(1, Ordering::SeqCst);
+    let digest = tags.get(last).map_or(last, String::as_str);
+    shelf.blobs.get(digest).map_or_else(|| plain(StatusCode::NOT_FOUND), |b| Response::new(Full::new(b.clone())))
+}
+
+/// Harbor's listings below `/api/v2.0/projects/`.
+fn harbor(shelf: &Shelf, rest: &str) -> Response<Full<Bytes>> {
+    let Some((project, rest)) = rest.split_once("/repositories") else { return plain(StatusCode::NOT_FOUND) };
+    if rest.is_empty() {
+        let prefix = format!("{project}/");
+        let names: Vec<_> =
+            shelf.tags.keys().filter(|name| name.starts_with(&prefix)).map(|n| json!({"name": n})).collect();
+        return document(&names.into());
+    }
+    let name = rest.trim_start_matches('/').trim_end_matches("/artifacts").replace("%252F", "/");
+    match shelf.tags.get(&format!("{project}/{name}")) {
+        Some(tags) => {
+            let artifacts: Vec<_> = tags.keys().map(|tag| json!({"digest": "x", "tags": [{"name": tag}]})).collect();
+            document(&artifacts.into())
+        }
+        None => plain(StatusCode::NOT_FOUND),
+    }
+}
