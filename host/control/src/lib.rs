@@ -70,6 +70,9 @@ pub mod setup;
 pub mod templates;
 pub mod users;
 
+#[cfg(test)]
+mod simulation;
+
 pub use error::{AgentOperation, Error, Result, SessionMatch};
 pub use metrics::Metrics;
 pub use principal::Principal;

@@ -58,11 +58,13 @@ pub struct Options {
     pub connections: u32,
     /// SQLite: survive power cuts too (`synchronous=FULL`), at the cost of a disk flush per commit.
     pub sync_full: bool,
+    /// SQLite, for tests: where the host that opened it dies.
+    pub fuse: Option<testing::Fuse>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 16, sync_full: false }
+        Self { connections: 16, sync_full: false, fuse: None }
     }
 }
 
