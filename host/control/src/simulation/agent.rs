@@ -247,4 +247,27 @@ impl Agent for SimAgent {
     async fn logs(&self, _: Request<pb::LogsRequest>) -> Result<Response<pb::LogsResponse>, Status> {
         Err(unused())
     }
+
+    async fn start_service(
+        &self,
+        _: Request<pb::StartServiceRequest>,
+    ) -> Result<Response<pb::StartServiceResponse>, Status> {
+        Err(unused())
+    }
+
+    async fn shutdown_service(
+        &self,
+        _: Request<pb::ShutdownServiceRequest>,
+    ) -> Result<Response<pb::ShutdownServiceResponse>, Status> {
+        Err(unused())
+    }
+
+    type ConnectPortStream = tokio_stream::Empty<Result<pb::PortData, Status>>;
+
+    async fn connect_port(
+        &self,
+        _: Request<tonic::Streaming<pb::PortData>>,
+    ) -> Result<Response<Self::ConnectPortStream>, Status> {
+        Err(unused())
+    }
 }

@@ -115,13 +115,13 @@ impl World {
         let url = format!("sqlite://{}", path.display());
         let mut dice = Dice::new(seed);
         let observer = Observer::new(&url);
-        let limits =
-            Limits { project_cpu: 1000 * (4 + dice.roll(8) as i64), sessions: 3 + dice.roll(5) as i64 };
+        let limits = Limits { project_cpu: 1000 * (4 + dice.roll(8) as i64), sessions: 3 + dice.roll(5) as i64 };
         let scheduler = dice.weighted(&[(5, "fifo"), (2, "lifo"), (2, "drf"), (2, "mof")]);
         let passes_over = dice.one_in(2);
         let config = if passes_over { json!({"skip_blocked": true}) } else { json!({}) };
         let timeout = if dice.one_in(4) { 120.0 } else { 0.0 };
-        let opts = json!({"allowed_session_types": ["interactive", "batch"], "pending_timeout": timeout, "config": config});
+        let opts =
+            json!({"allowed_session_types": ["interactive", "batch"], "pending_timeout": timeout, "config": config});
         let group = Stmt::new("UPDATE scaling_groups SET scheduler = $1, scheduler_opts = $2");
         observer.execute(group.bind(scheduler).bind(opts));
         let project = json!({"cpu": (limits.project_cpu / 1000).to_string()});
@@ -162,7 +162,12 @@ impl World {
     fn fail(&self, what: &str) -> ! {
         let from = self.trace.len().saturating_sub(60);
         let steps = self.trace[from..].join("\n  ");
-        panic!("seed {}: {what}\nafter the steps:\n  {steps}\nplay it again with {}={}", self.seed, super::SEED, self.seed)
+        panic!(
+            "seed {}: {what}\nafter the steps:\n  {steps}\nplay it again with {}={}",
+            self.seed,
+            super::SEED,
+            self.seed
+        )
     }
 
     /// Plays the seed.
@@ -320,10 +325,7 @@ impl World {
             domain: "default".to_owned(),
             cluster_size,
             cluster_mode: if self.dice.one_in(2) { ClusterMode::MultiNode } else { ClusterMode::SingleNode },
-            config: SessionConfig {
-                resources: Some(json!({"cpu": cpus, "mem": "512m"})),
-                ..SessionConfig::default()
-            },
+            config: SessionConfig { resources: Some(json!({"cpu": cpus, "mem": "512m"})), ..SessionConfig::default() },
             tag: None,
             enqueue_only: true,
             max_wait_s: 0,
@@ -655,13 +657,10 @@ impl World {
     fn is_quiet(&self) -> bool {
         use SessionStatus as S;
         let picture = self.observer.picture();
-        let settled = |status| matches!(status, S::Pending | S::Running | S::RunningDegraded | S::Error) || status.is_dead();
-        let counted: HashSet<&str> = picture
-            .kernels
-            .iter()
-            .filter(|k| k.status.occupies_agent())
-            .map(|kernel| kernel.id.as_str())
-            .collect();
+        let settled =
+            |status| matches!(status, S::Pending | S::Running | S::RunningDegraded | S::Error) || status.is_dead();
+        let counted: HashSet<&str> =
+            picture.kernels.iter().filter(|k| k.status.occupies_agent()).map(|kernel| kernel.id.as_str()).collect();
         let wanted = |agent: &SimAgent| {
             let state = agent.state();
             state.outbox.is_empty() && state.kernels.keys().all(|id| counted.contains(id.as_str()))
