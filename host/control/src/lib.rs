@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod agents;
 mod calls;
+mod clusters;
 pub mod config;
 pub mod drops;
 pub mod dry_run;
@@ -190,6 +191,7 @@ pub(crate) struct Inner {
     others: news::Others,
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
+    key_stock: clusters::KeyStock,
     intake: agents::intake::Intake,
     arrivals: enqueue::Arrivals,
     leadership: leadership::Leadership,
@@ -265,6 +267,7 @@ impl Control {
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
             calls: calls::Calls::new(settings.agent_calls),
+            key_stock: clusters::KeyStock::default(),
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
             live: agents::Live::default(),
@@ -383,6 +386,10 @@ impl Control {
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {
         &self.inner.rpc
+    }
+
+    pub(crate) fn key_stock(&self) -> &clusters::KeyStock {
+        &self.inner.key_stock
     }
 
     pub(crate) fn calls(&self) -> &calls::Calls {

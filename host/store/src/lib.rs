@@ -6,6 +6,7 @@
 pub mod agents;
 pub mod backup;
 pub mod check;
+pub mod clusters;
 pub mod config;
 pub mod domains;
 pub mod dotfiles;

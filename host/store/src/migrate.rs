@@ -20,6 +20,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "usage history", include_str!("../migrations/0006_usage_history.sql")),
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
     (10, "live statistics", include_str!("../migrations/0010_live_statistics.sql")),
+    (24, "cluster keys", include_str!("../migrations/0024_cluster_keys.sql")),
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -1,6 +1,7 @@
 //! A new session, from the request to the row (`spec/session.md` §3).
 
 mod arrivals;
+mod cluster;
 mod extras;
 mod kernels;
 mod usage;
@@ -28,6 +29,7 @@ use crate::{Control, dotfiles, images, scaling_groups, scope};
 
 pub use arrivals::Arrivals;
 pub(crate) use arrivals::run;
+pub use cluster::{ClusterNode, CreateCluster, create_cluster};
 pub use usage::usage;
 
 /// What a request for a session says. Validated for form; whether it makes sense is decided here.
@@ -77,6 +79,8 @@ pub struct CreateSession {
     pub expected_duration_s: Option<f64>,
     /// Batch: when the command is ended.
     pub timeout_s: Option<f64>,
+    /// The kernels by role, main one first, where they differ; empty: one `main`, the rest `sub`, all alike.
+    pub nodes: Vec<ClusterNode>,
 }
 
 /// How a session is to be set up.
@@ -319,7 +323,8 @@ async fn build(
         return Err(Error::not_found_msg("virtual folder", "There is no accessible vfolders at all."));
     }
     let designated = designated(control, request).await?;
-    let kernel_set = kernels::build(control, request, image, role, &designated)?;
+    let plan = kernels::plan(control, request, image).await?;
+    let kernel_set = kernels::build(control, request, &plan, &designated)?;
     let mut session = NewSession {
         id: SessionId::new(),
         creation_id: uuid::Uuid::new_v4().simple().to_string(),

@@ -270,4 +270,39 @@ impl Agent for SimAgent {
     ) -> Result<Response<Self::ConnectPortStream>, Status> {
         Err(unused())
     }
+
+    async fn upload_file(
+        &self,
+        _: Request<tonic::Streaming<pb::UploadFileRequest>>,
+    ) -> Result<Response<pb::UploadFileResponse>, Status> {
+        Err(unused())
+    }
+
+    type DownloadFileStream = tokio_stream::Empty<Result<pb::DownloadFileResponse, Status>>;
+
+    async fn download_file(
+        &self,
+        _: Request<pb::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        Err(unused())
+    }
+
+    async fn list_files(&self, _: Request<pb::ListFilesRequest>) -> Result<Response<pb::ListFilesResponse>, Status> {
+        Err(unused())
+    }
+
+    type CommitStream = tokio_stream::Empty<Result<pb::CommitResponse, Status>>;
+
+    async fn commit(&self, _: Request<pb::CommitRequest>) -> Result<Response<Self::CommitStream>, Status> {
+        Err(unused())
+    }
+
+    type TerminalStream = tokio_stream::Empty<Result<pb::TerminalResponse, Status>>;
+
+    async fn terminal(
+        &self,
+        _: Request<tonic::Streaming<pb::TerminalRequest>>,
+    ) -> Result<Response<Self::TerminalStream>, Status> {
+        Err(unused())
+    }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::agent::SimAgent;
+use crate::keypairs::SshKeypair;
 use crate::start::Starter;
 use crate::terminate::Terminator;
 use crate::{Control, Principal, Settings, agents, seed};
@@ -82,6 +83,9 @@ impl Host {
             let user = Arc::clone(&control.identity().credential(USER).await.unwrap().unwrap().principal);
             (control, user)
         });
+        for _ in 0..50 {
+            control.key_stock().put(SshKeypair { public: "public".to_owned(), private: "private".to_owned() });
+        }
         for agent in agents {
             connect(&control, agent);
         }

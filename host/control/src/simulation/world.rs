@@ -339,6 +339,7 @@ impl World {
             priority: self.dice.one_in(3).then(|| self.dice.roll(5) as i64 - 2),
             expected_duration_s: None,
             timeout_s: None,
+            nodes: Vec::new(),
         };
         self.tell(format!("  {name}: {cluster_size} × {cpus} cpus, batch {batch}"));
         match self.on_host(async |host| enqueue::create(&host.control, &host.user, request).await) {
