@@ -138,7 +138,14 @@ fn requests(runtime: &tokio::runtime::Runtime, database: &Database, dir: &std::p
 }
 
 /// A signed request as it goes over the wire.
-pub(crate) fn request(method: &str, path: &str, authority: &str, content_type: &str, keys: KeyPair, body: &str) -> Vec<u8> {
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    authority: &str,
+    content_type: &str,
+    keys: KeyPair,
+    body: &str,
+) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in signed_headers(method, path, authority, content_type, keys) {
         text.push_str(&format!("{name}: {value}\r\n"));
