@@ -95,7 +95,7 @@ impl Store {
     /// Ends all connections; a database file is then whole by itself.
     pub async fn close(&self) {
         match &self.pools {
-            sql::Pools::Sqlite { read, write } => {
+            sql::Pools::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }
