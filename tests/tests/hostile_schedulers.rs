@@ -104,3 +104,56 @@ async fn a_check_that_hangs() {
     let reason = told["reason"].as_str().unwrap();
     assert!(reason.contains("check-config") && reason.contains("3 times in a row"), "{told}");
 }
+
+/// A policy that takes all the time there is keeps nobody waiting but its own group.
+#[tokio::test]
+async fn another_group_does_not_wait_for_a_slow_policy() {
+    let database = Database::sqlite().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(&database, &dir.path().join("server")).unwrap();
+    let _slow = server.agent("i-slow", "synthetic", "cpu=64,mem=64g", &dir.path().join("slow")).unwrap();
+    let _quick = server.agent("i-quick", "synthetic", "cpu=64,mem=64g", &dir.path().join("quick")).unwrap();
+    let (admin, user) = (server.client(ADMIN), server.client(USER));
+    admin.await_agents(2).await.unwrap();
+    for (mutation, variables) in [
+        (
+            "mutation($n: String!, $p: CreateScalingGroupInput!) { create_scaling_group(name: $n, props: $p) { ok msg } }",
+            json!({"n": "quick", "p": {"driver": "static", "scheduler": "fifo"}}),
+        ),
+        (
+            "mutation($n: String!, $d: String!) { associate_scaling_group_with_domain(scaling_group: $n, domain: $d) { ok msg } }",
+            json!({"n": "quick", "d": "default"}),
+        ),
+        (
+            "mutation($i: String!, $p: ModifyAgentInput!) { modify_agent(id: $i, props: $p) { ok msg } }",
+            json!({"i": "i-quick", "p": {"scaling_group": "quick"}}),
+        ),
+    ] {
+        let answer = admin.gql(mutation, variables).await.unwrap();
+        assert!(answer.as_object().unwrap().values().all(|a| a["ok"] == true), "{answer}");
+    }
+    let config = dir.path().join("config.json");
+    std::fs::write(&config, json!({"misbehave": "loop"}).to_string()).unwrap();
+    server.cli(&["plugin", "push", guests::hostile_scheduler().unwrap().to_str().unwrap()]).unwrap();
+    let config = config.display().to_string();
+    server.cli(&["plugin", "bind", "hostile", "--scaling-group", "default", "--config", &config]).unwrap();
+
+    let create = async |name: &str, group: &str| {
+        let body = json!({
+            "name": name, "image": quarterdeck_tests::PYTHON_IMAGE, "architecture": "x86_64", "enqueueOnly": true,
+            "config": {"resources": {"cpu": 1, "mem": "256m"}, "scaling_group": group},
+        });
+        let made = user.post("/session", &body).await.unwrap().ok().unwrap();
+        made["sessionId"].as_str().unwrap().to_owned()
+    };
+    let mut overtaken = 0;
+    for number in 0..3 {
+        let slow = create(&format!("slow-{number}"), "default").await;
+        let quick = create(&format!("quick-{number}"), "quick").await;
+        user.await_status(&quick, &["RUNNING"], Duration::from_secs(60)).await.unwrap();
+        // A round of the slow one takes a second, and the built-in policy takes over only then.
+        overtaken += usize::from(user.session(&slow, "status").await.unwrap()["status"] == "PENDING");
+        user.await_status(&slow, &["RUNNING"], Duration::from_secs(60)).await.unwrap();
+    }
+    assert!(overtaken > 0, "every session of the quick group waited for the slow one");
+}

@@ -46,7 +46,8 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     let cluster = Cluster::start()?;
     let database = Database::postgres_on(&cluster.url())?;
     let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
-    requests(&runtime, &database, dir.path())
+    requests(&runtime, &database, dir.path())?;
+    crate::throughput::all(&runtime)
 }
 
 /// What policies cost: native and Wasm in one run, then on a server. `json` has the figures printed for programs.
@@ -75,7 +76,7 @@ pub(crate) fn rehearse() -> anyhow::Result<()> {
     figures::print(&live, false)
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
@@ -139,7 +140,15 @@ fn requests(runtime: &tokio::runtime::Runtime, database: &Database, dir: &std::p
     })
 }
 
-fn request(method: &str, path: &str, authority: &str, content_type: &str, keys: KeyPair, body: &str) -> Vec<u8> {
+/// A signed request as it goes over the wire.
+pub(crate) fn request(
+    method: &str,
+    path: &str,
+    authority: &str,
+    content_type: &str,
+    keys: KeyPair,
+    body: &str,
+) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in signed_headers(method, path, authority, content_type, keys) {
         text.push_str(&format!("{name}: {value}\r\n"));

@@ -11,6 +11,7 @@ mod load;
 mod prerequisites;
 mod run;
 mod suite;
+mod throughput;
 
 use clap::{Parser, Subcommand};
 
@@ -44,6 +45,9 @@ enum Task {
         /// Only what policies cost
         #[arg(long)]
         policies: bool,
+        /// Only sessions and heartbeats
+        #[arg(long)]
+        sessions: bool,
         /// Only what policies cost; the figures as one JSON object a line, after whatever else is said
         #[arg(long)]
         json: bool,
@@ -70,6 +74,7 @@ fn main() -> anyhow::Result<()> {
         Task::Guests => guests::build(),
         Task::Authors => suite::authors_alone(),
         Task::Gen => docs::generate(),
+        Task::Bench { sessions: true, .. } => throughput::alone(),
         Task::Bench { rehearse: true, .. } => bench::rehearse(),
         Task::Bench { json, policies, .. } if json || policies => bench::policies(json),
         Task::Bench { .. } => bench::run_all(),

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub mod agents;
 pub mod background_tasks;
 mod calls;
+mod clusters;
 pub mod config;
 pub mod connections;
 pub mod drops;
@@ -79,6 +80,9 @@ pub mod setup;
 pub mod templates;
 pub mod users;
 pub mod vfolders;
+
+#[cfg(test)]
+mod simulation;
 
 pub use error::{AgentOperation, Error, Result, SessionMatch};
 pub use metrics::Metrics;
@@ -206,6 +210,7 @@ pub(crate) struct Inner {
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
     listeners: listeners::Listeners,
+    key_stock: clusters::KeyStock,
     intake: agents::intake::Intake,
     arrivals: enqueue::Arrivals,
     leadership: leadership::Leadership,
@@ -288,6 +293,7 @@ impl Control {
             identity: identity::IdentityCache::new(store.clone()),
             calls: calls::Calls::new(settings.agent_calls),
             listeners: listeners::Listeners::default(),
+            key_stock: clusters::KeyStock::default(),
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
             live: agents::Live::default(),
@@ -445,6 +451,10 @@ impl Control {
 
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {
         &self.inner.rpc
+    }
+
+    pub(crate) fn key_stock(&self) -> &clusters::KeyStock {
+        &self.inner.key_stock
     }
 
     pub(crate) fn calls(&self) -> &calls::Calls {

@@ -1,7 +1,7 @@
 //! What grows is bounded, and gauges are kept current.
 
 use quarterdeck_model::{AgentStatus, SessionStatus};
-use quarterdeck_store::{agents, events, sessions};
+use quarterdeck_store::{agents, clusters, events, sessions};
 
 use crate::Control;
 use crate::error::Result;
@@ -15,6 +15,7 @@ use crate::metrics::ByStatus;
 pub async fn pass(control: &Control) -> Result<u64> {
     let mut tx = control.store().begin().await?;
     let dropped = events::trim(&mut tx, control.settings().event_ring).await?;
+    clusters::forget_ended(&mut tx).await?;
     tx.commit().await?;
     crate::plugins::tidy(control).await?;
     crate::agents::statistics::expire(control).await?;

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::metrics::ByOutcome;
-use crate::{AgentOperation, Control, agents};
+use crate::{AgentOperation, Control, agents, clusters};
 
 /// Sessions looked at in one pass.
 const PASS: i64 = 1000;
@@ -232,6 +232,7 @@ async fn start(
             Err(error) => return Err(error),
         }
     }
+    let trust = if kernels.len() > 1 { Some(clusters::keys(control, &session).await?) } else { None };
     let mut groups: BTreeMap<AgentId, Vec<&KernelRow>> = BTreeMap::new();
     for kernel in &kernels {
         match (&kernel.agent_id, kernel.status) {
@@ -249,12 +250,12 @@ async fn start(
     let mut failure: Option<(AgentId, Error)> = None;
     let mut absent: Option<(AgentId, String, bool)> = None;
     let calls = groups.into_iter().map(|(agent, group)| {
-        let (session, kernels) = (&session, &kernels);
+        let (session, kernels, trust) = (&session, &kernels, trust.as_ref());
         async move {
             let Some(row) = facts.agents.get(&agent).filter(|row| row.status == AgentStatus::Alive) else {
                 return (agent, Told::Lost);
             };
-            let request = create_request(facts, session, kernels, &group);
+            let request = create_request(facts, session, kernels, &group, trust);
             let told = call(control, row, request).await;
             (agent, told)
         }
@@ -366,6 +367,7 @@ fn create_request(
     session: &SessionRow,
     all: &[KernelRow],
     group: &[&KernelRow],
+    trust: Option<&(String, String)>,
 ) -> pb::CreateKernelsRequest {
     pb::CreateKernelsRequest {
         session_id: session.id.to_string(),
@@ -374,7 +376,7 @@ fn create_request(
         cluster_mode: session.cluster_mode.to_string(),
         cluster_size: u32::try_from(session.cluster_size).unwrap_or(u32::MAX),
         access_key: session.access_key.to_string(),
-        kernels: group.iter().map(|kernel| spec(facts, session, all, kernel)).collect(),
+        kernels: group.iter().map(|kernel| spec(facts, session, all, kernel, trust)).collect(),
     }
 }
 
@@ -391,7 +393,15 @@ fn mounts(session: &SessionRow) -> Vec<pb::Mount> {
     folders.into_iter().map(mount).collect()
 }
 
-fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelRow) -> pb::KernelSpec {
+fn spec(
+    facts: &Facts,
+    session: &SessionRow,
+    all: &[KernelRow],
+    kernel: &KernelRow,
+    trust: Option<&(String, String)>,
+) -> pb::KernelSpec {
+    let addr_of = |id: &AgentId| facts.agents.get(id).map(|row| row.addr.clone());
+    let addresses = clusters::addresses(all, kernel.agent_id.as_ref(), addr_of);
     let (digest, is_local) =
         facts.images.get(&(kernel.image.clone(), kernel.architecture.clone())).cloned().unwrap_or_default();
     let labels = kernel.image_labels.as_object().into_iter().flatten();
@@ -401,6 +411,7 @@ fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelR
     let internal = json!({
         "dotfiles": facts.dotfiles.get(&session.id).map_or(&[][..], Vec::as_slice),
         "ssh_keypair": ssh.map(|(public, private)| json!({"public_key": public, "private_key": private})),
+        "cluster": trust.map(|pair| clusters::info(session, all, &addresses, pair)),
     });
     pb::KernelSpec {
         kernel_id: kernel.id.to_string(),
@@ -418,9 +429,9 @@ fn spec(facts: &Facts, session: &SessionRow, all: &[KernelRow], kernel: &KernelR
         }),
         slots: slots(facts, kernel),
         resource_opts: kernel.resource_opts.to_string(),
-        environ: environment(session, all, kernel).into_iter().collect(),
+        environ: environment(session, all, kernel, &addresses).into_iter().collect(),
         mounts: mounts(session),
-        bootstrap_script: session.bootstrap_script.clone().unwrap_or_default(),
+        bootstrap_script: kernel.bootstrap_script.clone().unwrap_or_default(),
         startup_command: session.startup_command.clone().filter(|_| is_batch && is_main).unwrap_or_default(),
         preopen_ports: if is_main { ports(&kernel.preopen_ports) } else { Vec::new() },
         internal_data: internal.to_string(),
@@ -446,19 +457,20 @@ fn ports(list: &Value) -> Vec<u32> {
 }
 
 /// The variables of a kernel: its owner's, overridden by what the system says.
-fn environment(session: &SessionRow, all: &[KernelRow], kernel: &KernelRow) -> BTreeMap<String, String> {
-    let mut environ: BTreeMap<String, String> = session
-        .environ
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
-        .collect();
-    let mut replicas: BTreeMap<&str, usize> = BTreeMap::new();
-    for k in all {
-        *replicas.entry(&k.cluster_role).or_default() += 1;
+fn environment(
+    session: &SessionRow,
+    all: &[KernelRow],
+    kernel: &KernelRow,
+    addresses: &[(&str, String)],
+) -> BTreeMap<String, String> {
+    let own = kernel.environ.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let mut environ: BTreeMap<String, String> =
+        own.filter_map(|pair| pair.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let replicas: Vec<_> = clusters::replicas(all).into_iter().map(|(role, n)| format!("{role}:{n}")).collect();
+    if all.len() > 1 {
+        let list: Vec<_> = addresses.iter().map(|(name, address)| format!("{name}={address}")).collect();
+        environ.insert("QUARTERDECK_CLUSTER_ADDRESSES".to_owned(), list.join(","));
     }
-    let replicas: Vec<_> = replicas.iter().map(|(role, n)| format!("{role}:{n}")).collect();
     let hosts: Vec<_> = all.iter().map(|k| k.cluster_hostname.as_str()).collect();
     let preopen: Vec<_> = ports(&kernel.preopen_ports).iter().map(ToString::to_string).collect();
     let service_ports = kernel.image_labels.get("ai.backend.service-ports").and_then(Value::as_str).unwrap_or("None");

@@ -1,6 +1,8 @@
 //! Sessions from the request to their end, with the real loops and agents that keep books only.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "lifecycle/creation.rs"]
+mod creation;
 mod lab;
 
 use std::collections::HashSet;

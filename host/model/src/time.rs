@@ -85,4 +85,17 @@ impl Clock {
             Clock::Manual(micros) => Timestamp(micros.load(std::sync::atomic::Ordering::SeqCst)),
         }
     }
+
+    /// The time since some instant, which is the same for all calls within a process. It never goes back, whatever is done
+    /// to the system's clock: what to measure patience with.
+    pub fn elapsed(&self) -> std::time::Duration {
+        static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+        match self {
+            Clock::System => START.get_or_init(std::time::Instant::now).elapsed(),
+            Clock::Manual(micros) => {
+                let micros = micros.load(std::sync::atomic::Ordering::SeqCst);
+                std::time::Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+            }
+        }
+    }
 }

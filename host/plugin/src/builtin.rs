@@ -1,5 +1,7 @@
 //! The policies that come with the host. They go through the same catalogue as anybody's.
 
+use std::sync::OnceLock;
+
 /// A component embedded in this library.
 #[derive(Debug, Clone, Copy)]
 pub struct Builtin {
@@ -26,6 +28,15 @@ const ALL: &[Builtin] = &[
     Builtin { name: "project-quotas", wasm: include_bytes!(env!("QUARTERDECK_GUEST_PROJECT_QUOTAS")) },
     Builtin { name: "working-hours", wasm: include_bytes!(env!("QUARTERDECK_GUEST_WORKING_HOURS")) },
 ];
+
+impl Builtin {
+    /// The component's digest, as [`crate::digest`] makes it, made once.
+    pub fn digest(&self) -> &'static str {
+        static DIGESTS: OnceLock<Vec<String>> = OnceLock::new();
+        let digests = DIGESTS.get_or_init(|| ALL.iter().map(|builtin| crate::digest(builtin.wasm)).collect());
+        ALL.iter().position(|builtin| builtin.name == self.name).map_or("", |at| &digests[at])
+    }
+}
 
 /// All built-in policies.
 pub fn all() -> &'static [Builtin] {

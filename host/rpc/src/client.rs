@@ -11,7 +11,9 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
 use crate::error::CallError;
+use crate::line::Line;
 use crate::pb::agent_client::AgentClient as AgentStub;
+use crate::pb::agent_server::Agent;
 use crate::pb::host_client::HostClient as HostStub;
 use crate::tunnel::{self, PortStream};
 use crate::{limits, metadata, pb};
@@ -24,7 +26,7 @@ pub struct AgentClient {
 }
 
 struct Pooled {
-    channel: Channel,
+    line: Line,
     used: Instant,
 }
 
@@ -37,29 +39,45 @@ impl AgentClient {
     /// A handle to call one agent: where it listens, its id, and the secret it gave the host when it registered.
     /// Nothing is sent yet. Fails only when the address is none.
     pub fn agent(&self, addr: &str, agent_id: &str, host_secret: &str) -> Result<AgentHandle, CallError> {
-        let channel = self.channel(addr)?;
-        Ok(AgentHandle { channel, agent_id: agent_id.to_owned(), secret: host_secret.to_owned() })
+        let line = self.line(addr)?;
+        Ok(AgentHandle { line, agent_id: agent_id.to_owned(), secret: host_secret.to_owned() })
     }
 
-    fn channel(&self, addr: &str) -> Result<Channel, CallError> {
+    /// Reaches what listens at `addr` within this process from now on: what is said goes through the same messages, and
+    /// over no network. For tests that need everything in one place.
+    pub fn attach<T: Agent>(&self, addr: &str, service: T) {
+        self.lay(addr, Line::local(crate::agent_service(service)));
+    }
+
+    /// Nothing listens at `addr` from now on: no call gets through.
+    pub fn detach(&self, addr: &str) {
+        self.lay(addr, Line::cut());
+    }
+
+    fn lay(&self, addr: &str, line: Line) {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        channels.insert(addr.to_owned(), Pooled { line, used: Instant::now() });
+    }
+
+    fn line(&self, addr: &str) -> Result<Line, CallError> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if let Some(pooled) = channels.get_mut(addr) {
             pooled.used = now;
-            return Ok(pooled.channel.clone());
+            return Ok(pooled.line.clone());
         }
         // Agents that restart elsewhere leave their old address behind.
         channels.retain(|_, pooled| now.duration_since(pooled.used) < limits::POOL_IDLE);
-        let channel = endpoint(addr)?.connect_lazy();
-        channels.insert(addr.to_owned(), Pooled { channel: channel.clone(), used: now });
-        Ok(channel)
+        let line = Line::Network(endpoint(addr)?.connect_lazy());
+        channels.insert(addr.to_owned(), Pooled { line: line.clone(), used: now });
+        Ok(line)
     }
 }
 
 /// One agent, as the host calls it.
 #[derive(Clone)]
 pub struct AgentHandle {
-    channel: Channel,
+    line: Line,
     agent_id: String,
     secret: String,
 }
@@ -70,8 +88,8 @@ impl AgentHandle {
         &self.agent_id
     }
 
-    fn stub(&self) -> AgentStub<Channel> {
-        AgentStub::new(self.channel.clone())
+    fn stub(&self) -> AgentStub<Line> {
+        AgentStub::new(self.line.clone())
             .max_decoding_message_size(limits::MAX_MESSAGE)
             .max_encoding_message_size(limits::MAX_MESSAGE)
     }

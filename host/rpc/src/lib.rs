@@ -8,6 +8,7 @@ pub mod client;
 pub mod credentials;
 mod error;
 pub mod limits;
+mod line;
 pub mod metadata;
 pub mod service;
 pub mod tunnel;

@@ -149,8 +149,8 @@ impl KernelRow {
 pub struct NewKernel {
     /// Its id.
     pub id: KernelId,
-    /// `main` or `sub`.
-    pub cluster_role: &'static str,
+    /// `main`, `sub`, or what a cluster template calls it.
+    pub cluster_role: String,
     /// Its index in the cluster.
     pub cluster_idx: i64,
     /// Its rank on its node.
@@ -177,6 +177,8 @@ pub struct NewKernel {
     pub resource_opts: Value,
     /// JSON list of `K=V`.
     pub environ: Value,
+    /// Runs before anything else; the session's when `None`.
+    pub bootstrap_script: Option<String>,
     /// JSON list of port numbers.
     pub preopen_ports: Value,
 }
@@ -220,7 +222,7 @@ pub(crate) async fn insert<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Resu
                     "status_changed": s.created_at.0, "created_at": s.created_at.0, "designated_agent": k.designated_agent,
                     "requested_slots": k.requested_slots.to_string(), "occupied_slots": k.requested_slots.to_string(),
                     "held": json!(k.held).to_string(), "resource_opts": k.resource_opts.to_string(),
-                    "environ": k.environ.to_string(), "bootstrap_script": s.bootstrap_script,
+                    "environ": k.environ.to_string(), "bootstrap_script": k.bootstrap_script.as_ref().or(s.bootstrap_script.as_ref()),
                     "startup_command": s.startup_command, "preopen_ports": k.preopen_ports.to_string(),
                 })
             })

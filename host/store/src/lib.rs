@@ -7,6 +7,7 @@ pub mod agents;
 pub mod background_tasks;
 pub mod backup;
 pub mod check;
+pub mod clusters;
 pub mod config;
 pub mod connections;
 pub mod domains;
@@ -62,11 +63,13 @@ pub struct Options {
     pub connections: u32,
     /// SQLite: survive power cuts too (`synchronous=FULL`), at the cost of a disk flush per commit.
     pub sync_full: bool,
+    /// SQLite, for tests: where the host that opened it dies.
+    pub fuse: Option<testing::Fuse>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { connections: 16, sync_full: false }
+        Self { connections: 16, sync_full: false, fuse: None }
     }
 }
 
@@ -96,7 +99,7 @@ impl Store {
     /// Ends all connections; a database file is then whole by itself.
     pub async fn close(&self) {
         match &self.pools {
-            sql::Pools::Sqlite { read, write } => {
+            sql::Pools::Sqlite { read, write, .. } => {
                 read.close().await;
                 write.close().await;
             }

@@ -16,6 +16,7 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, Column, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type};
 
 use crate::error::{Error, Result};
+use crate::testing::Fuse;
 
 /// Which database a statement runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -309,9 +310,16 @@ pub trait Sql: Send {
 #[derive(Clone, Debug)]
 pub(crate) enum Pools {
     /// SQLite has one writer; a pool of one connection queues for it fairly.
-    Sqlite { read: SqlitePool, write: SqlitePool },
+    Sqlite { read: SqlitePool, write: SqlitePool, fuse: Option<Fuse> },
     /// PostgreSQL.
     Postgres(PgPool),
+}
+
+/// Where a host may die that a test has put a fuse in: before each statement that writes, and on both sides of a commit.
+async fn burn(fuse: &Option<Fuse>) {
+    if let Some(fuse) = fuse {
+        fuse.burn().await;
+    }
 }
 
 /// Tells PostgreSQL at the start of each connection to notice within half a minute when this host is gone, however it
@@ -358,7 +366,7 @@ impl Pools {
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_lazy_with(connect);
-        Ok(Pools::Sqlite { read, write })
+        Ok(Pools::Sqlite { read, write, fuse: options.fuse.clone() })
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -370,7 +378,10 @@ impl Pools {
 
     pub(crate) async fn begin(&self) -> Result<Tx> {
         Ok(Tx(match self {
-            Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Sqlite { write, fuse, .. } => {
+                burn(fuse).await;
+                TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?, fuse.clone())
+            }
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
         }))
     }
@@ -380,7 +391,7 @@ impl Pools {
     /// A transaction whose statements all see one state. It must not write.
     pub(crate) async fn begin_read(&self) -> Result<Tx> {
         Ok(Tx(match self {
-            Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin_with("BEGIN DEFERRED").await?),
+            Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin_with("BEGIN DEFERRED").await?, None),
             Pools::Postgres(pool) => {
                 TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
@@ -398,7 +409,12 @@ impl Sql for Reader {
     }
     async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
         match &self.0 {
-            Pools::Sqlite { write, .. } => run_sqlite(write, stmt).await,
+            Pools::Sqlite { write, fuse, .. } => {
+                burn(fuse).await;
+                let changed = run_sqlite(write, stmt).await;
+                burn(fuse).await;
+                changed
+            }
             Pools::Postgres(pool) => run_postgres(pool, stmt).await,
         }
     }
@@ -416,7 +432,7 @@ pub struct Tx(TxInner);
 
 #[derive(Debug)]
 enum TxInner {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Sqlite(sqlx::Transaction<'static, Sqlite>, Option<Fuse>),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -427,7 +443,11 @@ impl Tx {
     /// [`Error::Sqlx`]; then nothing was written.
     pub async fn commit(self) -> Result<()> {
         match self.0 {
-            TxInner::Sqlite(tx) => tx.commit().await?,
+            TxInner::Sqlite(tx, fuse) => {
+                burn(&fuse).await;
+                tx.commit().await?;
+                burn(&fuse).await;
+            }
             TxInner::Postgres(tx) => tx.commit().await?,
         }
         Ok(())
@@ -439,7 +459,7 @@ impl Tx {
     /// [`Error::Sqlx`]; the transaction is gone then, too.
     pub async fn rollback(self) -> Result<()> {
         match self.0 {
-            TxInner::Sqlite(tx) => tx.rollback().await?,
+            TxInner::Sqlite(tx, _) => tx.rollback().await?,
             TxInner::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())
@@ -449,19 +469,22 @@ impl Tx {
 impl Sql for Tx {
     fn dialect(&self) -> Dialect {
         match self.0 {
-            TxInner::Sqlite(_) => Dialect::Sqlite,
+            TxInner::Sqlite(..) => Dialect::Sqlite,
             TxInner::Postgres(_) => Dialect::Postgres,
         }
     }
     async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
         match &mut self.0 {
-            TxInner::Sqlite(tx) => run_sqlite(&mut **tx, stmt).await,
+            TxInner::Sqlite(tx, fuse) => {
+                burn(fuse).await;
+                run_sqlite(&mut **tx, stmt).await
+            }
             TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await,
         }
     }
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
         match &mut self.0 {
-            TxInner::Sqlite(tx) => rows_sqlite(&mut **tx, stmt).await,
+            TxInner::Sqlite(tx, _) => rows_sqlite(&mut **tx, stmt).await,
             TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await,
         }
     }

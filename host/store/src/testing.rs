@@ -1,13 +1,67 @@
 //! Databases for tests: made on demand, migrated, gone with their last handle.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tokio::sync::Notify;
 
 use crate::{Dialect, Options, Store};
 
 /// Names the server on which tests may create PostgreSQL databases, as a URL.
 pub const POSTGRES_VARIABLE: &str = "QUARTERDECK_TEST_POSTGRES";
+
+/// Stops a host at a write to its database as `kill -9` would: whatever comes to that point stands still for ever.
+#[derive(Clone, Debug, Default)]
+pub struct Fuse(Arc<Wick>);
+
+#[derive(Debug)]
+struct Wick {
+    /// Points that are still passed; negative: it isn't lit.
+    left: AtomicI64,
+    blown: Notify,
+}
+
+impl Default for Wick {
+    fn default() -> Self {
+        Self { left: AtomicI64::new(-1), blown: Notify::new() }
+    }
+}
+
+impl Fuse {
+    /// Lights it: `points` points are still passed.
+    pub fn light(&self, points: u32) {
+        self.0.left.store(i64::from(points), Ordering::SeqCst);
+    }
+
+    /// Puts it out, unless it has blown.
+    pub fn put_out(&self) {
+        let _ = self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| (left > 0).then_some(-1));
+    }
+
+    /// Whether it has blown.
+    pub fn has_blown(&self) -> bool {
+        self.0.left.load(Ordering::SeqCst) == 0
+    }
+
+    /// Resolves when it blows.
+    pub async fn blown(&self) {
+        self.0.blown.notified().await;
+    }
+
+    /// A point where the host may die.
+    pub(crate) async fn burn(&self) {
+        let step = |left| if left > 0 { Some(left - 1) } else { None };
+        if self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, step).is_err_and(|left| left < 0) {
+            return;
+        }
+        if self.has_blown() {
+            self.0.blown.notify_one();
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 enum Cleanup {
     Directory(PathBuf),

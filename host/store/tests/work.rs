@@ -63,7 +63,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
     let size = 1 + dice.roll(3);
     let kernel = |i: usize, cpu: i64| NewKernel {
         id: KernelId::new(),
-        cluster_role: if i == 0 { "main" } else { "sub" },
+        cluster_role: if i == 0 { "main" } else { "sub" }.to_owned(),
         cluster_idx: i.max(1) as i64,
         local_rank: i as i64,
         cluster_hostname: format!("k{i}"),
@@ -77,6 +77,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
         held: Units::from([("cpu".to_owned(), cpu * 1000), ("mem".to_owned(), 1 << 20)]),
         resource_opts: json!({}),
         environ: json!([]),
+        bootstrap_script: None,
         preopen_ports: json!([]),
     };
     let cpu = 1 + dice.roll(4) as i64;
@@ -238,7 +239,7 @@ async fn two_transactions_that_each_end_a_kernel_end_the_session() {
         let mut session = new_session(&mut Dice(1), 1);
         session.kernels.truncate(1);
         let mut sub = session.kernels[0].clone();
-        (sub.id, sub.cluster_role) = (KernelId::new(), "sub");
+        (sub.id, sub.cluster_role) = (KernelId::new(), "sub".to_owned());
         session.kernels.push(sub);
         let (id, kernels) = (session.id, [session.kernels[0].id, session.kernels[1].id]);
         let mut tx = db.store.begin().await.unwrap();

@@ -4,6 +4,7 @@
 //! groups, limits, an environment of their own. It is no sandbox: kernels run as the agent's user, see the node's files
 //! and network, and say so in their `runtime_info`.
 
+mod cluster;
 pub(crate) mod files;
 mod interpreters;
 mod kernel;

@@ -1,7 +1,6 @@
 //! `/session`: look sessions up, work in them, end them.
 
 use http::Method;
-use quarterdeck_control::templates::{self, TemplateKind};
 use quarterdeck_control::{Error, maintenance, sessions};
 use quarterdeck_model::AgentId;
 use serde_json::{Value, json};
@@ -22,7 +21,7 @@ pub(crate) fn routes() -> Vec<Route> {
         post("/session", Auth, Writes, session_create::create),
         post("/session/_/create", Auth, Writes, session_create::create),
         post("/session/_/create-from-template", Auth, Writes, session_create::create_from_template),
-        post("/session/_/create-cluster", Auth, Writes, create_cluster),
+        post("/session/_/create-cluster", Auth, Writes, session_create::create_cluster),
         post("/session/_/sync-agent-registry", Superadmin, Writes, sync_agent),
         get("/session/_/match", Auth, Reads, find_matches),
         get("/session/_/logs", Auth, Reads, task_logs),
@@ -54,26 +53,6 @@ async fn sync_agent(mut call: Call) -> Answer {
     params.finish()?;
     maintenance::sync_agent(call.control(), &AgentId(agent)).await?;
     ok(&json!({}))
-}
-
-/// Clusters whose nodes differ can't be made yet; what is wrong with a request for one is told all the same.
-async fn create_cluster(mut call: Call) -> Answer {
-    let mut params = call.params().await?;
-    params.required(&["clientSessionToken"], session_name);
-    let template = params.required(&["template_id", "templateId"], nullable(uuid));
-    params.optional(&["type", "sessionType"], String::new(), text);
-    params.optional(&["group", "groupName", "group_name"], String::new(), text);
-    params.optional(&["domain", "domainName", "domain_name"], String::new(), text);
-    params.optional(&["scaling_group", "scalingGroup"], None, nullable(text));
-    params.optional(&["tag"], None, nullable(text));
-    params.optional(&["enqueueOnly"], false, boolish);
-    params.optional(&["maxWaitSeconds"], 0, int(0..=i64::from(u32::MAX)));
-    params.optional(&["owner_access_key"], None, nullable(text));
-    params.finish()?;
-    let caller = call.caller()?;
-    let id = template.map(|id| id.to_string()).unwrap_or_default();
-    templates::get(call.control(), &caller, TemplateKind::Cluster, &id, None).await?;
-    Err(Problem::new(NOT_IMPLEMENTED))
 }
 
 async fn find_matches(mut call: Call) -> Answer {

@@ -1,13 +1,13 @@
 //! `POST /session`: the parameters of a new session, as each API version writes them.
 
-use quarterdeck_control::enqueue::{self, CreateSession, Created, SessionConfig};
+use quarterdeck_control::enqueue::{self, CreateCluster, CreateSession, Created, SessionConfig};
 use quarterdeck_model::session::RESERVED_NAME;
 use quarterdeck_model::{ClusterMode, SessionType};
 use serde_json::{Value, json};
 
 use super::templates;
 use crate::call::{Answer, Call, created};
-use crate::params::kinds::{boolish, coerced_int, int, list, map, member, nullable, number, object, text, url};
+use crate::params::kinds::{boolish, coerced_int, int, list, map, member, nullable, number, object, text, url, uuid};
 use crate::params::{Fault, Params};
 use crate::version::Version;
 use crate::wire::{INVALID_API_PARAMS, Problem};
@@ -24,6 +24,34 @@ pub(super) async fn create_from_template(mut call: Call) -> Answer {
     let params = templates::filled_in(&mut call).await?;
     // Filled in, a request is written as the newest version writes it.
     enqueue(call, params, Version::NEWEST).await
+}
+
+/// `POST /session/_/create-cluster`
+pub(super) async fn create_cluster(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    let request = CreateCluster {
+        name: params.required(&["clientSessionToken", "name"], session_name),
+        template: params.required(&["template_id", "templateId"], nullable(uuid)),
+        kind: params.optional(&["type", "sessionType"], None, |v| session_type(v).map(Some)),
+        project: params.optional(&["group", "groupName", "group_name"], "default".to_owned(), text),
+        domain: params.optional(&["domain", "domainName", "domain_name"], "default".to_owned(), text),
+        scaling_group: params.optional(&["scaling_group", "scalingGroup"], None, nullable(text)),
+        tag: params.optional(&["tag"], None, nullable(text)),
+        enqueue_only: params.optional(&["enqueueOnly"], false, boolish),
+        max_wait_s: params.optional(&["maxWaitSeconds"], 0, |v| int(0..=i64::from(u32::MAX))(v).map(i64::unsigned_abs)),
+        owner_access_key: params.optional(&["owner_access_key"], None, nullable(text)),
+    };
+    params.finish()?;
+    let caller = call.caller()?;
+    let session = enqueue::create_cluster(call.control(), &caller, request).await?;
+    created(&json!({
+        "kernelId": session.session_id.to_string(),
+        "sessionId": session.session_id.to_string(),
+        "sessionName": session.name,
+        "status": session.status,
+        "servicePorts": session.service_ports,
+        "created": session.created,
+    }))
 }
 
 async fn enqueue(call: Call, mut params: Params, version: Version) -> Answer {
@@ -82,6 +110,7 @@ pub(super) fn read(params: &mut Params, version: Version) -> CreateSession {
         priority: extension.priority,
         expected_duration_s: extension.expected_duration_s,
         timeout_s: extension.timeout_s,
+        nodes: Vec::new(),
     }
 }
 

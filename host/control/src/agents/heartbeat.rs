@@ -27,7 +27,7 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
         }
         control.signals().schedule.notify_one();
     }
-    if control.live().claim_reconciliation(id, control.settings().reconcile_interval) {
+    if control.live().claim_reconciliation(id, control.settings().reconcile_interval, control.clock().elapsed()) {
         reconcile(control, id, &beat.kernels).await?;
     }
     control.live().measure(id, &beat.kernel_stats, control.clock().now());
@@ -86,7 +86,7 @@ async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> 
             control.signals().start.notify_one();
         }
     }
-    let lost = control.live().missing(id, &vanished, patience);
+    let lost = control.live().missing(id, &vanished, patience, control.clock().elapsed());
     if !lost.is_empty() {
         tracing::warn!(agent = %id, count = lost.len(), "kernels vanished from their agent");
         control.intake().vanished(lost).await?;

@@ -1,7 +1,7 @@
 //! What this host remembers of agents between heartbeats.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Instant;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use quarterdeck_model::{AgentId, KernelId, Timestamp};
@@ -34,9 +34,10 @@ struct Heard {
     stat: Option<Stat>,
     /// Kernels that the host counts on it: it tells how those do, and of no others.
     own: HashSet<KernelId>,
-    reconcile_at: Instant,
+    /// When its kernels are compared with the rows again, by [`Clock::elapsed`](quarterdeck_model::Clock::elapsed).
+    reconcile_at: Duration,
     /// Kernels that the host counts on it and that it hasn't, since when.
-    missing: HashMap<KernelId, Instant>,
+    missing: HashMap<KernelId, Duration>,
 }
 
 impl Live {
@@ -61,7 +62,7 @@ impl Live {
                 slots: None,
                 stat: None,
                 own: HashSet::new(),
-                reconcile_at: Instant::now(),
+                reconcile_at: Duration::ZERO,
                 missing: HashMap::new(),
             },
         );
@@ -179,10 +180,9 @@ impl Live {
     }
 
     /// Whether it is time to compare the agent's kernels with the rows; then says when the next time is.
-    pub(crate) fn claim_reconciliation(&self, id: &AgentId, every: std::time::Duration) -> bool {
+    pub(crate) fn claim_reconciliation(&self, id: &AgentId, every: Duration, now: Duration) -> bool {
         let mut agents = self.agents.write();
         let Some(heard) = agents.get_mut(id) else { return false };
-        let now = Instant::now();
         if now < heard.reconcile_at {
             return false;
         }
@@ -192,15 +192,20 @@ impl Live {
 
     /// Notes which kernels are missing on an agent; returns those missing for at least `patience`.
     /// While some are missing but not long enough, the next heartbeat looks again.
-    pub(crate) fn missing(&self, id: &AgentId, missing: &[KernelId], patience: std::time::Duration) -> Vec<KernelId> {
+    pub(crate) fn missing(
+        &self,
+        id: &AgentId,
+        missing: &[KernelId],
+        patience: Duration,
+        now: Duration,
+    ) -> Vec<KernelId> {
         let mut agents = self.agents.write();
         let Some(heard) = agents.get_mut(id) else { return Vec::new() };
-        let now = Instant::now();
         heard.missing.retain(|kernel, _| missing.contains(kernel));
         let mut lost = Vec::new();
         for kernel in missing {
             let since = *heard.missing.entry(*kernel).or_insert(now);
-            if now.duration_since(since) >= patience {
+            if now.saturating_sub(since) >= patience {
                 lost.push(*kernel);
             }
         }

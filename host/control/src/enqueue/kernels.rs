@@ -1,8 +1,9 @@
 //! The kernels of a new session: what each asks for.
 
-use quarterdeck_model::request::{self, LegacyRequest, RequestError};
-use quarterdeck_model::slots::{self, SlotKind, SlotMap};
-use quarterdeck_model::{AgentId, ClusterMode, KernelId, KernelRole};
+use indexmap::IndexMap;
+use quarterdeck_model::request::{self, KernelRequest, LegacyRequest, RequestError};
+use quarterdeck_model::slots::{self, SlotKind, SlotMap, SlotTypes};
+use quarterdeck_model::{AgentId, ClusterMode, KernelId};
 use quarterdeck_store::images::ImageRow;
 use quarterdeck_store::kernels::NewKernel;
 use quarterdeck_store::occupancy::Units;
@@ -10,8 +11,8 @@ use quarterdeck_store::sessions::NewSession;
 use serde_json::{Value, json};
 
 use super::CreateSession;
-use crate::Control;
 use crate::error::{Error, Result};
+use crate::{Control, images};
 
 /// A new session's kernels, and what they ask for together.
 pub(super) struct KernelSet {
@@ -19,19 +20,101 @@ pub(super) struct KernelSet {
     pub(super) total: Value,
 }
 
-/// Builds the kernels: one `main`, the rest `sub`, all alike.
+/// Kernels that are alike, but for their names.
+pub(super) struct Part {
+    role: String,
+    replicas: u32,
+    image: ImageRow,
+    resources: Option<Value>,
+    environ: IndexMap<String, String>,
+    bootstrap_script: Option<String>,
+}
+
+/// Which kernels a request comes to, the main one first.
+pub(super) async fn plan(control: &Control, request: &CreateSession, image: &ImageRow) -> Result<Vec<Part>> {
+    if request.nodes.is_empty() {
+        let alike = |role: &str, replicas| Part {
+            role: role.to_owned(),
+            replicas,
+            image: image.clone(),
+            resources: request.config.resources.clone(),
+            environ: IndexMap::new(),
+            bootstrap_script: None,
+        };
+        return Ok(vec![alike("main", 1), alike("sub", request.cluster_size.saturating_sub(1))]);
+    }
+    let mut parts = Vec::with_capacity(request.nodes.len());
+    for node in &request.nodes {
+        let architecture = node.architecture.as_deref().unwrap_or(std::env::consts::ARCH);
+        let image = images::resolve(control, &node.image, architecture).await?;
+        images::check_registry(control, &request.domain, &image).await?;
+        parts.push(Part {
+            role: node.role.clone(),
+            replicas: node.replicas,
+            image,
+            resources: node.resources.clone(),
+            environ: node.environ.clone(),
+            bootstrap_script: node.bootstrap_script.clone(),
+        });
+    }
+    Ok(parts)
+}
+
+/// Builds the kernels, numbered within their roles.
 pub(super) fn build(
     control: &Control,
     request: &CreateSession,
-    image: &ImageRow,
-    role: KernelRole,
+    plan: &[Part],
     designated: &[AgentId],
 ) -> Result<KernelSet> {
-    let config = &request.config;
+    let types = control.config_tree().slot_types();
+    let types_by_name: Vec<_> = types.iter().map(|(name, kind)| (name.clone(), *kind)).collect();
+    let mut total = SlotMap::new();
+    let mut kernels = Vec::with_capacity(request.cluster_size as usize);
+    for part in plan {
+        let asked = asked(request, part, &types)?;
+        let held = units(&asked.requested, &types_by_name)?;
+        let mut opts = request.config.resource_opts.clone();
+        opts.insert("shmem".to_owned(), json!(asked.shmem));
+        let requested = asked.requested.to_json();
+        for replica in 1..=part.replicas {
+            total = total.add(&asked.requested).map_err(|e| Error::invalid(e.to_string()))?;
+            let rank = kernels.len();
+            // With one agent for a whole session each kernel is pinned to it.
+            let pinned = match request.cluster_mode {
+                ClusterMode::SingleNode => designated.first(),
+                ClusterMode::MultiNode => designated.get(rank),
+            };
+            kernels.push(NewKernel {
+                id: KernelId::new(),
+                cluster_role: part.role.clone(),
+                cluster_idx: i64::from(replica),
+                local_rank: i64::try_from(rank).unwrap_or(i64::MAX),
+                cluster_hostname: format!("{}{replica}", part.role),
+                kernel_role: quarterdeck_model::image::role(&part.image.labels),
+                image: part.image.name.clone(),
+                architecture: part.image.architecture.clone(),
+                registry: part.image.registry.clone(),
+                image_labels: json!(part.image.labels),
+                designated_agent: pinned.cloned(),
+                requested_slots: requested.clone(),
+                held: held.clone(),
+                resource_opts: Value::Object(opts.clone()),
+                environ: listed(part.environ.iter().map(|(name, value)| (name.as_str(), value.as_str()))),
+                bootstrap_script: part.bootstrap_script.clone(),
+                preopen_ports: if rank == 0 { json!(request.config.preopen_ports) } else { json!([]) },
+            });
+        }
+    }
+    Ok(KernelSet { kernels, total: total.to_json() })
+}
+
+/// What each kernel of a part asks for.
+fn asked(request: &CreateSession, part: &Part, types: &SlotTypes) -> Result<KernelRequest> {
+    let (config, image) = (&request.config, &part.image);
     if let Some(label) = image.labels.get("ai.backend.service-ports") {
         quarterdeck_model::image::service_ports(label).map_err(Error::invalid)?;
     }
-    let types = control.config_tree().slot_types();
     let shmem = match config.resource_opts.get("shmem") {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => image
@@ -46,47 +129,11 @@ pub(super) fn build(
         gpus: config.instance_gpus.map(|n| json!(n)),
         tpus: config.instance_tpus.map(|n| json!(n)),
     };
-    let asked = request::kernel_request(config.resources.as_ref(), &legacy, &image.resources, &types, &shmem);
-    let asked = asked.map_err(|error| match error {
+    let asked = request::kernel_request(part.resources.as_ref(), &legacy, &image.resources, types, &shmem);
+    asked.map_err(|error| match error {
         RequestError::Refused(text) => Error::invalid(text),
         RequestError::Image(error) => Error::Internal(format!("image {}: {error}", image.name)),
-    })?;
-    let held = units(&asked.requested, &types.iter().map(|(name, kind)| (name.clone(), *kind)).collect::<Vec<_>>())?;
-    let mut opts = config.resource_opts.clone();
-    opts.insert("shmem".to_owned(), json!(asked.shmem));
-    let labels: Value = json!(image.labels);
-    let requested = asked.requested.to_json();
-
-    let mut total = SlotMap::new();
-    let mut kernels = Vec::with_capacity(request.cluster_size as usize);
-    for idx in 0..request.cluster_size {
-        total = total.add(&asked.requested).map_err(|e| Error::invalid(e.to_string()))?;
-        let main = idx == 0;
-        // With one agent for a whole session each kernel is pinned to it.
-        let pinned = match request.cluster_mode {
-            ClusterMode::SingleNode => designated.first(),
-            ClusterMode::MultiNode => designated.get(idx as usize),
-        };
-        kernels.push(NewKernel {
-            id: KernelId::new(),
-            cluster_role: if main { "main" } else { "sub" },
-            cluster_idx: if main { 1 } else { i64::from(idx) },
-            local_rank: i64::from(idx),
-            cluster_hostname: if main { "main1".to_owned() } else { format!("sub{idx}") },
-            kernel_role: role,
-            image: image.name.clone(),
-            architecture: image.architecture.clone(),
-            registry: image.registry.clone(),
-            image_labels: labels.clone(),
-            designated_agent: pinned.cloned(),
-            requested_slots: requested.clone(),
-            held: held.clone(),
-            resource_opts: Value::Object(opts.clone()),
-            environ: json!([]),
-            preopen_ports: if main { json!(config.preopen_ports) } else { json!([]) },
-        });
-    }
-    Ok(KernelSet { kernels, total: total.to_json() })
+    })
 }
 
 /// As the books count it; what is infinite is more than any agent has.
@@ -96,16 +143,19 @@ fn units(requested: &SlotMap, types: &[(String, SlotKind)]) -> Result<Units> {
     Ok(cells.map(|((name, _), amount)| (name.clone(), i64::try_from(amount).unwrap_or(i64::MAX))).collect())
 }
 
-/// Writes the session's variables to its kernels, as they list them.
+/// Variables as kernels list them.
+fn listed<'e>(environ: impl Iterator<Item = (&'e str, &'e str)>) -> Value {
+    environ.map(|(name, value)| Value::String(format!("{name}={value}"))).collect()
+}
+
+/// Writes the session's variables to its kernels, before those of their own.
 pub(super) fn set_environment(session: &mut NewSession) {
-    let list: Vec<_> = session
-        .environ
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| Value::String(format!("{name}={}", value.as_str().unwrap_or_default())))
-        .collect();
+    let common = session.environ.as_object().into_iter().flatten();
+    let common = listed(common.map(|(name, value)| (name.as_str(), value.as_str().unwrap_or_default())));
     for kernel in &mut session.kernels {
-        kernel.environ = Value::Array(list.clone());
+        let own = std::mem::replace(&mut kernel.environ, common.clone());
+        if let (Value::Array(all), Value::Array(own)) = (&mut kernel.environ, own) {
+            all.extend(own);
+        }
     }
 }

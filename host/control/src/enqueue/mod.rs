@@ -1,6 +1,7 @@
 //! A new session, from the request to the row (`spec/session.md` §3).
 
 mod arrivals;
+mod cluster;
 mod extras;
 mod kernels;
 mod usage;
@@ -30,6 +31,7 @@ use crate::{Control, dotfiles, images, scaling_groups, scope, vfolders};
 
 pub use arrivals::Arrivals;
 pub(crate) use arrivals::run;
+pub use cluster::{ClusterNode, CreateCluster, create_cluster};
 pub use usage::usage;
 
 /// What a request for a session says. Validated for form; whether it makes sense is decided here.
@@ -79,6 +81,8 @@ pub struct CreateSession {
     pub expected_duration_s: Option<f64>,
     /// Batch: when the command is ended.
     pub timeout_s: Option<f64>,
+    /// The kernels by role, main one first, where they differ; empty: one `main`, the rest `sub`, all alike.
+    pub nodes: Vec<ClusterNode>,
 }
 
 /// How a session is to be set up.
@@ -322,7 +326,8 @@ async fn build(
     let dotfiles = dotfiles::for_session(control, owner, project.id, &request.domain).await?;
     check_dotfiles(&dotfiles, &vfolder_mounts)?;
     let designated = designated(control, request).await?;
-    let kernel_set = kernels::build(control, request, image, role, &designated)?;
+    let plan = kernels::plan(control, request, image).await?;
+    let kernel_set = kernels::build(control, request, &plan, &designated)?;
     let mut session = NewSession {
         id: SessionId::new(),
         creation_id: uuid::Uuid::new_v4().simple().to_string(),

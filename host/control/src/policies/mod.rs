@@ -108,11 +108,9 @@ impl Policies {
     }
 
     async fn register_builtins(&self) -> Result<()> {
-        for builtin in quarterdeck_plugin::builtin::all() {
-            let digest = quarterdeck_plugin::digest(builtin.wasm);
-            if plugins::revision(&mut self.store.reader(), &digest).await?.is_some() {
-                continue;
-            }
+        let builtins = quarterdeck_plugin::builtin::all();
+        let known = plugins::known(&mut self.store.reader(), builtins.iter().map(|b| b.digest())).await?;
+        for builtin in builtins.iter().filter(|b| !known.contains(b.digest())) {
             let at = Timestamp::now();
             let started = std::time::Instant::now();
             let plugin = self

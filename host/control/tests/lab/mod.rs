@@ -192,6 +192,7 @@ pub fn request(name: &str) -> CreateSession {
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        nodes: Vec::new(),
     }
 }
 

@@ -10,6 +10,6 @@ pub use bindings::{
 };
 pub use history::{HistoryRow, Place, demotions, history, history_of, record};
 pub use revisions::{
-    FAILED_KEPT, RevisionRow, component, fail_revision, insert_revision, introduce_revision, retry_revision, revision,
-    revisions, set_status, stranded,
+    FAILED_KEPT, RevisionRow, component, fail_revision, insert_revision, introduce_revision, known, retry_revision,
+    revision, revisions, set_status, stranded,
 };

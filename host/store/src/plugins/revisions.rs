@@ -1,5 +1,7 @@
 //! Stored components.
 
+use std::collections::HashSet;
+
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::{PluginKind, RevisionStatus};
 use serde_json::Value as Json;
@@ -99,6 +101,15 @@ pub async fn insert_revision<S: Sql>(sql: &mut S, revision: &RevisionRow, compon
 pub async fn revision<S: Sql>(sql: &mut S, digest: &str) -> Result<Option<RevisionRow>> {
     let stmt = Stmt::assembled(format!("SELECT {REVISION} FROM plugin_revisions WHERE digest = $1")).bind(digest);
     sql.fetch_optional(stmt).await?.as_ref().map(revision_row).transpose()
+}
+
+/// Which of these revisions there are.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn known<'d, S: Sql>(sql: &mut S, digests: impl IntoIterator<Item = &'d str>) -> Result<HashSet<String>> {
+    let stmt = Stmt::among("SELECT digest FROM plugin_revisions WHERE digest IN {list}", digests);
+    sql.fetch_all(stmt).await?.iter().map(|row| row.get("digest")).collect()
 }
 
 /// The bytes of a component.

@@ -9,6 +9,7 @@ use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
 use serde_json::{Value, json};
 
+use super::super::cluster;
 use super::super::files;
 use super::super::interpreters::{Dialect, Interpreter, RUNTIME_PATH, RUNTIME_TYPE};
 use super::super::log::KernelLog;
@@ -74,10 +75,11 @@ impl Task {
         Ok((Place { dir, log, launcher, interpreter }, repl))
     }
 
-    /// Dotfiles and the session's SSH key pair.
+    /// What kernels of a cluster know of each other, dotfiles, and without a cluster the owner's SSH key pair.
     fn place_files(&self, work: &Path, log: &KernelLog) {
         let internal: Value = serde_json::from_str(&self.spec.internal_data).unwrap_or_default();
-        let mut files = Vec::new();
+        let cluster = cluster::files(&internal);
+        let mut files: Vec<_> = cluster.iter().map(|(path, data, mode)| (*path, data.as_str(), *mode)).collect();
         for dotfile in internal["dotfiles"].as_array().into_iter().flatten() {
             let (Some(path), Some(data)) = (dotfile["path"].as_str(), dotfile["data"].as_str()) else { continue };
             let mode = dotfile["perm"].as_str().and_then(|perm| u32::from_str_radix(perm, 8).ok()).unwrap_or(0o600);
@@ -87,7 +89,7 @@ impl Task {
         for (path, key, mode) in
             [(".ssh/id_cluster", "private_key", 0o600), (".ssh/id_cluster.pub", "public_key", 0o644)]
         {
-            if let Some(data) = pair[key].as_str().filter(|data| !data.is_empty()) {
+            if let Some(data) = pair[key].as_str().filter(|data| !data.is_empty() && cluster.is_empty()) {
                 files.push((path, data, mode));
             }
         }
