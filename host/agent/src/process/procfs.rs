@@ -55,6 +55,13 @@ impl Process {
         field_kib(&format!("/proc/{}/status", self.pid), "VmRSS:")
     }
 
+    /// Bytes read from and written to devices; nothing where that isn't told.
+    pub(super) fn io(&self) -> [u64; 2] {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.pid)).unwrap_or_default();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        [field("read_bytes:").unwrap_or_default(), field("write_bytes:").unwrap_or_default()]
+    }
+
     /// Memory in bytes with shared pages divided among those who share them; slower to find out.
     pub(super) fn proportional(&self) -> u64 {
         field_kib(&format!("/proc/{}/smaps_rollup", self.pid), "Pss:")
@@ -145,6 +152,17 @@ impl Scanner {
             .map(|p| p.0)
             .collect()
     }
+}
+
+/// The processes that descend from one, itself included. Nothing leaves a sandbox: this is all of it.
+pub(super) fn descendants(root: i32, seen: &[(Process, Option<String>)]) -> Vec<&Process> {
+    let mut family = std::collections::HashSet::from([root]);
+    // Parents come before their children.
+    let is_one = |(process, _): &&(Process, Option<String>)| {
+        process.pid == root || (family.contains(&process.parent) && family.insert(process.pid))
+    };
+    let mut is_one = is_one;
+    seen.iter().filter(|entry| is_one(entry)).map(|(process, _)| process).collect()
 }
 
 pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[Group]) -> bool {

@@ -2,21 +2,28 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, mkfifo};
 use parking_lot::Mutex;
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::procfs::{Group, Process};
 use super::runs::Stream;
+use crate::sandbox::{self, Sandbox};
 
 const LAUNCH: &str = include_str!("launch.sh");
 /// For users other than root: the most processes and threads, those outside the kernel included.
@@ -33,6 +40,20 @@ const PIPEFUL: usize = 17;
 
 /// Starts the programs of one kernel.
 pub(super) struct Launcher {
+    /// The kernel's directory.
+    dir: PathBuf,
+    how: How,
+}
+
+/// Where programs run.
+enum How {
+    /// Beside everything else on the node, as the agent's own user.
+    Open(Open),
+    /// In a sandbox.
+    Closed(Arc<Sandbox>),
+}
+
+struct Open {
     work: PathBuf,
     env: Vec<(String, String)>,
     lifeline: PathBuf,
@@ -44,9 +65,16 @@ pub(super) struct Launcher {
 
 /// A program that runs.
 pub(super) struct Proc {
-    pub(super) group: Group,
-    pub(super) stdin: Option<ChildStdin>,
+    pub(super) job: Job,
+    pub(super) stdin: Option<pipe::Sender>,
     pub(super) io: mpsc::Receiver<Io>,
+}
+
+/// What is signalled.
+#[derive(Clone)]
+pub(super) enum Job {
+    Group(Group),
+    Program(Arc<Sandbox>, u64),
 }
 
 /// What comes from a program.
@@ -59,35 +87,152 @@ pub(super) enum Io {
     Exited(i32),
 }
 
+impl Job {
+    /// Signals the program and its process group.
+    pub(super) fn signal(&self, signal: Signal) {
+        match self {
+            Self::Group(group) => group.signal(signal),
+            Self::Program(sandbox, id) => sandbox.signal(*id, signal),
+        }
+    }
+}
+
 impl Launcher {
-    /// A launcher with its files in `dir`.
-    pub(super) fn new(dir: &Path, work: PathBuf, env: Vec<(String, String)>) -> io::Result<Self> {
+    /// One for programs beside everything else on the node, with its files in `dir`.
+    pub(super) fn open(dir: &Path, env: Vec<(String, String)>) -> io::Result<Self> {
         let lifeline = dir.join("lifeline");
         fifo(&lifeline)?;
         let held = std::fs::OpenOptions::new().read(true).write(true).open(&lifeline)?;
         let setsid = super::interpreters::on_path("setsid");
-        Ok(Self { work, env, lifeline, _held: held, setsid, groups: Mutex::default() })
+        let open = Open { work: dir.join("work"), env, lifeline, _held: held, setsid, groups: Mutex::default() };
+        Ok(Self { dir: dir.to_owned(), how: How::Open(open) })
+    }
+
+    /// One for programs in a sandbox, which shows the parts of `dir` where [`Launcher::inside`] says.
+    pub(super) fn closed(dir: &Path, sandbox: Sandbox) -> Self {
+        Self { dir: dir.to_owned(), how: How::Closed(Arc::new(sandbox)) }
+    }
+
+    /// The kernel's sandbox, if it has one.
+    pub(super) fn sandbox(&self) -> Option<&Arc<Sandbox>> {
+        match &self.how {
+            How::Open(_) => None,
+            How::Closed(sandbox) => Some(sandbox),
+        }
+    }
+
+    /// Where programs find a file of the kernel's directory.
+    pub(super) fn inside(&self, path: &Path) -> PathBuf {
+        let shown = [("work", sandbox::WORK), ("run", sandbox::TOOLS), ("tmp", "/tmp")];
+        match &self.how {
+            How::Open(_) => path.to_owned(),
+            How::Closed(_) => shown
+                .into_iter()
+                .find_map(|(part, at)| Some(Path::new(at).join(path.strip_prefix(self.dir.join(part)).ok()?)))
+                .unwrap_or_else(|| path.to_owned()),
+        }
     }
 
     /// The process groups started so far that aren't known to be over: each began with the program's own pid.
     pub(super) fn groups(&self) -> Vec<Group> {
-        self.groups.lock().clone()
+        match &self.how {
+            How::Open(open) => open.groups.lock().clone(),
+            How::Closed(_) => Vec::new(),
+        }
     }
 
     /// Forgets groups that are over.
     pub(super) fn forget(&self, over: &[Group]) {
-        self.groups.lock().retain(|group| !over.contains(group));
+        if let How::Open(open) = &self.how {
+            open.groups.lock().retain(|group| !over.contains(group));
+        }
     }
 
     /// The kernel's work directory.
-    pub(super) fn work(&self) -> &Path {
-        &self.work
+    pub(super) fn work(&self) -> PathBuf {
+        self.dir.join("work")
     }
 
+    /// Opens a terminal of that size and starts a program on it: the terminal's other side, and the program's end.
+    pub(super) async fn spawn_on_terminal(
+        &self,
+        command: &[&OsStr],
+        (rows, columns): (u16, u16),
+    ) -> io::Result<(OwnedFd, Exit)> {
+        let env = [("TERM".to_owned(), "xterm-256color".to_owned())];
+        match &self.how {
+            How::Open(open) => {
+                let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+                let terminal = openpt(flags)?;
+                grantpt(&terminal)?;
+                unlockpt(&terminal)?;
+                let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                tcsetwinsize(&terminal, size)?;
+                let side = ioctl_tiocgptpeer(&terminal, flags)?;
+                let mut launch = open.launch(command, &env, true);
+                launch.stdin(side.try_clone()?).stdout(side.try_clone()?).stderr(side);
+                let mut child = launch.spawn()?;
+                open.enter(&child)?;
+                Ok((terminal, async move { child.wait().await.map_or(-1, exit_code) }.boxed()))
+            }
+            How::Closed(sandbox) => {
+                let (program, terminal) = sandbox.spawn_on_terminal(command, &env, (rows, columns)).await?;
+                Ok((terminal, program.end.map(|end| end.unwrap_or(-1)).boxed()))
+            }
+        }
+    }
+
+    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
+    pub(super) async fn spawn(
+        &self,
+        command: &[&OsStr],
+        stdin: bool,
+        events: Option<pipe::Receiver>,
+    ) -> io::Result<Proc> {
+        self.spawn_with(command, &[], stdin, events).await
+    }
+
+    /// As [`Launcher::spawn`], with more in its environment.
+    pub(super) async fn spawn_with(
+        &self,
+        command: &[&OsStr],
+        env: &[(String, String)],
+        stdin: bool,
+        events: Option<pipe::Receiver>,
+    ) -> io::Result<Proc> {
+        let (job, stdin, out, err, exit) = match &self.how {
+            How::Open(open) => open.start(command, env, stdin)?,
+            How::Closed(sandbox) => start_inside(sandbox, command, env, stdin).await?,
+        };
+        let (tx, io) = mpsc::channel(64);
+        let pump = Pump {
+            out: Source::new(out),
+            err: Source::new(err),
+            events: events.map(Source::new),
+            lines: Lines::default(),
+            tx,
+        };
+        tokio::spawn(pump.run(exit));
+        Ok(Proc { job, stdin, io })
+    }
+
+    /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.
+    pub(super) fn events(path: &Path) -> io::Result<pipe::Receiver> {
+        let _ = std::fs::remove_file(path);
+        fifo(path)?;
+        pipe::OpenOptions::new().read_write(true).open_receiver(path)
+    }
+}
+
+/// Tells a program's exit code when it ends.
+pub(super) type Exit = BoxFuture<'static, i32>;
+type Started = (Job, Option<pipe::Sender>, pipe::Receiver, pipe::Receiver, Exit);
+
+impl Open {
     /// How a program is started in the kernel's work directory: in a session of its own, which keeps the kernel away
     /// from the terminal that the agent may have been started on. With `terminal`, its standard input is the terminal
     /// that the session gets.
-    fn launch(&self, command: &[&OsStr], terminal: bool) -> Command {
+    fn launch(&self, command: &[&OsStr], env: &[(String, String)], terminal: bool) -> Command {
         let limit = if Uid::effective().is_root() { 0 } else { MOST_PROCESSES };
         let mut launch = match &self.setsid {
             Some(setsid) => {
@@ -105,7 +250,8 @@ impl Launcher {
             }
         };
         launch.args(["-c", LAUNCH, "sh"]).arg(&self.lifeline).arg(limit.to_string()).arg(NICENESS.to_string());
-        launch.args(command).current_dir(&self.work).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
+        launch.args(command).current_dir(&self.work).env_clear();
+        launch.envs(self.env.iter().chain(env).map(|(k, v)| (k, v)));
         launch
     }
 
@@ -120,45 +266,45 @@ impl Launcher {
         Ok(group)
     }
 
-    /// Starts a program whose terminal is `terminal`.
-    pub(super) fn spawn_on(&self, terminal: &OwnedFd, command: &[&OsStr]) -> io::Result<Child> {
-        let mut launch = self.launch(command, true);
-        launch.env("TERM", "xterm-256color");
-        launch.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal.try_clone()?);
-        let child = launch.spawn()?;
-        self.enter(&child)?;
-        Ok(child)
-    }
-
-    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
-    pub(super) fn spawn(&self, command: &[&OsStr], stdin: bool, events: Option<pipe::Receiver>) -> io::Result<Proc> {
-        let mut launch = self.launch(command, false);
+    fn start(&self, command: &[&OsStr], env: &[(String, String)], stdin: bool) -> io::Result<Started> {
+        let mut launch = self.launch(command, env, false);
         launch.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
         launch.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = launch.spawn()?;
         let group = self.enter(&child)?;
         let missing = || io::Error::other("the child has no pipes");
-        let stdin = child.stdin.take();
+        let stdin = match child.stdin.take() {
+            Some(stdin) => Some(pipe::Sender::from_owned_fd(stdin.into_owned_fd()?)?),
+            None => None,
+        };
         let out = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into_owned_fd()?)?;
         let err = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into_owned_fd()?)?;
-        let (tx, io) = mpsc::channel(64);
-        let pump = Pump {
-            out: Source::new(out),
-            err: Source::new(err),
-            events: events.map(Source::new),
-            lines: Lines::default(),
-            tx,
-        };
-        tokio::spawn(pump.run(child));
-        Ok(Proc { group, stdin, io })
+        let exit = async move { child.wait().await.map_or(-1, exit_code) };
+        Ok((Job::Group(group), stdin, out, err, exit.boxed()))
     }
+}
 
-    /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.
-    pub(super) fn events(path: &Path) -> io::Result<pipe::Receiver> {
-        let _ = std::fs::remove_file(path);
-        fifo(path)?;
-        pipe::OpenOptions::new().read_write(true).open_receiver(path)
-    }
+async fn start_inside(
+    sandbox: &Arc<Sandbox>,
+    command: &[&OsStr],
+    env: &[(String, String)],
+    stdin: bool,
+) -> io::Result<Started> {
+    let (input, theirs) = match stdin {
+        true => {
+            let (input, theirs) = pipe::pipe()?;
+            (Some(input), theirs.into_blocking_fd()?)
+        }
+        false => (None, std::fs::File::open("/dev/null")?.into()),
+    };
+    let (their_out, out) = pipe::pipe()?;
+    let (their_err, err) = pipe::pipe()?;
+    let (their_out, their_err) = (their_out.into_blocking_fd()?, their_err.into_blocking_fd()?);
+    let program = sandbox.spawn(command, env, [theirs.as_fd(), their_out.as_fd(), their_err.as_fd()]).await?;
+    let job = Job::Program(sandbox.clone(), program.id());
+    // A sandbox that ends takes its programs with it.
+    let exit = async move { program.end.await.unwrap_or(128 + Signal::SIGKILL as i32) };
+    Ok((job, input, out, err, exit.boxed()))
 }
 
 fn fifo(path: &Path) -> io::Result<()> {
@@ -221,23 +367,23 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(mut self, mut child: Child) {
+    async fn run(mut self, mut exit: Exit) {
         let exited = loop {
             let exited = tokio::select! {
                 () = async { match &self.events { Some(source) => source.ready().await, None => std::future::pending().await } } => None,
                 () = self.out.ready() => None,
                 () = self.err.ready() => None,
-                status = child.wait() => Some(status),
+                code = &mut exit => Some(code),
             };
             self.pass_events(TURN).await;
             self.pass_output().await;
-            if let Some(status) = exited {
-                break status;
+            if let Some(code) = exited {
+                break code;
             }
         };
         self.pass_events(PIPEFUL).await;
         self.pass_rest().await;
-        let _ = self.tx.send(Io::Exited(exited.map_or(-1, exit_code))).await;
+        let _ = self.tx.send(Io::Exited(exited)).await;
     }
 
     /// One chunk of each stream; whether there was any.
