@@ -372,6 +372,8 @@ async fn files_go_in_and_out_while_the_kernel_works_with_them() {
     for refused in refusals {
         assert!(matches!(&refused, Err(CallError::Refused(why)) if why.contains("synthetic")), "{refused:?}");
     }
+}
+
 #[tokio::test]
 async fn node_keeps_its_state_asks_completes_and_is_interrupted() {
     let mut rig = Rig::start(RuntimeKind::Process).await;

@@ -4,11 +4,12 @@
 mod common;
 
 use common::{Rig, spec, text, until};
-use quarterdeck_agent::RuntimeKind;
+use quarterdeck_agent::{AgentOptions, RuntimeKind};
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{CallError, pb};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_util::sync::CancellationToken;
 
 async fn started(rig: &Rig, kernel: &str) -> pb::Started {
     rig.event(kernel, |event| match event {
@@ -102,6 +103,11 @@ async fn a_kernel_sees_nothing_of_the_agent_and_of_others() {
     rig.stop().await;
 }
 
+/// A process that throws away all that tells whose it is, and doesn't end when asked to.
+fn hidden(word: &str) -> String {
+    format!("(cd /; setsid env -i sh -c 'trap \"\" TERM HUP INT; while :; do sleep 1; done; : {word}' &) ")
+}
+
 #[tokio::test]
 async fn nothing_of_a_kernel_stays_however_it_hides() {
     let Some(mut rig) = isolated().await else { return };
@@ -115,12 +121,48 @@ async fn nothing_of_a_kernel_stays_however_it_hides() {
     rig.terminated(&kernel).await;
     assert_eq!(processes(&word), [] as [u32; 0]);
 
-    // The agent goes without a word: its end of the conversation closes, and each kernel ends with it.
+    rig.stop().await;
+}
+
+const CHILD: &str = "QUARTERDECK_TEST_CHILD_AGENT";
+
+/// Not a test of its own: the agent process that the next one kills.
+#[tokio::test]
+async fn child_agent() {
+    let Ok(arguments) = std::env::var(CHILD) else { return };
+    let arguments: Vec<String> = serde_json::from_str(&arguments).unwrap();
+    let dir = arguments[1].clone().into();
+    let mut options = AgentOptions::new(&arguments[0], common::TOKEN, RuntimeKind::Process, dir);
+    options.id = Some("i-test".into());
+    options.process.sandbox_program = Some(env!("CARGO_BIN_EXE_quarterdeck-sandbox").into());
+    quarterdeck_agent::run(options, CancellationToken::new()).await.unwrap();
+}
+
+/// The agent goes without a word: its end of the conversation closes, and each kernel ends with it.
+#[tokio::test]
+async fn kernels_end_with_their_agent() {
+    let Some(mut rig) = isolated().await else { return };
+    rig.stop().await;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_agent", "--nocapture"])
+        .env(CHILD, json!([rig.server, rig.state.path()]).to_string())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    rig.registered(2).await;
     let kernel = rig.kernel("shell").await;
-    rig.run_code(&kernel, &hidden).await;
+    let word = uuid::Uuid::new_v4().simple().to_string();
+    rig.run_code(&kernel, &hidden(&word)).await;
     until("the hidden process", || (!processes(&word).is_empty()).then_some(())).await;
-    rig.kill().await;
+    child.kill().unwrap();
+    child.wait().unwrap();
     until("its end", || processes(&word).is_empty().then_some(())).await;
+    let options = rig.options(RuntimeKind::Process);
+    rig.run(options).await;
+    rig.registered(3).await;
+    let end = rig.terminated(&kernel).await;
+    assert_eq!((end.reason.as_str(), end.exit_code), ("agent-restart", 137));
+    rig.stop().await;
 }
 
 #[tokio::test]

@@ -205,7 +205,9 @@ impl Metrics {
         self.usage.clear();
         for (index, (id, stat)) in stats.iter().enumerate() {
             for (metric, value) in stat.as_object().into_iter().flatten().take(METRICS_SHOWN) {
-                let Some(number) = value["current"].as_str().and_then(|text| text.parse::<f64>().ok()) else { continue };
+                let Some(number) = value["current"].as_str().and_then(|text| text.parse::<f64>().ok()) else {
+                    continue;
+                };
                 if !number.is_finite() || metric.len() > 64 {
                     continue;
                 }

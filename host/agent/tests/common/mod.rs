@@ -184,14 +184,6 @@ impl Rig {
         }
     }
 
-    /// Ends the agent as a crash would: no kernel is destroyed, no word is said.
-    pub async fn kill(&mut self) {
-        if let Some((_, task)) = self.agent.take() {
-            task.abort();
-            let _ = task.await;
-        }
-    }
-
     /// The agent that registered last.
     pub fn agent(&self) -> AgentHandle {
         let notes = self.host.notes.lock();

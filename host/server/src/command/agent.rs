@@ -69,7 +69,8 @@ pub(crate) struct ProcessArgs {
 }
 
 fn port_range(text: &str) -> Result<(u16, u16), String> {
-    let range = text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let range =
+        text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
     match range {
         Some((first, last)) if first > 0 && first <= last => Ok((first, last)),
         _ => Err("two ports, e.g. 30000-32767".into()),
