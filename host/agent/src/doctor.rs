@@ -100,7 +100,7 @@ pub async fn examine(options: &ProcessOptions, scratch: &Path) -> Result<Vec<Fin
             "node" => "nodejs",
             _ => "bash",
         };
-        let missing = || format!("kernels of this kind can't be run: none on the agent's PATH");
+        let missing = || "kernels of this kind can't be run: none on the agent's PATH".to_owned();
         findings
             .push(finding(name, found.ok_or_else(missing), Verdict::Missing, || format!("apt-get install {package}")));
     }

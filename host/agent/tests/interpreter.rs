@@ -70,6 +70,26 @@ async fn python_keeps_its_state_and_tells_streams_apart() {
 }
 
 #[tokio::test]
+async fn python_shows_what_is_no_text() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let code = "class Table:\n\
+                \x20   def __repr__(self): return 'a table'\n\
+                \x20   def _repr_html_(self): return '<b>1</b>'\n\
+                class Picture:\n\
+                \x20   def __repr__(self): return 'a picture'\n\
+                \x20   def _repr_png_(self): return b'\\x89PNG'\n\
+                print('first')\n\
+                display(Picture())\n\
+                Table()";
+    let result = rig.run_code(&kernel, code).await;
+    let media = json!(["media", ["image/png", "iVBORw=="]]);
+    let console = json!([["stdout", "first\na picture\n"], media, ["stdout", "a table\n"], ["html", "<b>1</b>"]]);
+    assert_eq!(result["console"], console);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn python_asks_for_input_and_completes() {
     let mut rig = Rig::start(RuntimeKind::Process).await;
     let kernel = rig.kernel("python").await;

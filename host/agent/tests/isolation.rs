@@ -113,14 +113,11 @@ async fn nothing_of_a_kernel_stays_however_it_hides() {
     let Some(mut rig) = isolated().await else { return };
     let kernel = rig.kernel("shell").await;
     let word = uuid::Uuid::new_v4().simple().to_string();
-    let hidden =
-        format!("(cd /; setsid env -i sh -c 'trap \"\" TERM HUP INT; while :; do sleep 1; done; : {word}' &) ");
-    rig.run_code(&kernel, &hidden).await;
+    rig.run_code(&kernel, &hidden(&word)).await;
     until("the hidden process", || (!processes(&word).is_empty()).then_some(())).await;
     rig.destroy(&kernel).await;
     rig.terminated(&kernel).await;
     assert_eq!(processes(&word), [] as [u32; 0]);
-
     rig.stop().await;
 }
 

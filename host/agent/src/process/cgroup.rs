@@ -79,7 +79,7 @@ impl ControlGroups {
             move |error: io::Error| format!("{base} isn't the agent's to arrange ({what}: {error})")
         };
         // Groups with processes in them can't have groups with limits below: the agent goes to one of its own.
-        if own.trim_matches('/') != "" {
+        if !own.trim_matches('/').is_empty() {
             let mine = base.join("agent");
             fs::create_dir_all(&mine).map_err(denied("making a group"))?;
             fs::write(mine.join("cgroup.procs"), pid.to_string()).map_err(denied("moving into it"))?;

@@ -470,6 +470,7 @@ impl<'a> Live<'a> {
                         let _ = reply.send(Ok(completions(matches)));
                     }
                 }
+                Said::Shown(kind, value) => self.runs.shown(kind, value),
                 Said::Nothing => {}
             },
             Io::Exited(code) => {

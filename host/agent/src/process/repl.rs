@@ -37,6 +37,8 @@ pub(super) enum Said {
     Input { password: bool },
     /// Completions, and the question they answer.
     Completions(u64, Vec<Value>),
+    /// Something to be shown that is no text: its MIME type, and what it is.
+    Shown(String, String),
     /// Nothing that matters.
     Nothing,
 }
@@ -162,6 +164,10 @@ impl Repl {
         match event["t"].as_str() {
             Some("done") => Said::Done(event["code"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(-1)),
             Some("input") => Said::Input { password: event["password"].as_bool().unwrap_or_default() },
+            Some("show") => match (event["k"].as_str(), event["v"].as_str()) {
+                (Some(kind), Some(value)) => Said::Shown(kind.to_owned(), value.to_owned()),
+                _ => Said::Nothing,
+            },
             Some("complete") => {
                 let matches = event["matches"].as_array().cloned().unwrap_or_default();
                 Said::Completions(event["id"].as_u64().unwrap_or_default(), matches)

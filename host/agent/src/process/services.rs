@@ -55,7 +55,7 @@ impl PortRange {
         let (first, last) = range.filter(|(first, last)| first <= last).unwrap_or(RANGE);
         // Agents that share a node begin at different places.
         let start = first + (rand::random::<u16>() % (last - first + 1));
-        Self { address: address.unwrap_or(Ipv4Addr::LOCALHOST.into()), first, last, next: Mutex::new(start) }
+        Self { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), first, last, next: Mutex::new(start) }
     }
 
     /// Takes a free port.

@@ -242,7 +242,7 @@ impl Isolation {
                 entries.push(Entry::new(path, what));
             }
         }
-        let names = format!("127.0.0.1 localhost {0}\n::1 localhost ip6-localhost\n", view.hostname);
+        let names = self.names(&view);
         for (path, text) in [
             ("/etc/passwd", format!("work:x:{0}:{0}:work:{WORK}:{1}\n", super::plan::WORKER, login_shell())),
             ("/etc/group", format!("work:x:{}:\n", super::plan::WORKER)),
@@ -295,6 +295,19 @@ impl Isolation {
             processes: PROCESSES,
             processors: view.processors,
         })
+    }
+
+    /// The names that a kernel knows: its own, and those of the others of its session where they are at the same address.
+    fn names(&self, view: &View<'_>) -> String {
+        let variable = |name: &str| view.env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        let mut names = format!("127.0.0.1 localhost {0}\n::1 localhost ip6-localhost\n", view.hostname);
+        if self.network == Network::Host && variable("BACKENDAI_CLUSTER_MODE") == "single-node" {
+            let fits = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+            let others =
+                variable("BACKENDAI_CLUSTER_HOSTS").split(',').filter(fits).filter(|name| *name != view.hostname);
+            names.extend(others.map(|name| format!("127.0.0.1 {name}\n")));
+        }
+        names
     }
 
     /// A mount whose owner on disk is the kernel's user inside.

@@ -282,7 +282,7 @@ fn link(work: &Path, binds: &[Bind]) -> Result<(), String> {
         if bind.read_only {
             return Err(format!("without isolation, a folder can't be protected from writing: {name}"));
         }
-        let made = std::fs::create_dir_all(work.join(inner.parent().unwrap_or(Path::new(""))))
+        let made = std::fs::create_dir_all(work.join(inner.parent().unwrap_or_else(|| Path::new(""))))
             .and_then(|()| std::os::unix::fs::symlink(&bind.source, work.join(inner)));
         made.map_err(|error| format!("linking {name}: {error}"))?;
     }
