@@ -12,6 +12,7 @@ mod kernel;
 pub mod log;
 mod processors;
 mod procfs;
+mod pump;
 mod repl;
 mod runs;
 pub(crate) mod services;
@@ -38,7 +39,7 @@ use self::cgroup::{ControlGroups, Limits};
 use self::interpreters::Interpreters;
 use self::kernel::{Command, Handle};
 use self::processors::Processors;
-use self::procfs::{Process, Scanner, belongs, descendants};
+use self::procfs::{Process, Scanner, belongs, programs};
 use self::services::PortRange;
 use self::workdir::Home;
 use crate::error::{Error, Failure};
@@ -390,7 +391,7 @@ async fn measure(runtime: Weak<Inner>) {
                 let belongs =
                     |(process, mark): &&(Process, Option<String>)| belongs(process, mark.as_deref(), &id, &groups);
                 let members: Vec<&Process> = match root {
-                    Some(root) => descendants(root, &seen),
+                    Some(root) => programs(root, &seen),
                     None => seen.iter().filter(belongs).map(|(process, _)| process).collect(),
                 };
                 measure_one(&inner, &kernel, &members, root);

@@ -1,6 +1,6 @@
 //! Processes as `/proc` shows them: which belong to a kernel, and how to end them all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -154,15 +154,18 @@ impl Scanner {
     }
 }
 
-/// The processes that descend from one, itself included. Nothing leaves a sandbox: this is all of it.
-pub(super) fn descendants(root: i32, seen: &[(Process, Option<String>)]) -> Vec<&Process> {
-    let mut family = std::collections::HashSet::from([root]);
+/// The programs of a sandbox whose outer process is `root`: all that descends from it but the two processes of the agent's
+/// own that hold it. Nothing leaves a sandbox: this is all of it.
+pub(super) fn programs(root: i32, seen: &[(Process, Option<String>)]) -> Vec<&Process> {
+    let mut family = HashSet::from([root]);
+    let mut programs = Vec::new();
     // Parents come before their children.
-    let is_one = |(process, _): &&(Process, Option<String>)| {
-        process.pid == root || (family.contains(&process.parent) && family.insert(process.pid))
-    };
-    let mut is_one = is_one;
-    seen.iter().filter(|entry| is_one(entry)).map(|(process, _)| process).collect()
+    for (process, _) in seen {
+        if family.contains(&process.parent) && family.insert(process.pid) && process.parent != root {
+            programs.push(process);
+        }
+    }
+    programs
 }
 
 pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[Group]) -> bool {
@@ -251,6 +254,15 @@ mod tests {
         let seen = [(member.clone(), None), (process, None)];
         assert!(group.lives(&seen) && !older.lives(&seen) && !other.lives(&seen));
         assert!(older.lives(&[(member, None)]), "the leader may be gone");
+    }
+
+    #[test]
+    fn the_programs_of_a_sandbox_descend_from_it() {
+        let me = Process::read(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let process = |pid, parent| (Process { pid, parent, ..me.clone() }, None);
+        let seen = [process(10, 1), process(11, 10), process(20, 1), process(12, 11), process(13, 12), process(21, 20)];
+        let pids: Vec<i32> = programs(10, &seen).into_iter().map(|process| process.pid).collect();
+        assert_eq!(pids, [12, 13]);
     }
 
     #[test]
