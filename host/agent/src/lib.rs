@@ -4,6 +4,7 @@
 //! [`run`] is all that a program needs. A [`Runtime`](runtime::Runtime) says what a kernel is made of: `process` (a
 //! process tree of this node) or `synthetic` (an entry in a book).
 
+pub mod doctor;
 mod error;
 mod member;
 mod node;
@@ -11,6 +12,7 @@ mod options;
 pub mod process;
 pub mod reporter;
 pub mod runtime;
+pub mod sandbox;
 mod service;
 mod synthetic;
 mod transfer;
@@ -19,4 +21,6 @@ pub mod user_files;
 pub use error::{Error, Failure};
 pub use node::run;
 pub use options::{AgentOptions, RuntimeKind, parse_slots};
+pub use process::{IsolationMode, KERNEL_USER, ProcessOptions};
+pub use sandbox::{Network, SANDBOX_ARG};
 pub use synthetic::SyntheticRuntime;

@@ -43,7 +43,9 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
             }
             RuntimeKind::Process => {
                 let home = options.state_dir.join(&id);
-                Arc::new(ProcessRuntime::open(home, reporter.clone(), public_host.clone()).await?)
+                Arc::new(
+                    ProcessRuntime::open(home, reporter.clone(), public_host.clone(), options.process.clone()).await?,
+                )
             }
         };
         let announcement = Announcement {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use quarterdeck_rpc::pb;
 
 use crate::error::Error;
+use crate::process::ProcessOptions;
 
 /// Which runtime an agent has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct AgentOptions {
     pub region: String,
     /// The host name under which users reach its kernels; none = the host of its address.
     pub public_host: Option<String>,
+    /// `process` only: how kernels are kept apart, and what they see.
+    pub process: ProcessOptions,
     /// `synthetic` only: how long a kernel takes to start.
     pub start_delay: Duration,
 }
@@ -102,6 +105,7 @@ impl AgentOptions {
             commit_dir: None,
             region: "local".into(),
             public_host: None,
+            process: ProcessOptions::default(),
             start_delay: Duration::ZERO,
         }
     }

@@ -59,7 +59,7 @@ async fn python_keeps_its_state_and_tells_streams_apart() {
     assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(3)));
     let code = "import multiprocessing as m\ndef g(n):\n    print('child', n)\np = m.Process(target=g, args=(x,))\np.start(); p.join()";
     assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), "child 41\n");
-    let code = "import os\n(os.environ['BACKENDAI_KERNEL_ID'], os.environ['HOME'] == os.getcwd(), os.listdir('.'))";
+    let code = "import os\n(os.environ['BACKENDAI_KERNEL_ID'], os.environ['HOME'] == os.getcwd(), [f for f in os.listdir('.') if f != 'id_container'])";
     assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), format!("('{kernel}', True, [])\n"));
 
     let log = rig.log(&kernel).await;
@@ -67,6 +67,26 @@ async fn python_keeps_its_state_and_tells_streams_apart() {
     rig.stop().await;
     assert_eq!(rig.terminated(&kernel).await.reason, "agent-termination");
     assert_eq!(rig.host.notes.lock().left, ["i-test"]);
+}
+
+#[tokio::test]
+async fn python_shows_what_is_no_text() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("python").await;
+    let code = "class Table:\n\
+                \x20   def __repr__(self): return 'a table'\n\
+                \x20   def _repr_html_(self): return '<b>1</b>'\n\
+                class Picture:\n\
+                \x20   def __repr__(self): return 'a picture'\n\
+                \x20   def _repr_png_(self): return b'\\x89PNG'\n\
+                print('first')\n\
+                display(Picture())\n\
+                Table()";
+    let result = rig.run_code(&kernel, code).await;
+    let media = json!(["media", ["image/png", "iVBORw=="]]);
+    let console = json!([["stdout", "first\na picture\n"], media, ["stdout", "a table\n"], ["html", "<b>1</b>"]]);
+    assert_eq!(result["console"], console);
+    rig.stop().await;
 }
 
 #[tokio::test]
@@ -372,4 +392,60 @@ async fn files_go_in_and_out_while_the_kernel_works_with_them() {
     for refused in refusals {
         assert!(matches!(&refused, Err(CallError::Refused(why)) if why.contains("synthetic")), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn node_keeps_its_state_asks_completes_and_is_interrupted() {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    if !rig.host.notes.lock().registers[0].runtime_types.contains(&"nodejs".to_owned()) {
+        eprintln!("skipped: this node has no Node.js");
+        return rig.stop().await;
+    }
+    let kernel = rig.kernel("nodejs").await;
+    let result = rig.run_code(&kernel, "const x = 41; console.log('hello'); console.error('oops')").await;
+    assert_eq!(result["console"], json!([["stdout", "hello\n"], ["stderr", "oops\n"]]));
+    assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(0)));
+    assert_eq!(text(&rig.run_code(&kernel, "x + 1").await, "stdout"), "42\n");
+    let code = "const later = await new Promise((r) => setTimeout(() => r(7), 20));\nlater * 6";
+    assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), "42\n");
+    assert_eq!(text(&rig.run_code(&kernel, "later").await, "stdout"), "7\n");
+    let code = "require('child_process').execSync('echo from a child', { stdio: 'inherit' }); undefined";
+    assert_eq!(text(&rig.run_code(&kernel, code).await, "stdout"), "from a child\n");
+
+    let result = rig.run_code(&kernel, "function f() { throw new TypeError('bad') }\nf()").await;
+    assert_eq!(result["exitCode"], 1);
+    let trace = text(&result, "stderr");
+    assert!(trace.contains("TypeError: bad") && trace.contains("<input-") && !trace.contains("driver.js"), "{trace}");
+    assert!(text(&rig.run_code(&kernel, "no javascript at all").await, "stderr").contains("SyntaxError"));
+    assert_eq!(rig.run_code(&kernel, "process.exit(3)").await["exitCode"], 3);
+
+    let code = "const name = await input('name? ');\nconsole.log('good day', name)";
+    let result = rig.execute(&kernel, "r1", "query", code, 60_000).await;
+    assert_eq!((&result["status"], &result["options"]), (&json!("waiting-input"), &json!({"is_password": false})));
+    assert_eq!(text(&result, "stdout"), "name? ");
+    let result = rig.execute(&kernel, "r1", "input", "Ada", 60_000).await;
+    assert_eq!((&result["status"], text(&result, "stdout").as_str()), (&json!("finished"), "good day Ada\n"));
+
+    let request = quarterdeck_rpc::pb::CompleteRequest {
+        kernel_id: kernel.clone(),
+        code: "Math.ma".into(),
+        options: "{}".into(),
+    };
+    let answer: Value = serde_json::from_str(&rig.agent().complete(request).await.unwrap()).unwrap();
+    assert_eq!(answer["completions"], json!(["Math.max"]));
+
+    for code in
+        ["console.log('up'); while (true) {}", "console.log('up'); await new Promise((r) => setTimeout(r, 600000))"]
+    {
+        let mut result = rig.execute(&kernel, "", "query", code, 200).await;
+        let id = result["runId"].as_str().unwrap().to_owned();
+        while !text(&result, "stdout").contains("up") {
+            result = rig.execute(&kernel, &id, "continue", "", 200).await;
+        }
+        rig.agent().interrupt(&kernel).await.unwrap();
+        let result = rig.execute(&kernel, &id, "continue", "", 60_000).await;
+        assert_eq!((&result["status"], &result["exitCode"]), (&json!("finished"), &json!(130)), "{code}");
+    }
+    assert_eq!(text(&rig.run_code(&kernel, "x").await, "stdout"), "41\n");
+    rig.stop().await;
 }

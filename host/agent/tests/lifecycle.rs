@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use common::{Rig, runs, spec, text, until};
-use quarterdeck_agent::{AgentOptions, Error, RuntimeKind};
+use quarterdeck_agent::{AgentOptions, Error, IsolationMode, RuntimeKind};
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{CallError, pb};
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ async fn stayers(rig: &Rig, kernel: &str) -> Vec<u32> {
 /// Whoever throws away session and environment is known by its parent, or by where it works.
 #[tokio::test]
 async fn an_empty_environment_hides_nobody() {
-    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let mut rig = Rig::open().await;
     let kernel = rig.kernel("shell").await;
     let code = "setsid env -i sleep 1000 & echo $!; (setsid env -i sleep 1000 & echo $!); \
                 (cd /; setsid env -i sh -c 'sleep 1000; :' & echo $!; sleep 2) & wait $!; echo";
@@ -92,7 +92,7 @@ async fn an_empty_environment_hides_nobody() {
 
 #[tokio::test]
 async fn destroying_a_kernel_leaves_nothing() {
-    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let mut rig = Rig::open().await;
     let kernel = rig.kernel("python").await;
     // Creating again changes nothing.
     let mut again = spec("python");
@@ -243,6 +243,7 @@ async fn child_agent() {
     let mut options =
         AgentOptions::new(&arguments[0], common::TOKEN, RuntimeKind::Process, arguments[1].clone().into());
     options.id = Some("i-test".into());
+    options.process.isolation = IsolationMode::None;
     quarterdeck_agent::run(options, CancellationToken::new()).await.unwrap();
 }
 

@@ -81,7 +81,9 @@ async fn metrics(call: Call) -> Answer {
     if !call.app().settings.metrics {
         return Err(Problem::new(URL_NOT_FOUND).data("/metrics".into()));
     }
-    let mut response = Response::new(Body::from(call.control().metrics().encode()));
+    let control = call.control();
+    control.metrics().show_kernels(control.live().kernel_stats());
+    let mut response = Response::new(Body::from(control.metrics().encode()));
     response.headers_mut().insert(CONTENT_TYPE, OPEN_METRICS);
     Ok(response)
 }

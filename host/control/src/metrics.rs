@@ -1,5 +1,6 @@
 //! Counters and gauges, as `/metrics` shows them.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -11,7 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use quarterdeck_model::Timestamp;
+use quarterdeck_model::{KernelId, Timestamp};
+use serde_json::Value;
 
 /// Labels of a call into a plugin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -61,6 +63,27 @@ pub struct ByLoop {
     pub name: String,
 }
 
+/// Labels of a measurement of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByKernel {
+    /// The kernel's id.
+    pub kernel: String,
+    /// The metric, as `live_stat` calls it.
+    pub metric: String,
+}
+
+/// Label of a metric over all kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByMetric {
+    /// The metric, as `live_stat` calls it.
+    pub metric: String,
+}
+
+/// Kernels that are shown one by one; the others are in the sums. Each series costs whoever stores it.
+pub const KERNELS_SHOWN: usize = 500;
+/// Metrics of one kernel that are shown.
+const METRICS_SHOWN: usize = 32;
+
 /// Everything that is counted. Other crates add theirs by [`Metrics::register`].
 #[derive(Debug)]
 pub struct Metrics {
@@ -95,6 +118,10 @@ pub struct Metrics {
     pub destroys: Family<ByOutcome, Counter>,
     /// Recordings of rounds that were not kept: too many at once, too large, or the database failed.
     pub lost_recordings: Counter,
+    /// What single kernels use now; set when scraped.
+    pub kernel_usage: Family<ByKernel, Gauge<f64, AtomicU64>>,
+    /// What all kernels use together; set when scraped.
+    pub usage: Family<ByMetric, Gauge<f64, AtomicU64>>,
     /// When each of this host's loops last finished a pass, in Unix seconds.
     pub loop_passes: Family<ByLoop, Gauge>,
 }
@@ -134,6 +161,10 @@ impl Default for Metrics {
         registry.register("agent_destroys", "Calls to agents that end kernels, by outcome", destroys.clone());
         let lost_recordings = Counter::default();
         registry.register("schedule_lost_recordings", "Recordings of rounds not kept", lost_recordings.clone());
+        let kernel_usage = Family::default();
+        registry.register("kernel_usage", "What a kernel uses, by metric of live_stat", kernel_usage.clone());
+        let usage = Family::default();
+        registry.register("kernels_usage", "What all kernels heard of use together, by metric", usage.clone());
         let loop_passes = Family::default();
         registry.register("loop_last_pass_timestamp_seconds", "When a loop last finished a pass", loop_passes.clone());
         Self {
@@ -153,6 +184,8 @@ impl Default for Metrics {
             starts,
             destroys,
             lost_recordings,
+            kernel_usage,
+            usage,
             loop_passes,
         }
     }
@@ -162,6 +195,29 @@ impl Metrics {
     /// Adds metrics of others to what is shown.
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.write());
+    }
+
+    /// Shows what kernels use: the first [`KERNELS_SHOWN`] by id one by one, all of them in sums. Agents say what they
+    /// like in statistics: only numbers, and only so many a kernel, are taken.
+    pub fn show_kernels(&self, mut stats: Vec<(KernelId, Value)>) {
+        stats.sort_by_key(|(id, _)| *id);
+        self.kernel_usage.clear();
+        self.usage.clear();
+        for (index, (id, stat)) in stats.iter().enumerate() {
+            for (metric, value) in stat.as_object().into_iter().flatten().take(METRICS_SHOWN) {
+                let Some(number) = value["current"].as_str().and_then(|text| text.parse::<f64>().ok()) else {
+                    continue;
+                };
+                if !number.is_finite() || metric.len() > 64 {
+                    continue;
+                }
+                self.usage.get_or_create(&ByMetric { metric: metric.clone() }).inc_by(number);
+                if index < KERNELS_SHOWN {
+                    let labels = ByKernel { kernel: id.to_string(), metric: metric.clone() };
+                    self.kernel_usage.get_or_create(&labels).set(number);
+                }
+            }
+        }
     }
 
     /// Notes that a loop finished a pass.
@@ -218,5 +274,26 @@ impl Collector for PluginCounters {
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn kernels_are_shown_up_to_a_number_and_summed_beyond() {
+        let metrics = Metrics::default();
+        let stat = json!({"mem": {"current": "2"}, "odd": {"current": "NaN"}, "none": {"current": null}});
+        let kernels: Vec<_> = (0..KERNELS_SHOWN + 10).map(|_| (KernelId::new(), stat.clone())).collect();
+        metrics.show_kernels(kernels.clone());
+        let text = metrics.encode();
+        assert_eq!(text.matches("quarterdeck_kernel_usage{").count(), KERNELS_SHOWN);
+        assert!(text.contains(r#"quarterdeck_kernels_usage{metric="mem"} 1020.0"#), "{text}");
+        assert!(!text.contains("odd") && !text.contains("none"));
+        metrics.show_kernels(Vec::new());
+        assert!(!metrics.encode().contains("quarterdeck_kernel_usage{"));
     }
 }

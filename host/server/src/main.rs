@@ -75,6 +75,10 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == quarterdeck_plugin::COMPILE_CHILD_ARG) {
         return quarterdeck_plugin::compile_child_main();
     }
+    // So is the first process of each kernel's sandbox.
+    if std::env::args_os().nth(1).is_some_and(|arg| arg == quarterdeck_agent::SANDBOX_ARG) {
+        return quarterdeck_agent::sandbox::main();
+    }
     match run(Cli::parse()) {
         Ok(code) => code,
         // Whoever read has read enough, as `head` does.

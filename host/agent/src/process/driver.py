@@ -5,6 +5,7 @@ argument. What the code prints through sys.stdout and sys.stderr travels as even
 other processes print comes through the file descriptors 1 and 2, which the agent reads too.
 """
 import ast
+import base64
 import builtins
 import fcntl
 import getpass
@@ -80,6 +81,8 @@ def emit(event):
 
 
 quiet_until = 0.0
+# Lines of the event pipe have a limit.
+LARGEST = 700_000
 
 
 def settle():
@@ -211,6 +214,49 @@ class Input(io.TextIOBase):
         pass
 
 
+RICH = (
+    ("_repr_html_", "text/html"),
+    ("_repr_svg_", "image/svg+xml"),
+    ("_repr_png_", "image/png"),
+    ("_repr_jpeg_", "image/jpeg"),
+)
+
+
+def show(value):
+    """Shows a value as whoever made it wants it shown, besides its text."""
+    for method, kind in RICH:
+        try:
+            data = getattr(value, method)()
+            if isinstance(data, tuple):
+                data = data[0]
+            if not data or isinstance(value, type):
+                continue
+            if isinstance(data, bytes):
+                data = base64.b64encode(data).decode()
+            if len(data) > LARGEST:
+                print(f"[{kind} of {len(data)} bytes is too large to be shown]", file=streams[1])
+                continue
+        except Exception:
+            continue
+        for stream in streams[:2]:
+            stream.flush()
+        emit({"t": "show", "k": kind, "v": data})
+
+
+def display(*values):
+    """For users' code."""
+    for value in values:
+        print(repr(value))
+        show(value)
+
+
+def on_value(value):
+    """What becomes of the value of a last expression."""
+    plain_hook(value)
+    if value is not None:
+        show(value)
+
+
 def complete(job):
     try:
         line = job.get("code") or ""
@@ -327,6 +373,9 @@ sys.argv = [""]
 sys.path[0] = ""
 streams = (Stream("stdout", 1), Stream("stderr", 2), Input())
 sys.stdout, sys.stderr, sys.stdin = streams
+plain_hook = sys.displayhook
+sys.displayhook = on_value
+builtins.display = display
 builtins.input = lambda prompt="", /: ask(prompt, False)
 getpass.getpass = lambda prompt="Password: ", stream=None: ask(prompt, True)
 signal.signal(signal.SIGINT, on_interrupt)

@@ -11,14 +11,17 @@ pub(super) const RUNTIME_TYPE: &str = "ai.backend.runtime-type";
 /// The label that says where the interpreter is.
 pub(super) const RUNTIME_PATH: &str = "ai.backend.runtime-path";
 const PYTHON_TYPES: [&str; 1] = ["python"];
+const NODE_TYPES: [&str; 3] = ["nodejs", "node", "javascript"];
 const SHELL_TYPES: [&str; 5] = ["shell", "bash", "sh", "command", "app"];
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How an interpreter is talked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(crate) enum Dialect {
     /// Python 3, driven by our own driver.
     Python,
+    /// Node.js, driven by our own driver.
+    Node,
     /// GNU bash.
     Bash,
     /// Any other shell of the POSIX family.
@@ -27,22 +30,25 @@ pub(super) enum Dialect {
 
 /// An interpreter of this node.
 #[derive(Clone, Debug)]
-pub(super) struct Interpreter {
-    pub(super) dialect: Dialect,
-    pub(super) path: PathBuf,
-    pub(super) version: String,
+pub(crate) struct Interpreter {
+    pub(crate) dialect: Dialect,
+    pub(crate) path: PathBuf,
+    pub(crate) version: String,
+    /// The directories that it can't do without.
+    pub(super) needs: Vec<PathBuf>,
 }
 
 /// The interpreters found when the agent started.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Interpreters {
+pub(crate) struct Interpreters {
     python: Option<Interpreter>,
+    node: Option<Interpreter>,
     shell: Option<Interpreter>,
 }
 
 impl Interpreters {
     /// Looks for interpreters on the `PATH`.
-    pub(super) async fn find() -> Self {
+    pub(crate) async fn find() -> Self {
         let mut python = None;
         for name in ["python3", "python"] {
             if let Some(path) = on_path(name) {
@@ -60,14 +66,34 @@ impl Interpreters {
             (None, Some(path)) => probe_shell(&path).await,
             (found, _) => found,
         };
-        Self { python, shell }
+        let mut node = None;
+        for name in ["node", "nodejs"] {
+            if node.is_none()
+                && let Some(path) = on_path(name)
+            {
+                node = probe_node(&path).await;
+            }
+        }
+        Self { python, node, shell }
+    }
+
+    /// The interpreters that the node has, by name.
+    pub(crate) fn found(&self) -> [(&'static str, Option<&Interpreter>); 3] {
+        [("python", self.python.as_ref()), ("node", self.node.as_ref()), ("shell", self.shell.as_ref())]
+    }
+
+    /// Whether the node's Python has a module.
+    pub(crate) async fn python_has(&self, module: &str) -> bool {
+        let Some(python) = &self.python else { return false };
+        ask(&python.path, &["-c", &format!("import {module}")]).await.is_some()
     }
 
     /// The runtime types that this node can run.
     pub(super) fn types(&self) -> Vec<String> {
         let python = self.python.iter().flat_map(|_| PYTHON_TYPES.iter());
+        let node = self.node.iter().flat_map(|_| NODE_TYPES.iter());
         let shell = self.shell.iter().flat_map(|_| SHELL_TYPES.iter());
-        python.chain(shell).map(ToString::to_string).collect()
+        python.chain(node).chain(shell).map(ToString::to_string).collect()
     }
 
     /// The node's shell.
@@ -81,6 +107,8 @@ impl Interpreters {
         let named = path.is_absolute() && path.is_file();
         let (found, own) = if PYTHON_TYPES.contains(&runtime_type) {
             (if named { probe_python(path).await } else { None }, &self.python)
+        } else if NODE_TYPES.contains(&runtime_type) {
+            (if named { probe_node(path).await } else { None }, &self.node)
         } else if SHELL_TYPES.contains(&runtime_type) {
             let is_shell =
                 path.file_name().is_some_and(|name| ["bash", "sh", "dash"].iter().any(|shell| name == *shell));
@@ -112,17 +140,32 @@ pub(super) fn on_path(name: &str) -> Option<PathBuf> {
 
 /// The program may be a wrapper that depends on the caller's home: the kernel needs what is behind it.
 async fn probe_python(path: &Path) -> Option<Interpreter> {
-    let script = "import sys; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3]); assert sys.version_info >= (3, 8)";
+    let script = "import sys, os; print(sys.executable); print('%d.%d.%d' % sys.version_info[:3]); \
+        assert sys.version_info >= (3, 8); print(sys.prefix); print(sys.base_prefix); \
+        print(os.path.dirname(os.path.realpath(sys.executable)))";
     let text = ask(path, &["-c", script]).await?;
     let mut lines = text.lines();
     let (executable, version) = (lines.next()?, lines.next()?);
-    Some(Interpreter { dialect: Dialect::Python, path: executable.into(), version: version.to_owned() })
+    let needs = lines.map(PathBuf::from).collect();
+    Some(Interpreter { dialect: Dialect::Python, path: executable.into(), version: version.to_owned(), needs })
+}
+
+async fn probe_node(path: &Path) -> Option<Interpreter> {
+    let text = ask(path, &["-p", "process.execPath + '\\n' + process.versions.node"]).await?;
+    let mut lines = text.lines();
+    let (executable, version) = (PathBuf::from(lines.next()?), lines.next()?.to_owned());
+    // Promises in scripts, and what the driver is written in.
+    let major: u32 = version.split('.').next()?.parse().ok()?;
+    // `…/bin/node` has its modules in `…/lib/node_modules`.
+    let needs = executable.parent().and_then(Path::parent).map(Path::to_owned).into_iter().collect();
+    (major >= 14).then_some(Interpreter { dialect: Dialect::Node, path: executable, version, needs })
 }
 
 async fn probe_shell(path: &Path) -> Option<Interpreter> {
     let version = ask(path, &["-c", "echo \"$BASH_VERSION\""]).await?.trim().to_owned();
     let dialect = if version.is_empty() { Dialect::Sh } else { Dialect::Bash };
-    Some(Interpreter { dialect, path: path.to_owned(), version })
+    let needs = path.parent().map(Path::to_owned).into_iter().collect();
+    Some(Interpreter { dialect, path: path.to_owned(), version, needs })
 }
 
 async fn ask(path: &Path, args: &[&str]) -> Option<String> {

@@ -20,12 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::batch::{Batch, Steps};
 use super::Inner;
+use super::cgroup::ControlGroup;
 use super::interpreters::{Dialect, Interpreter};
 use super::log::KernelLog;
 use super::procfs::{Group, end_all};
+use super::pump::Decoder;
 use super::repl::{Repl, Said};
 use super::runs::{self, Entered, Pseudo, Reply, Runs, Stream, Work};
-use super::spawn::{Decoder, Io, Launcher, Proc};
+use super::services::Services;
+use super::spawn::{Io, Launcher, Proc};
 use super::stats::Usage;
 use super::terminal::Terminal;
 use super::workdir::RESTARTING;
@@ -57,6 +60,10 @@ pub(super) struct Handle {
     log: Mutex<Option<Arc<KernelLog>>>,
     launcher: Mutex<Option<Arc<Launcher>>>,
     terminal: Mutex<Option<Arc<Terminal>>>,
+    opening: tokio::sync::Mutex<()>,
+    /// Its control group, where the node has them.
+    group: Mutex<Option<Arc<ControlGroup>>>,
+    services: Mutex<Option<Arc<Services>>>,
     busy: AtomicBool,
 }
 
@@ -102,20 +109,23 @@ impl Handle {
     /// The files of its work directory.
     pub(super) fn files(&self) -> Result<UserFiles, Failure> {
         let launcher = self.launcher()?;
-        UserFiles::open(launcher.work())
+        UserFiles::open(&launcher.work())
             .map_err(|error| Failure::Refused(format!("the kernel's work directory can't be opened: {error}")))
     }
 
     /// Its terminal: the one there is, or a new one with a shell.
-    pub(super) fn terminal(&self, shell: &Path) -> Result<Arc<Terminal>, Failure> {
+    pub(super) async fn terminal(&self, shell: &Path) -> Result<Arc<Terminal>, Failure> {
         let launcher = self.launcher()?;
-        let mut terminal = self.terminal.lock();
-        if let Some(open) = terminal.as_ref().filter(|open| !open.has_ended()) {
-            return Ok(open.clone());
+        // Two who come at once get the same.
+        let _turn = self.opening.lock().await;
+        let there = self.terminal.lock().clone();
+        if let Some(open) = there.filter(|open| !open.has_ended()) {
+            return Ok(open);
         }
         let open = Terminal::open(&launcher, shell)
+            .await
             .map_err(|error| Failure::Refused(format!("no terminal can be opened: {error}")))?;
-        *terminal = Some(open.clone());
+        *self.terminal.lock() = Some(open.clone());
         Ok(open)
     }
 
@@ -124,6 +134,21 @@ impl Handle {
         if let Some(terminal) = self.terminal.lock().as_ref() {
             terminal.resize(rows, columns);
         }
+    }
+
+    /// What starts its programs, once there is one, also while they are ended.
+    pub(super) fn any_launcher(&self) -> Option<Arc<Launcher>> {
+        self.launcher.lock().clone()
+    }
+
+    /// What it offers on its ports.
+    pub(super) fn services(&self) -> Result<Arc<Services>, Failure> {
+        self.services.lock().clone().ok_or_else(|| Failure::Refused(format!("the kernel is {}", self.state())))
+    }
+
+    /// Its control group.
+    pub(super) fn control_group(&self) -> Option<Arc<ControlGroup>> {
+        self.group.lock().clone()
     }
 
     /// Its process groups.
@@ -163,6 +188,9 @@ pub(super) fn start(inner: Arc<Inner>, session: Arc<SessionSpec>, spec: pb::Kern
         log: Mutex::default(),
         launcher: Mutex::default(),
         terminal: Mutex::default(),
+        opening: tokio::sync::Mutex::default(),
+        group: Mutex::default(),
+        services: Mutex::default(),
         busy: AtomicBool::default(),
     });
     let task = Task { inner, session, spec, handle: handle.clone() };
@@ -210,6 +238,7 @@ impl Task {
                 tracing::warn!(kernel = self.spec.kernel_id, message, "a kernel can't start");
                 // The processes go first: a failed start leaves nothing.
                 self.end_processes().await;
+                self.release().await;
                 if let Some(dir) = dir {
                     let _ = tokio::fs::remove_dir_all(dir).await;
                 }
@@ -230,9 +259,26 @@ impl Task {
     }
 
     async fn end_processes(&self) {
+        if let Some(services) = self.handle.services.lock().take() {
+            services.close();
+        }
+        let launcher = self.handle.any_launcher();
+        if let Some(sandbox) = launcher.as_ref().and_then(|launcher| launcher.sandbox()) {
+            // The system ends every process of it with the first: there is nothing to look for.
+            return sandbox.end(GRACE).await;
+        }
         let (id, groups) = (self.spec.kernel_id.clone(), self.handle.groups());
         let inner = self.inner.clone();
         let _ = tokio::task::spawn_blocking(move || end_all(&id, groups, GRACE, &inner.scanner)).await;
+    }
+
+    /// Gives back what the node lent for the kernel.
+    async fn release(&self) {
+        self.inner.processors.release(&self.spec.kernel_id);
+        let group = self.handle.group.lock().take();
+        if let Some(group) = group {
+            let _ = tokio::task::spawn_blocking(move || group.end()).await;
+        }
     }
 
     async fn finish(&self, dir: Option<PathBuf>, reason: String, exit_code: i32) {
@@ -260,6 +306,7 @@ impl Task {
             Err(_) => None,
         };
         self.handle.launcher.lock().take();
+        self.release().await;
         self.handle.over.cancel();
         self.inner.reporter.ended(&self.session.session_id, &self.spec.kernel_id, end, remains);
     }
@@ -299,7 +346,7 @@ impl<'a> Live<'a> {
     }
 
     async fn serve(&mut self, mut inbox: mpsc::Receiver<Command>) -> Ended {
-        self.start_batch();
+        self.start_batch().await;
         loop {
             while let Some(work) = self.runs.next() {
                 if let Err(ended) = self.begin(work).await {
@@ -318,7 +365,7 @@ impl<'a> Live<'a> {
                         return ended;
                     }
                 }
-                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => self.heard_steps(io),
+                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => self.heard_steps(io).await,
                 io = next(self.batch.as_mut().map(|batch| &mut batch.proc)) => self.heard_batch(io),
                 command = inbox.recv() => match command {
                     Some(command) => self.obey(command).await,
@@ -340,7 +387,7 @@ impl<'a> Live<'a> {
             }
             Command::Execute(request, reply) => {
                 let interpreter = &self.place.interpreter;
-                let work = || batch::work(&request, interpreter.dialect, &self.place.dir.join("work"));
+                let work = || batch::work(&request, interpreter.dialect, &work_of(&self.place.dir));
                 if let Entered::Input(text) = self.runs.enter(&request, reply, work)
                     && let Some(repl) = &mut self.repl
                     && let Err(error) = repl.input(&text).await
@@ -349,13 +396,13 @@ impl<'a> Live<'a> {
                 }
             }
             Command::Interrupt(reply) => {
-                let group = match (&self.steps, &self.repl) {
-                    (Some(steps), _) => Some(steps.proc.group),
-                    (None, Some(repl)) if self.runs.is_busy() => Some(repl.proc.group),
+                let job = match (&self.steps, &self.repl) {
+                    (Some(steps), _) => Some(&steps.proc.job),
+                    (None, Some(repl)) if self.runs.is_busy() => Some(&repl.proc.job),
                     _ => None,
                 };
-                if let Some(group) = group {
-                    group.signal(Signal::SIGINT);
+                if let Some(job) = job {
+                    job.signal(Signal::SIGINT);
                 }
                 let _ = reply.send(Ok(()));
             }
@@ -402,7 +449,7 @@ impl<'a> Live<'a> {
                     }
                 }
             }
-            Work::Batch(steps) => self.begin_steps(steps),
+            Work::Batch(steps) => self.begin_steps(steps).await,
         }
         Ok(())
     }
@@ -424,11 +471,12 @@ impl<'a> Live<'a> {
                         let _ = reply.send(Ok(completions(matches)));
                     }
                 }
+                Said::Shown(kind, value) => self.runs.shown(kind, value),
                 Said::Nothing => {}
             },
             Io::Exited(code) => {
                 let Some(repl) = self.repl.take() else { return Ok(()) };
-                if repl.dialect == Dialect::Python {
+                if matches!(repl.dialect, Dialect::Python | Dialect::Node) {
                     self.place.log.note(&format!("the interpreter ended with exit code {code}"));
                     return Err(("self-terminated".into(), code));
                 }

@@ -1,24 +1,29 @@
 //! The runtime `process`: a kernel is a process tree in a work directory of its own.
 //!
-//! It keeps kernels apart from each other as far as an ordinary user can: own directory, own session and process
-//! groups, limits, an environment of their own. It is no sandbox: kernels run as the agent's user, see the node's files
-//! and network, and say so in their `runtime_info`.
+//! Where the node allows it, each kernel has a sandbox (`crate::sandbox`): namespaces of its own and nothing of the
+//! agent's in sight. Elsewhere kernels are kept apart as far as an ordinary user can: own directory, own session and process
+//! groups, limits, an environment of their own; they run as the agent's user and see the node's files and network. Either
+//! way their `runtime_info` says so.
 
 mod cluster;
+pub(crate) mod cgroup;
 pub(crate) mod files;
-mod interpreters;
+pub(crate) mod interpreters;
 mod kernel;
 pub mod log;
+mod processors;
 mod procfs;
+mod pump;
 mod repl;
 mod runs;
+pub(crate) mod services;
 mod spawn;
 mod stats;
 mod terminal;
 mod workdir;
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -31,14 +36,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tonic::async_trait;
 
+use self::cgroup::{ControlGroups, Limits};
 use self::interpreters::Interpreters;
 use self::kernel::{Command, Handle};
-use self::procfs::{Process, Scanner, belongs};
+use self::processors::Processors;
+use self::procfs::{Process, Scanner, belongs, programs};
+use self::services::PortRange;
 use self::workdir::Home;
 use crate::error::{Error, Failure};
 use crate::options::{count_slot, memory_slot};
 use crate::reporter::Reporter;
 use crate::runtime::{Attachment, Runtime, SessionSpec, Statistics};
+use crate::sandbox::{Isolation, Network};
 use crate::user_files::UserFiles;
 
 /// How often kernels are measured (and their memory limit looked after).
@@ -57,11 +66,58 @@ struct Inner {
     kernel_host: String,
     kernels: Mutex<HashMap<String, Arc<Handle>>>,
     node: Mutex<stats::Node>,
+    /// How kernels are kept apart, or why they aren't.
+    isolation: Result<Isolation, String>,
+    /// Limits that the system keeps, or why it doesn't.
+    groups: Result<ControlGroups, String>,
+    processors: Processors,
+    ports: PortRange,
 }
 
+/// What an operator decides about the runtime `process`.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessOptions {
+    /// Whether kernels are kept apart.
+    pub isolation: IsolationMode,
+    /// Their network.
+    pub network: Network,
+    /// Directories that kernels may read besides the system's and their interpreter's.
+    pub exposed: Vec<PathBuf>,
+    /// Who kernels are on the node, when the agent is root.
+    pub kernel_user: Option<u32>,
+    /// The program that becomes the first process of a sandbox; none = this one.
+    pub sandbox_program: Option<PathBuf>,
+    /// Where service ports are offered on the node; none = on its loopback.
+    pub service_address: Option<IpAddr>,
+    /// From which ports; none = 30000 to 32767.
+    pub service_ports: Option<(u16, u16)>,
+}
+
+/// Whether kernels are kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IsolationMode {
+    /// Where the node allows it.
+    #[default]
+    Auto,
+    /// Or the agent doesn't start.
+    Required,
+    /// No.
+    None,
+}
+
+/// Who kernels are on the node, when the agent is root and nobody said otherwise: beyond what systems give to people,
+/// services and containers.
+pub const KERNEL_USER: u32 = 1_900_000_000;
+
 impl ProcessRuntime {
-    /// Opens the agent's directory, ends and reports what an earlier start left there, looks for interpreters.
-    pub async fn open(home: PathBuf, reporter: Arc<Reporter>, kernel_host: String) -> Result<Self, Error> {
+    /// Opens the agent's directory, ends and reports what an earlier start left there, looks for interpreters and for what
+    /// the node offers to keep kernels apart.
+    pub async fn open(
+        home: PathBuf,
+        reporter: Arc<Reporter>,
+        kernel_host: String,
+        options: ProcessOptions,
+    ) -> Result<Self, Error> {
         // What runs in the background of a script ignores interrupts, and whatever it starts would too: users couldn't
         // interrupt their code. A signal that is caught here starts anew in each program.
         if let Err(error) = signal(SignalKind::interrupt()) {
@@ -78,9 +134,31 @@ impl ProcessRuntime {
             reporter.ended(&left.session_id, &left.kernel_id, left.end, Some(left.remains));
         }
         let interpreters = Interpreters::find().await;
-        let (kernels, node) = (Mutex::default(), Mutex::default());
-        let inner =
-            Arc::new(Inner { scanner: home.scanner(), home, interpreters, reporter, kernel_host, kernels, node });
+        let isolation = isolation(&home, &options).await?;
+        let groups = match home.name() {
+            Some(name) => ControlGroups::find(name),
+            None => Err("the agent has no name".into()),
+        };
+        match &groups {
+            Ok(groups) => tracing::info!(controllers = ?groups.controllers(), "kernels have control groups"),
+            Err(reason) => {
+                tracing::info!(reason, "kernels have no control groups: they are measured by their processes")
+            }
+        }
+        let ports = PortRange::new(options.service_address, options.service_ports);
+        let inner = Arc::new(Inner {
+            scanner: home.scanner(),
+            home,
+            interpreters,
+            reporter,
+            kernel_host,
+            kernels: Mutex::default(),
+            node: Mutex::default(),
+            isolation,
+            groups,
+            processors: Processors::find(),
+            ports,
+        });
         tokio::spawn(measure(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -164,7 +242,7 @@ impl Runtime for ProcessRuntime {
     async fn terminal(&self, kernel_id: &str) -> Result<Attachment, Failure> {
         let kernel = self.kernel(kernel_id)?;
         let shell = self.inner.interpreters.shell().ok_or_else(|| Failure::Refused("this node has no shell".into()))?;
-        Ok(kernel.terminal(shell)?.attach())
+        Ok(kernel.terminal(shell).await?.attach())
     }
 
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure> {
@@ -174,19 +252,17 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn start_service(&self, request: pb::StartServiceRequest) -> Result<pb::StartServiceResponse, Failure> {
-        self.kernel(&request.kernel_id)?;
-        let error = format!("no service {:?} can be started here", request.service);
-        Ok(pb::StartServiceResponse { status: "failed".into(), error })
+        self.kernel(&request.kernel_id)?.services()?.start(&request).await
     }
 
-    async fn shutdown_service(&self, kernel_id: &str, _service: &str) -> Result<(), Failure> {
-        self.kernel(kernel_id).map(drop)
+    async fn shutdown_service(&self, kernel_id: &str, service: &str) -> Result<(), Failure> {
+        self.kernel(kernel_id)?.services()?.shut_down(service).await;
+        Ok(())
     }
 
     async fn connect_port(&self, kernel_id: &str, port: u16) -> Result<TcpStream, Failure> {
-        self.kernel(kernel_id)?;
-        let refused = |error: std::io::Error| Failure::Refused(format!("port {port} of the kernel: {error}"));
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.map_err(refused)
+        let connected = self.kernel(kernel_id)?.services()?.connect(port).await;
+        connected.map_err(|error| Failure::Refused(format!("port {port} of the kernel: {error}")))
     }
 
     fn kernels(&self) -> Vec<pb::KernelState> {
@@ -228,8 +304,74 @@ impl Runtime for ProcessRuntime {
     }
 }
 
+impl Inner {
+    /// What keeps kernels apart here, for people.
+    fn isolation_info(&self) -> Value {
+        let limits = match &self.groups {
+            Ok(groups) => json!({"control_groups": groups.controllers()}),
+            Err(reason) => json!({
+                "control_groups": [],
+                "control_groups_missing": reason,
+                // Kernels that need more than they may have are ended; the processor is shared out by numbers.
+                "instead": ["memory (looked at twice a second, the kernel is ended when it has too much)",
+                            "processors (as many as cores were asked for)"],
+            }),
+        };
+        match &self.isolation {
+            Ok(isolation) => json!({
+                "isolated": ["user", "file system", "processes", "IPC", "host name"],
+                "network": match isolation.network() {
+                    Network::None => "its own, with a loopback only",
+                    Network::Host => "the node's",
+                },
+                "rights": "no capabilities, no new privileges, no user namespaces",
+                "limits": limits,
+            }),
+            Err(reason) => json!({
+                "isolated": ["work directory", "environment"],
+                "missing": reason,
+                // What leaves its group, session, environment, directory and parent behind between two looks isn't found.
+                "measured_limits": "only processes that keep the kernel's process group, session, environment or directory, \
+                    or stay with their parent for half a second",
+                "shared": ["user", "file system", "network", "processes", "processor", "devices"],
+                "limits": limits,
+            }),
+        }
+    }
+}
+
+async fn isolation(home: &Home, options: &ProcessOptions) -> Result<Result<Isolation, String>, Error> {
+    let found = match options.isolation {
+        IsolationMode::None => Err("the operator wants none".to_owned()),
+        _ => {
+            let user = options.kernel_user.unwrap_or(KERNEL_USER);
+            let (program, exposed) = (options.sandbox_program.clone(), options.exposed.clone());
+            Isolation::find(program, home.root(), options.network, exposed, user).await
+        }
+    };
+    match &found {
+        Ok(isolation) => tracing::info!(user = isolation.outside().uid, "kernels are isolated by namespaces"),
+        Err(reason) if options.isolation == IsolationMode::Required => {
+            return Err(Error::Option(format!(
+                "kernels can't be isolated here: {reason} (see `quarterdeck agent doctor`)"
+            )));
+        }
+        Err(reason) => tracing::warn!(
+            reason,
+            "KERNELS ARE NOT ISOLATED: they run as this agent's own user (see `quarterdeck agent doctor`)"
+        ),
+    }
+    Ok(found)
+}
+
+/// How many looks pass between two sums of a kernel's files.
+const SCRATCH_EVERY: u64 = 30;
+/// How many files such a sum looks at.
+const SCRATCH_FILES: usize = 200_000;
+
 /// Measures all kernels of a runtime for as long as it exists.
 async fn measure(runtime: Weak<Inner>) {
+    let mut turn = 0_u64;
     loop {
         tokio::time::sleep(MEASURE).await;
         let Some(inner) = runtime.upgrade() else { return };
@@ -238,6 +380,7 @@ async fn measure(runtime: Weak<Inner>) {
         if kernels.is_empty() {
             continue;
         }
+        turn += 1;
         let look = move || {
             // Groups that start after this are not in what is seen.
             let groups: Vec<_> = kernels.iter().map(|(_, kernel)| kernel.groups()).collect();
@@ -245,17 +388,65 @@ async fn measure(runtime: Weak<Inner>) {
             for ((id, kernel), groups) in kernels.into_iter().zip(groups) {
                 let (groups, over): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.lives(&seen));
                 kernel.forget_groups(&over);
+                let root = kernel.any_launcher().and_then(|launcher| launcher.sandbox().map(|sandbox| sandbox.pid()));
                 let belongs =
                     |(process, mark): &&(Process, Option<String>)| belongs(process, mark.as_deref(), &id, &groups);
-                let members: Vec<&Process> = seen.iter().filter(belongs).map(|(process, _)| process).collect();
-                let excess = kernel.usage.lock().take(&members);
-                if let Some(used) = excess {
-                    kernel.out_of_memory(used);
+                let members: Vec<&Process> = match root {
+                    Some(root) => programs(root, &seen),
+                    None => seen.iter().filter(belongs).map(|(process, _)| process).collect(),
+                };
+                measure_one(&inner, &kernel, &members, root);
+                if turn % SCRATCH_EVERY == 1 {
+                    let dir = inner.home.kernel(&id);
+                    let size = stats::size_of(&dir.join("work"), SCRATCH_FILES)
+                        + stats::size_of(&dir.join("tmp"), SCRATCH_FILES);
+                    kernel.usage.lock().note_scratch(size);
                 }
             }
         };
         if tokio::task::spawn_blocking(look).await.is_err() {
             return;
         }
+    }
+}
+
+/// Measures one kernel, and ends it when it has more memory than it may.
+fn measure_one(inner: &Inner, kernel: &Handle, members: &[&Process], root: Option<i32>) {
+    let has_network = inner.isolation.as_ref().is_ok_and(|isolation| isolation.network() == Network::None);
+    let net = root.filter(|_| has_network).and_then(stats::network_of);
+    let mut usage = kernel.usage.lock();
+    let mut sample = usage.sample(members, net);
+    let Some(group) = kernel.control_group() else {
+        usage.take(sample);
+        let excess = usage.excess(members);
+        drop(usage);
+        if let Some(used) = excess {
+            kernel.out_of_memory(used);
+        }
+        return;
+    };
+    let used = group.used();
+    sample.cpu_ms = used.cpu_ms.unwrap_or(sample.cpu_ms);
+    sample.memory = used.memory.unwrap_or(sample.memory);
+    sample.memory_most = used.memory_most;
+    sample.io = used.io.unwrap_or(sample.io);
+    usage.take(sample);
+    let limited = inner.groups.as_ref().is_ok_and(|groups| groups.has("memory"));
+    let excess = if limited { None } else { usage.excess(members) };
+    let limit = usage.memory_limit();
+    drop(usage);
+    if used.out_of_memory > 0 {
+        kernel.out_of_memory(limit);
+    } else if let Some(used) = excess {
+        kernel.out_of_memory(used);
+    }
+}
+
+/// What a kernel may use, as its control group has it.
+fn limits(usage: &stats::Usage) -> Limits {
+    Limits {
+        millicores: (usage.cores() * 1000.0) as u64,
+        memory: usage.memory_limit(),
+        processes: crate::sandbox::PROCESSES,
     }
 }

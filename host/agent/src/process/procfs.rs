@@ -1,6 +1,6 @@
 //! Processes as `/proc` shows them: which belong to a kernel, and how to end them all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,13 @@ impl Process {
     /// Resident memory in bytes.
     pub(super) fn resident(&self) -> u64 {
         field_kib(&format!("/proc/{}/status", self.pid), "VmRSS:")
+    }
+
+    /// Bytes read from and written to devices; nothing where that isn't told.
+    pub(super) fn io(&self) -> [u64; 2] {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.pid)).unwrap_or_default();
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        [field("read_bytes:").unwrap_or_default(), field("write_bytes:").unwrap_or_default()]
     }
 
     /// Memory in bytes with shared pages divided among those who share them; slower to find out.
@@ -147,6 +154,20 @@ impl Scanner {
     }
 }
 
+/// The programs of a sandbox whose outer process is `root`: all that descends from it but the two processes of the agent's
+/// own that hold it. Nothing leaves a sandbox: this is all of it.
+pub(super) fn programs(root: i32, seen: &[(Process, Option<String>)]) -> Vec<&Process> {
+    let mut family = HashSet::from([root]);
+    let mut programs = Vec::new();
+    // Parents come before their children.
+    for (process, _) in seen {
+        if family.contains(&process.parent) && family.insert(process.pid) && process.parent != root {
+            programs.push(process);
+        }
+    }
+    programs
+}
+
 pub(super) fn belongs(process: &Process, mark: Option<&str>, kernel_id: &str, groups: &[Group]) -> bool {
     mark == Some(kernel_id) || groups.iter().any(|group| group.has(process))
 }
@@ -233,6 +254,15 @@ mod tests {
         let seen = [(member.clone(), None), (process, None)];
         assert!(group.lives(&seen) && !older.lives(&seen) && !other.lives(&seen));
         assert!(older.lives(&[(member, None)]), "the leader may be gone");
+    }
+
+    #[test]
+    fn the_programs_of_a_sandbox_descend_from_it() {
+        let me = Process::read(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let process = |pid, parent| (Process { pid, parent, ..me.clone() }, None);
+        let seen = [process(10, 1), process(11, 10), process(20, 1), process(12, 11), process(13, 12), process(21, 20)];
+        let pids: Vec<i32> = programs(10, &seen).into_iter().map(|process| process.pid).collect();
+        assert_eq!(pids, [12, 13]);
     }
 
     #[test]

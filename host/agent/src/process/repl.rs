@@ -12,7 +12,8 @@ use super::files;
 use super::interpreters::{Dialect, Interpreter};
 use super::spawn::{Io, Launcher, Proc, words};
 
-const DRIVER: &str = include_str!("driver.py");
+const PYTHON_DRIVER: &str = include_str!("driver.py");
+const NODE_DRIVER: &str = include_str!("driver.js");
 /// A node under load takes its time to start an interpreter.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an interpreter may not read what it is sent.
@@ -23,6 +24,8 @@ pub(super) struct Repl {
     pub(super) proc: Proc,
     pub(super) dialect: Dialect,
     code: PathBuf,
+    /// Where the interpreter finds it.
+    code_inside: PathBuf,
 }
 
 /// What an event of an interpreter means.
@@ -34,6 +37,8 @@ pub(super) enum Said {
     Input { password: bool },
     /// Completions, and the question they answer.
     Completions(u64, Vec<Value>),
+    /// Something to be shown that is no text: its MIME type, and what it is.
+    Shown(String, String),
     /// Nothing that matters.
     Nothing,
 }
@@ -42,24 +47,40 @@ impl Repl {
     /// Starts an interpreter and waits until it is ready. `dir` is the kernel's own directory.
     pub(super) async fn start(launcher: &Launcher, interpreter: &Interpreter, dir: &Path) -> Result<Self, String> {
         let fail = |error: io::Error| format!("{} can't be started: {error}", interpreter.path.display());
-        let events_path = dir.join("events");
-        let events = Launcher::events(&events_path).map_err(fail)?;
-        let driver = dir.join("driver.py");
+        let tools = dir.join("run");
+        let events = Launcher::events(&tools.join("events")).map_err(fail)?;
+        let events_path = launcher.inside(&tools.join("events"));
         let mut command = vec![interpreter.path.clone().into_os_string()];
+        if interpreter.dialect == Dialect::Node {
+            // It can't move a descriptor itself: children of the code must not read our commands.
+            let moved = ["/bin/sh", "-c", "exec \"$@\" 3<&0 </dev/null", "sh"].map(OsString::from);
+            command.splice(0..0, moved);
+        }
         match interpreter.dialect {
-            Dialect::Python => {
-                files::write(&driver, DRIVER.as_bytes()).map_err(fail)?;
-                command.extend([OsString::from("-u"), driver.into_os_string(), events_path.clone().into_os_string()]);
+            Dialect::Python | Dialect::Node => {
+                let (name, text, options) = match interpreter.dialect {
+                    Dialect::Python => ("driver.py", PYTHON_DRIVER, &["-u"][..]),
+                    _ => ("driver.js", NODE_DRIVER, &["--no-warnings"][..]),
+                };
+                let driver = tools.join(name);
+                files::write(&driver, text.as_bytes()).map_err(fail)?;
+                command.extend(options.iter().map(OsString::from));
+                command.extend([launcher.inside(&driver).into_os_string(), events_path.clone().into_os_string()]);
             }
             Dialect::Bash => command.extend(["--noediting", "--norc", "--noprofile", "+m", "-i"].map(OsString::from)),
             Dialect::Sh => command.push("-i".into()),
         }
-        let proc = launcher.spawn(&words(&command), true, Some(events)).map_err(fail)?;
-        let mut repl = Self { proc, dialect: interpreter.dialect, code: dir.join("run").join("code") };
+        let proc = launcher.spawn(&words(&command), true, Some(events)).await.map_err(fail)?;
+        let mut repl = Self {
+            proc,
+            dialect: interpreter.dialect,
+            code: tools.join("code"),
+            code_inside: launcher.inside(&tools.join("code")),
+        };
         // The events of a shell come from its prompt. Until that is set up, it prints a prompt and complaints of its own.
         let tell = format!("printf '{{\"t\":\"done\",\"code\":%d}}\\n' \"$?\" >{}", quoted(&events_path));
         let setup = match interpreter.dialect {
-            Dialect::Python => None,
+            Dialect::Python | Dialect::Node => None,
             Dialect::Bash => Some(format!(
                 "PS1= PS2=; HISTFILE=; PROMPT_COMMAND={}; readonly PROMPT_COMMAND PS1 PS2\n",
                 quote(&tell)
@@ -91,13 +112,13 @@ impl Repl {
     /// Has code run.
     pub(super) async fn run(&mut self, code: &str) -> io::Result<()> {
         match self.dialect {
-            Dialect::Python => self.send(&json!({"op": "run", "code": code})).await,
+            Dialect::Python | Dialect::Node => self.send(&json!({"op": "run", "code": code})).await,
             // The code goes through a file: what it reads from its standard input is never the code itself.
             Dialect::Bash | Dialect::Sh => {
                 let (path, code) = (self.code.clone(), code.to_owned());
                 let written = tokio::task::spawn_blocking(move || files::write(&path, code.as_bytes()));
                 written.await.map_err(io::Error::other)??;
-                let line = format!("eval \"$(cat {})\" </dev/null\n", quoted(&self.code));
+                let line = format!("eval \"$(cat {})\" </dev/null\n", quoted(&self.code_inside));
                 self.write(line.as_bytes()).await
             }
         }
@@ -106,7 +127,9 @@ impl Repl {
     /// Answers code that waits for input.
     pub(super) async fn input(&mut self, text: &str) -> io::Result<()> {
         match self.dialect {
-            Dialect::Python => self.send(&json!({"op": "input", "text": text.trim_end_matches(['\r', '\n'])})).await,
+            Dialect::Python | Dialect::Node => {
+                self.send(&json!({"op": "input", "text": text.trim_end_matches(['\r', '\n'])})).await
+            }
             Dialect::Bash | Dialect::Sh => Ok(()),
         }
     }
@@ -114,7 +137,9 @@ impl Repl {
     /// Asks for completions; false when this kind has none.
     pub(super) async fn complete(&mut self, id: u64, code: &str) -> io::Result<bool> {
         match self.dialect {
-            Dialect::Python => self.send(&json!({"op": "complete", "id": id, "code": code})).await.map(|()| true),
+            Dialect::Python | Dialect::Node => {
+                self.send(&json!({"op": "complete", "id": id, "code": code})).await.map(|()| true)
+            }
             Dialect::Bash | Dialect::Sh => Ok(false),
         }
     }
@@ -139,6 +164,10 @@ impl Repl {
         match event["t"].as_str() {
             Some("done") => Said::Done(event["code"].as_i64().and_then(|code| i32::try_from(code).ok()).unwrap_or(-1)),
             Some("input") => Said::Input { password: event["password"].as_bool().unwrap_or_default() },
+            Some("show") => match (event["k"].as_str(), event["v"].as_str()) {
+                (Some(kind), Some(value)) => Said::Shown(kind.to_owned(), value.to_owned()),
+                _ => Said::Nothing,
+            },
             Some("complete") => {
                 let matches = event["matches"].as_array().cloned().unwrap_or_default();
                 Said::Completions(event["id"].as_u64().unwrap_or_default(), matches)

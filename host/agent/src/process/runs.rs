@@ -58,6 +58,8 @@ pub(super) type Reply = oneshot::Sender<Result<Value, Failure>>;
 #[derive(Debug)]
 enum Item {
     Text(Stream, String),
+    /// Something that is no text: its MIME type, and what it is.
+    Shown(String, String),
     StepEnd(&'static str, i32),
     End(i32),
 }
@@ -186,6 +188,15 @@ impl Runs {
         }
     }
 
+    /// The active run shows something that is no text.
+    pub(super) fn shown(&mut self, kind: String, value: String) {
+        let Some(run) = self.current() else { return };
+        if run.size < MOST {
+            run.size += value.len();
+            run.items.push_back(Item::Shown(kind, value));
+        }
+    }
+
     /// The active run waits for input.
     pub(super) fn waiting(&mut self, password: bool) {
         if let Some(run) = self.current() {
@@ -228,7 +239,7 @@ impl Runs {
                 run.waiter = None;
                 continue;
             }
-            let marked = run.items.iter().any(|item| !matches!(item, Item::Text(..)));
+            let marked = run.items.iter().any(|item| matches!(item, Item::StepEnd(..) | Item::End(..)));
             let asks = matches!(run.state, State::WaitingInput { .. });
             if !(marked || asks || run.size >= ENOUGH || *deadline <= now) {
                 continue;
@@ -274,6 +285,13 @@ impl Run {
                 Item::Text(stream, text) => {
                     self.size = self.size.saturating_sub(text.len());
                     console.push(json!([stream.as_str(), text]));
+                }
+                Item::Shown(kind, value) => {
+                    self.size = self.size.saturating_sub(value.len());
+                    console.push(match kind.as_str() {
+                        "text/html" => json!(["html", value]),
+                        _ => json!(["media", [kind, value]]),
+                    });
                 }
                 Item::StepEnd(status, code) => return (document(status, id, Some(code), Value::Null, console), false),
                 Item::End(code) => return (document("finished", id, Some(code), Value::Null, console), true),

@@ -2,37 +2,52 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, mkfifo};
 use parking_lot::Mutex;
+use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
 use super::procfs::{Group, Process};
+use super::pump::Pump;
 use super::runs::Stream;
+use crate::sandbox::{self, Sandbox};
 
 const LAUNCH: &str = include_str!("launch.sh");
 /// For users other than root: the most processes and threads, those outside the kernel included.
 const MOST_PROCESSES: u32 = 16384;
 /// Kernels yield to the agent.
 const NICENESS: u32 = 5;
-const CHUNK: usize = 64 * 1024;
-/// The longest line of the event pipe.
-const MAX_LINE: usize = 1024 * 1024;
-/// How many chunks of the event pipe are read before the other pipes have their turn.
-const TURN: usize = 4;
-/// More chunks than a pipe can hold: what was there is read, whoever goes on writing.
-const PIPEFUL: usize = 17;
 
 /// Starts the programs of one kernel.
 pub(super) struct Launcher {
+    /// The kernel's directory.
+    dir: PathBuf,
+    how: How,
+}
+
+/// Where programs run.
+enum How {
+    /// Beside everything else on the node, as the agent's own user.
+    Open(Open),
+    /// In a sandbox.
+    Closed(Arc<Sandbox>),
+}
+
+struct Open {
     work: PathBuf,
     env: Vec<(String, String)>,
     lifeline: PathBuf,
@@ -44,9 +59,16 @@ pub(super) struct Launcher {
 
 /// A program that runs.
 pub(super) struct Proc {
-    pub(super) group: Group,
-    pub(super) stdin: Option<ChildStdin>,
+    pub(super) job: Job,
+    pub(super) stdin: Option<pipe::Sender>,
     pub(super) io: mpsc::Receiver<Io>,
+}
+
+/// What is signalled.
+#[derive(Clone)]
+pub(super) enum Job {
+    Group(Group),
+    Program(Arc<Sandbox>, u64),
 }
 
 /// What comes from a program.
@@ -59,35 +81,145 @@ pub(super) enum Io {
     Exited(i32),
 }
 
+impl Job {
+    /// Signals the program and its process group.
+    pub(super) fn signal(&self, signal: Signal) {
+        match self {
+            Self::Group(group) => group.signal(signal),
+            Self::Program(sandbox, id) => sandbox.signal(*id, signal),
+        }
+    }
+}
+
 impl Launcher {
-    /// A launcher with its files in `dir`.
-    pub(super) fn new(dir: &Path, work: PathBuf, env: Vec<(String, String)>) -> io::Result<Self> {
+    /// One for programs beside everything else on the node, with its files in `dir`.
+    pub(super) fn open(dir: &Path, env: Vec<(String, String)>) -> io::Result<Self> {
         let lifeline = dir.join("lifeline");
         fifo(&lifeline)?;
         let held = std::fs::OpenOptions::new().read(true).write(true).open(&lifeline)?;
         let setsid = super::interpreters::on_path("setsid");
-        Ok(Self { work, env, lifeline, _held: held, setsid, groups: Mutex::default() })
+        let open = Open { work: dir.join("work"), env, lifeline, _held: held, setsid, groups: Mutex::default() };
+        Ok(Self { dir: dir.to_owned(), how: How::Open(open) })
+    }
+
+    /// One for programs in a sandbox, which shows the parts of `dir` where [`Launcher::inside`] says.
+    pub(super) fn closed(dir: &Path, sandbox: Sandbox) -> Self {
+        Self { dir: dir.to_owned(), how: How::Closed(Arc::new(sandbox)) }
+    }
+
+    /// The kernel's sandbox, if it has one.
+    pub(super) fn sandbox(&self) -> Option<&Arc<Sandbox>> {
+        match &self.how {
+            How::Open(_) => None,
+            How::Closed(sandbox) => Some(sandbox),
+        }
+    }
+
+    /// Where programs find a file of the kernel's directory.
+    pub(super) fn inside(&self, path: &Path) -> PathBuf {
+        let shown = [("work", sandbox::WORK), ("run", sandbox::TOOLS), ("tmp", "/tmp")];
+        match &self.how {
+            How::Open(_) => path.to_owned(),
+            How::Closed(_) => shown
+                .into_iter()
+                .find_map(|(part, at)| Some(Path::new(at).join(path.strip_prefix(self.dir.join(part)).ok()?)))
+                .unwrap_or_else(|| path.to_owned()),
+        }
     }
 
     /// The process groups started so far that aren't known to be over: each began with the program's own pid.
     pub(super) fn groups(&self) -> Vec<Group> {
-        self.groups.lock().clone()
+        match &self.how {
+            How::Open(open) => open.groups.lock().clone(),
+            How::Closed(_) => Vec::new(),
+        }
     }
 
     /// Forgets groups that are over.
     pub(super) fn forget(&self, over: &[Group]) {
-        self.groups.lock().retain(|group| !over.contains(group));
+        if let How::Open(open) = &self.how {
+            open.groups.lock().retain(|group| !over.contains(group));
+        }
     }
 
     /// The kernel's work directory.
-    pub(super) fn work(&self) -> &Path {
-        &self.work
+    pub(super) fn work(&self) -> PathBuf {
+        self.dir.join("work")
     }
 
+    /// Opens a terminal of that size and starts a program on it: the terminal's other side, and the program's end.
+    pub(super) async fn spawn_on_terminal(
+        &self,
+        command: &[&OsStr],
+        (rows, columns): (u16, u16),
+    ) -> io::Result<(OwnedFd, Exit)> {
+        let env = [("TERM".to_owned(), "xterm-256color".to_owned())];
+        match &self.how {
+            How::Open(open) => {
+                let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+                let terminal = openpt(flags)?;
+                grantpt(&terminal)?;
+                unlockpt(&terminal)?;
+                let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+                tcsetwinsize(&terminal, size)?;
+                let side = ioctl_tiocgptpeer(&terminal, flags)?;
+                let mut launch = open.launch(command, &env, true);
+                launch.stdin(side.try_clone()?).stdout(side.try_clone()?).stderr(side);
+                let mut child = launch.spawn()?;
+                open.enter(&child)?;
+                Ok((terminal, async move { child.wait().await.map_or(-1, exit_code) }.boxed()))
+            }
+            How::Closed(sandbox) => {
+                let (program, terminal) = sandbox.spawn_on_terminal(command, &env, (rows, columns)).await?;
+                Ok((terminal, program.end.map(|end| end.unwrap_or(-1)).boxed()))
+            }
+        }
+    }
+
+    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
+    pub(super) async fn spawn(
+        &self,
+        command: &[&OsStr],
+        stdin: bool,
+        events: Option<pipe::Receiver>,
+    ) -> io::Result<Proc> {
+        self.spawn_with(command, &[], stdin, events).await
+    }
+
+    /// As [`Launcher::spawn`], with more in its environment.
+    pub(super) async fn spawn_with(
+        &self,
+        command: &[&OsStr],
+        env: &[(String, String)],
+        stdin: bool,
+        events: Option<pipe::Receiver>,
+    ) -> io::Result<Proc> {
+        let (job, stdin, out, err, exit) = match &self.how {
+            How::Open(open) => open.start(command, env, stdin)?,
+            How::Closed(sandbox) => start_inside(sandbox, command, env, stdin).await?,
+        };
+        let (tx, io) = mpsc::channel(64);
+        tokio::spawn(Pump::new(out, err, events, tx).run(exit));
+        Ok(Proc { job, stdin, io })
+    }
+
+    /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.
+    pub(super) fn events(path: &Path) -> io::Result<pipe::Receiver> {
+        let _ = std::fs::remove_file(path);
+        fifo(path)?;
+        pipe::OpenOptions::new().read_write(true).open_receiver(path)
+    }
+}
+
+/// Tells a program's exit code when it ends.
+pub(super) type Exit = BoxFuture<'static, i32>;
+type Started = (Job, Option<pipe::Sender>, pipe::Receiver, pipe::Receiver, Exit);
+
+impl Open {
     /// How a program is started in the kernel's work directory: in a session of its own, which keeps the kernel away
     /// from the terminal that the agent may have been started on. With `terminal`, its standard input is the terminal
     /// that the session gets.
-    fn launch(&self, command: &[&OsStr], terminal: bool) -> Command {
+    fn launch(&self, command: &[&OsStr], env: &[(String, String)], terminal: bool) -> Command {
         let limit = if Uid::effective().is_root() { 0 } else { MOST_PROCESSES };
         let mut launch = match &self.setsid {
             Some(setsid) => {
@@ -105,7 +237,8 @@ impl Launcher {
             }
         };
         launch.args(["-c", LAUNCH, "sh"]).arg(&self.lifeline).arg(limit.to_string()).arg(NICENESS.to_string());
-        launch.args(command).current_dir(&self.work).env_clear().envs(self.env.iter().map(|(k, v)| (k, v)));
+        launch.args(command).current_dir(&self.work).env_clear();
+        launch.envs(self.env.iter().chain(env).map(|(k, v)| (k, v)));
         launch
     }
 
@@ -120,45 +253,45 @@ impl Launcher {
         Ok(group)
     }
 
-    /// Starts a program whose terminal is `terminal`.
-    pub(super) fn spawn_on(&self, terminal: &OwnedFd, command: &[&OsStr]) -> io::Result<Child> {
-        let mut launch = self.launch(command, true);
-        launch.env("TERM", "xterm-256color");
-        launch.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal.try_clone()?);
-        let child = launch.spawn()?;
-        self.enter(&child)?;
-        Ok(child)
-    }
-
-    /// Starts a program in the kernel's work directory. `events` is the pipe on which it tells of itself.
-    pub(super) fn spawn(&self, command: &[&OsStr], stdin: bool, events: Option<pipe::Receiver>) -> io::Result<Proc> {
-        let mut launch = self.launch(command, false);
+    fn start(&self, command: &[&OsStr], env: &[(String, String)], stdin: bool) -> io::Result<Started> {
+        let mut launch = self.launch(command, env, false);
         launch.stdin(if stdin { Stdio::piped() } else { Stdio::null() });
         launch.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = launch.spawn()?;
         let group = self.enter(&child)?;
         let missing = || io::Error::other("the child has no pipes");
-        let stdin = child.stdin.take();
+        let stdin = match child.stdin.take() {
+            Some(stdin) => Some(pipe::Sender::from_owned_fd(stdin.into_owned_fd()?)?),
+            None => None,
+        };
         let out = pipe::Receiver::from_owned_fd(child.stdout.take().ok_or_else(missing)?.into_owned_fd()?)?;
         let err = pipe::Receiver::from_owned_fd(child.stderr.take().ok_or_else(missing)?.into_owned_fd()?)?;
-        let (tx, io) = mpsc::channel(64);
-        let pump = Pump {
-            out: Source::new(out),
-            err: Source::new(err),
-            events: events.map(Source::new),
-            lines: Lines::default(),
-            tx,
-        };
-        tokio::spawn(pump.run(child));
-        Ok(Proc { group, stdin, io })
+        let exit = async move { child.wait().await.map_or(-1, exit_code) };
+        Ok((Job::Group(group), stdin, out, err, exit.boxed()))
     }
+}
 
-    /// Makes the pipe on which a program tells of itself; both ends stay open here, so that it never ends early.
-    pub(super) fn events(path: &Path) -> io::Result<pipe::Receiver> {
-        let _ = std::fs::remove_file(path);
-        fifo(path)?;
-        pipe::OpenOptions::new().read_write(true).open_receiver(path)
-    }
+async fn start_inside(
+    sandbox: &Arc<Sandbox>,
+    command: &[&OsStr],
+    env: &[(String, String)],
+    stdin: bool,
+) -> io::Result<Started> {
+    let (input, theirs) = match stdin {
+        true => {
+            let (input, theirs) = pipe::pipe()?;
+            (Some(input), theirs.into_blocking_fd()?)
+        }
+        false => (None, std::fs::File::open("/dev/null")?.into()),
+    };
+    let (their_out, out) = pipe::pipe()?;
+    let (their_err, err) = pipe::pipe()?;
+    let (their_out, their_err) = (their_out.into_blocking_fd()?, their_err.into_blocking_fd()?);
+    let program = sandbox.spawn(command, env, [theirs.as_fd(), their_out.as_fd(), their_err.as_fd()]).await?;
+    let job = Job::Program(sandbox.clone(), program.id());
+    // A sandbox that ends takes its programs with it.
+    let exit = async move { program.end.await.unwrap_or(128 + Signal::SIGKILL as i32) };
+    Ok((job, input, out, err, exit.boxed()))
 }
 
 fn fifo(path: &Path) -> io::Result<()> {
@@ -173,199 +306,4 @@ pub(super) fn words(words: &[OsString]) -> Vec<&OsStr> {
 /// The exit code as shells tell it: 128 + signal for the killed.
 pub(super) fn exit_code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default())
-}
-
-struct Source {
-    pipe: pipe::Receiver,
-    open: bool,
-}
-
-impl Source {
-    fn new(pipe: pipe::Receiver) -> Self {
-        Self { pipe, open: true }
-    }
-
-    async fn ready(&self) {
-        if !self.open || self.pipe.readable().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// What is there, at most one chunk; nothing when there is nothing.
-    fn read(&mut self) -> Option<Vec<u8>> {
-        if !self.open {
-            return None;
-        }
-        let mut buffer = vec![0; CHUNK];
-        match self.pipe.try_read(&mut buffer) {
-            Ok(0) => self.open = false,
-            Ok(size) => {
-                buffer.truncate(size);
-                return Some(buffer);
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(_) => self.open = false,
-        }
-        None
-    }
-}
-
-/// Reads a program's pipes in an order that keeps what belongs together: the driver of an interpreter sends an event
-/// only after the plain output before it was read, so events that are there come before plain output that is there.
-struct Pump {
-    out: Source,
-    err: Source,
-    events: Option<Source>,
-    lines: Lines,
-    tx: mpsc::Sender<Io>,
-}
-
-impl Pump {
-    async fn run(mut self, mut child: Child) {
-        let exited = loop {
-            let exited = tokio::select! {
-                () = async { match &self.events { Some(source) => source.ready().await, None => std::future::pending().await } } => None,
-                () = self.out.ready() => None,
-                () = self.err.ready() => None,
-                status = child.wait() => Some(status),
-            };
-            self.pass_events(TURN).await;
-            self.pass_output().await;
-            if let Some(status) = exited {
-                break status;
-            }
-        };
-        self.pass_events(PIPEFUL).await;
-        self.pass_rest().await;
-        let _ = self.tx.send(Io::Exited(exited.map_or(-1, exit_code))).await;
-    }
-
-    /// One chunk of each stream; whether there was any.
-    async fn pass_output(&mut self) -> bool {
-        let (out, err) = (self.out.read(), self.err.read());
-        let any = out.is_some() || err.is_some();
-        for (stream, chunk) in [(Stream::Stdout, out), (Stream::Stderr, err)] {
-            if let Some(chunk) = chunk {
-                let _ = self.tx.send(Io::Output(stream, chunk)).await;
-            }
-        }
-        any
-    }
-
-    /// The output that is there now.
-    async fn pass_rest(&mut self) {
-        for _ in 0..PIPEFUL {
-            if !self.pass_output().await {
-                return;
-            }
-        }
-    }
-
-    /// At most that many chunks of events.
-    async fn pass_events(&mut self, chunks: usize) {
-        for _ in 0..chunks {
-            let Some(chunk) = self.events.as_mut().and_then(Source::read) else { return };
-            for line in self.lines.feed(&chunk) {
-                let Ok(event) = serde_json::from_slice::<Value>(&line) else { continue };
-                match (event["k"].as_str(), event["d"].as_str()) {
-                    (Some(kind), Some(text)) => {
-                        let stream = if kind == "stderr" { Stream::Stderr } else { Stream::Stdout };
-                        let _ = self.tx.send(Io::Output(stream, text.as_bytes().to_vec())).await;
-                    }
-                    _ => {
-                        self.pass_rest().await;
-                        let _ = self.tx.send(Io::Event(event)).await;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Cuts bytes into lines; those that are too long are dropped.
-#[derive(Default)]
-struct Lines {
-    rest: Vec<u8>,
-    too_long: bool,
-}
-
-impl Lines {
-    /// The lines that end in these bytes, without their ends.
-    fn feed(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut lines = Vec::new();
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let (part, ends) = part.strip_suffix(b"\n").map_or((part, false), |part| (part, true));
-            self.too_long |= self.rest.len() + part.len() > MAX_LINE;
-            match self.too_long {
-                true => self.rest = Vec::new(),
-                false => self.rest.extend_from_slice(part),
-            }
-            if ends && !std::mem::take(&mut self.too_long) {
-                lines.push(std::mem::take(&mut self.rest));
-            }
-        }
-        lines
-    }
-}
-
-/// Turns the bytes of a stream into text, however they are cut.
-#[derive(Default)]
-pub(super) struct Decoder {
-    rest: Vec<u8>,
-}
-
-impl Decoder {
-    pub(super) fn text(&mut self, bytes: &[u8]) -> String {
-        self.rest.extend_from_slice(bytes);
-        let mut text = String::with_capacity(self.rest.len());
-        let mut done = 0;
-        for chunk in self.rest.utf8_chunks() {
-            text.push_str(chunk.valid());
-            done += chunk.valid().len();
-            let invalid = chunk.invalid();
-            let at_end = done + invalid.len() == self.rest.len();
-            if invalid.is_empty() || (at_end && invalid.len() < 4 && begins_character(invalid)) {
-                break;
-            }
-            text.push(char::REPLACEMENT_CHARACTER);
-            done += invalid.len();
-        }
-        self.rest.drain(..done);
-        text
-    }
-}
-
-/// Whether more bytes could make this a character.
-fn begins_character(bytes: &[u8]) -> bool {
-    match std::str::from_utf8(bytes) {
-        Ok(_) => false,
-        Err(error) => error.error_len().is_none(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_may_be_cut_anywhere_and_have_a_limit() {
-        let mut lines = Lines::default();
-        assert!(lines.feed(b"on").is_empty());
-        assert_eq!(lines.feed(b"e\n\ntwo\nth"), [b"one".to_vec(), b"".to_vec(), b"two".to_vec()]);
-        for _ in 0..40 {
-            assert!(lines.feed(&[b'x'; CHUNK]).is_empty());
-            assert!(lines.rest.len() <= MAX_LINE);
-        }
-        assert_eq!(lines.feed(b"ree\nfour\n"), [b"four".to_vec()]);
-    }
-
-    #[test]
-    fn characters_may_be_cut_anywhere() {
-        let mut decoder = Decoder::default();
-        let text = "aä€😀z";
-        let seen: String = text.as_bytes().iter().map(|byte| decoder.text(&[*byte])).collect();
-        assert_eq!(seen, text);
-        assert_eq!(decoder.text(b"x\xffy\xc3"), "x\u{fffd}y");
-        assert_eq!(decoder.text(b"\xa4"), "ä");
-    }
 }

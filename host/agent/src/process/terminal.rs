@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::net::unix::pipe;
-use tokio::process::Child;
 use tokio::sync::mpsc;
 
-use super::spawn::Launcher;
+use super::spawn::{Exit, Launcher};
 use crate::runtime::{Attachment, TerminalInput};
 
 const CHUNK: usize = 16 * 1024;
@@ -49,20 +47,14 @@ struct Audience {
 
 impl Terminal {
     /// Opens a terminal and starts a shell on it.
-    pub(super) fn open(launcher: &Launcher, shell: &Path) -> io::Result<Arc<Self>> {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let master = openpt(flags)?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let slave = ioctl_tiocgptpeer(&master, flags)?;
+    pub(super) async fn open(launcher: &Launcher, shell: &Path) -> io::Result<Arc<Self>> {
+        let (master, end) = launcher.spawn_on_terminal(&[shell.as_os_str()], (ROWS, COLUMNS)).await?;
         rustix::io::ioctl_fionbio(&master, true)?;
         let screen = pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
         let keys = pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?;
         let terminal = Self { master, screen, keys, audience: Mutex::default(), ended: AtomicBool::default() };
-        terminal.resize(ROWS, COLUMNS);
-        let child = launcher.spawn_on(&slave, &[shell.as_os_str()])?;
         let terminal = Arc::new(terminal);
-        tokio::spawn(terminal.clone().show(child));
+        tokio::spawn(terminal.clone().show(end));
         Ok(terminal)
     }
 
@@ -131,7 +123,8 @@ impl Terminal {
     }
 
     /// Shows what the shell and its programs write, until the shell ends.
-    async fn show(self: Arc<Self>, mut child: Child) {
+    async fn show(self: Arc<Self>, mut end: Exit) {
+        let mut over = false;
         loop {
             tokio::select! {
                 chunk = self.read() => match chunk {
@@ -139,10 +132,15 @@ impl Terminal {
                     // All programs let go of the terminal; the shell's end follows.
                     Err(_) => break,
                 },
-                _ = child.wait() => break,
+                _ = &mut end => {
+                    over = true;
+                    break;
+                }
             }
         }
-        let _ = child.wait().await;
+        if !over {
+            end.await;
+        }
         for _ in 0..LAST_CHUNKS {
             let Ok(Ok(chunk)) = tokio::time::timeout(LAST, self.read()).await else { break };
             self.tell(chunk).await;

@@ -112,9 +112,24 @@ impl Home {
         Mutex::new(Scanner::new(self.root.join("kernels")))
     }
 
+    /// The agent's directory.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The agent's name, as its directory has it.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.root.file_name()?.to_str()
+    }
+
+    /// The directory of a kernel.
+    pub(super) fn kernel(&self, kernel_id: &str) -> PathBuf {
+        self.root.join("kernels").join(kernel_id)
+    }
+
     /// Makes the directories of a kernel.
     pub(super) fn make(&self, kernel_id: &str, session_id: &str) -> io::Result<PathBuf> {
-        let dir = self.root.join("kernels").join(kernel_id);
+        let dir = self.kernel(kernel_id);
         if dir.exists() {
             fs::remove_dir_all(&dir)?;
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quarterdeck_agent::{AgentOptions, Error, RuntimeKind};
+use quarterdeck_agent::{AgentOptions, Error, IsolationMode, RuntimeKind};
 use quarterdeck_rpc::pb::host_server::Host;
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{AgentClient, AgentHandle, CallError, host_service, metadata, pb};
@@ -146,12 +146,22 @@ impl Rig {
     pub fn options(&self, runtime: RuntimeKind) -> AgentOptions {
         let mut options = AgentOptions::new(&self.server, TOKEN, runtime, self.state.path().to_owned());
         options.id = Some("i-test".into());
+        options.process.sandbox_program = Some(env!("CARGO_BIN_EXE_quarterdeck-sandbox").into());
         options
     }
 
     pub async fn start(runtime: RuntimeKind) -> Self {
         let mut rig = Self::without_agent().await;
         let options = rig.options(runtime);
+        rig.run(options).await;
+        rig
+    }
+
+    /// An agent of the runtime `process` whose kernels aren't isolated: their processes have the node's numbers.
+    pub async fn open() -> Self {
+        let mut rig = Self::without_agent().await;
+        let mut options = rig.options(RuntimeKind::Process);
+        options.process.isolation = IsolationMode::None;
         rig.run(options).await;
         rig
     }

@@ -255,6 +255,13 @@ impl Live {
         serde_json::from_str(&self.kernel_stat_text(id)?).ok()
     }
 
+    /// Live statistics of all kernels that this host hears of.
+    pub fn kernel_stats(&self) -> Vec<(KernelId, Value)> {
+        let texts: Vec<(KernelId, Text)> =
+            self.kernels.read().iter().map(|(id, (text, _))| (*id, text.clone())).collect();
+        texts.into_iter().filter_map(|(id, text)| Some((id, serde_json::from_str(&text).ok()?))).collect()
+    }
+
     /// A kernel's live statistics, as the agent sent them to this host.
     pub(crate) fn kernel_stat_text(&self, id: KernelId) -> Option<Text> {
         self.kernel_heard(id).map(|(text, _)| text)

@@ -53,7 +53,7 @@ pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Res
         "creationTime": session.created_at.spaced(),
         "terminationTime": session.terminated_at.map(|at| at.spaced()),
         "numQueriesExecuted": session.num_queries,
-        "lastStat": main.last_stat,
+        "lastStat": usage(control, &found.kernels),
         "idleChecks": idle_checks,
         "runtimeInfo": main.runtime_info,
     }))
@@ -67,6 +67,41 @@ pub async fn status_history(control: &Control, caller: &Principal, reference: &s
     let found = find(control, &caller.access_key, reference, true).await?;
     let history = found.session.status_history.as_object().cloned().unwrap_or_default();
     Ok(Value::Object(history.into_iter().map(|(status, at)| (status.to_lowercase(), at)).collect()))
+}
+
+/// What the kernels of a session use together, or used at last: `current` of each metric is added up, the rest is of
+/// single kernels and left out. None while nothing is known.
+fn usage(control: &Control, kernels: &[kernels::KernelRow]) -> Value {
+    let stats: Vec<Value> =
+        kernels.iter().filter_map(|k| k.last_stat.clone().or_else(|| control.live().kernel_stat(k.id))).collect();
+    match stats.as_slice() {
+        [] => Value::Null,
+        [one] => one.clone(),
+        many => sum(many),
+    }
+}
+
+fn sum(stats: &[Value]) -> Value {
+    let mut total: Map<String, Value> = Map::new();
+    for (metric, value) in stats.iter().filter_map(Value::as_object).flatten() {
+        let number = |value: &Value, key: &str| value[key].as_str().and_then(|text| text.parse::<f64>().ok());
+        let Some(current) = number(value, "current") else { continue };
+        let entry = total
+            .entry(metric.clone())
+            .or_insert_with(|| json!({"current": "0", "capacity": null, "pct": null, "unit_hint": value["unit_hint"]}));
+        let current = number(entry, "current").unwrap_or_default() + current;
+        // Whole numbers stay whole.
+        entry["current"] =
+            json!(if current.fract() == 0.0 { format!("{current:.0}") } else { format!("{current:.2}") });
+        if let Some(capacity) = number(value, "capacity") {
+            let capacity = number(entry, "capacity").unwrap_or_default() + capacity;
+            entry["capacity"] = json!(format!("{capacity:.0}"));
+            if capacity > 0.0 {
+                entry["pct"] = json!(format!("{:.2}", current / capacity * 100.0));
+            }
+        }
+    }
+    Value::Object(total)
 }
 
 /// The session's last statistics, as a destroyed session's owner is told them.
@@ -90,4 +125,22 @@ pub(super) async fn final_stats(control: &Control, id: quarterdeck_model::Sessio
     stats.insert("version".to_owned(), json!(2));
     stats.insert("status".to_owned(), json!("terminated"));
     Ok(Value::Object(stats))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_added_up() {
+        let one = json!({"mem": {"current": "10", "capacity": "100", "pct": "10.00", "unit_hint": "bytes", "stats.max": "5"},
+                         "cpu_util": {"current": "1.50", "capacity": null, "unit_hint": "percent"}});
+        let other =
+            json!({"mem": {"current": "30", "capacity": "100", "pct": "30.00", "unit_hint": "bytes"}, "odd": 3});
+        assert_eq!(
+            sum(&[one, other]),
+            json!({"mem": {"current": "40", "capacity": "200", "pct": "20.00", "unit_hint": "bytes"},
+                   "cpu_util": {"current": "1.50", "capacity": null, "pct": null, "unit_hint": "percent"}})
+        );
+    }
 }

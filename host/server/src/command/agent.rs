@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
-use quarterdeck_agent::{AgentOptions, RuntimeKind};
+use quarterdeck_agent::doctor::Verdict;
+use quarterdeck_agent::{AgentOptions, IsolationMode, Network, ProcessOptions, RuntimeKind};
 use quarterdeck_model::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +25,104 @@ enum RuntimeArg {
     Synthetic,
 }
 
+/// Whether kernels are kept apart from the node and from each other.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum IsolationArg {
+    /// Where the node allows it
+    Auto,
+    /// Or the agent doesn't start
+    Required,
+    /// No: kernels run as the agent's own user
+    None,
+}
+
+/// What kernels have for a network.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum NetworkArg {
+    /// One of their own, with a loopback only; service ports are reached through the agent
+    None,
+    /// The node's
+    Host,
+}
+
+/// How the runtime `process` runs kernels.
 #[derive(Debug, Args)]
+pub(crate) struct ProcessArgs {
+    /// Whether kernels are kept apart from the node and from each other
+    #[arg(long, value_enum, default_value = "auto")]
+    isolation: IsolationArg,
+    /// What kernels have for a network
+    #[arg(long, value_enum, default_value = "none")]
+    network: NetworkArg,
+    /// A directory that kernels may read besides the system's own; may be repeated
+    #[arg(long = "expose", value_name = "DIR")]
+    exposed: Vec<PathBuf>,
+    /// Who kernels are on the node when the agent is root: a user id that nobody has
+    #[arg(long, value_name = "UID", default_value_t = quarterdeck_agent::KERNEL_USER, value_parser = clap::value_parser!(u32).range(1..))]
+    kernel_user: u32,
+    /// Where service ports are offered on the node
+    #[arg(long, value_name = "ADDR", default_value_t = std::net::IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    service_address: std::net::IpAddr,
+    /// From which ports, e.g. 30000-32767
+    #[arg(long, value_name = "FIRST-LAST", value_parser = port_range, default_value = "30000-32767")]
+    service_ports: (u16, u16),
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let range =
+        text.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    match range {
+        Some((first, last)) if first > 0 && first <= last => Ok((first, last)),
+        _ => Err("two ports, e.g. 30000-32767".into()),
+    }
+}
+
+impl From<ProcessArgs> for ProcessOptions {
+    fn from(args: ProcessArgs) -> Self {
+        Self {
+            isolation: match args.isolation {
+                IsolationArg::Auto => IsolationMode::Auto,
+                IsolationArg::Required => IsolationMode::Required,
+                IsolationArg::None => IsolationMode::None,
+            },
+            network: match args.network {
+                NetworkArg::None => Network::None,
+                NetworkArg::Host => Network::Host,
+            },
+            exposed: args.exposed,
+            kernel_user: Some(args.kernel_user),
+            sandbox_program: None,
+            service_address: Some(args.service_address),
+            service_ports: Some(args.service_ports),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Tell what this node offers to an agent, what is missing, and how to get it. Ends with 1 when kernels can't be isolated
+    Doctor {
+        #[command(flatten)]
+        process: ProcessArgs,
+        /// Where kernels' files would live; default: `agent` in the data directory
+        #[arg(long, env = "QUARTERDECK_AGENT_STATE_DIR", value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct AgentArgs {
+    #[command(subcommand)]
+    command: Option<AgentCommand>,
     /// The server's RPC address, e.g. http://10.0.0.1:6021
-    #[arg(long, env = "QUARTERDECK_SERVER", value_name = "RPC_URL")]
-    server: String,
+    #[arg(long, env = "QUARTERDECK_SERVER", value_name = "RPC_URL", required = true)]
+    server: Option<String>,
+    #[command(flatten)]
+    process: ProcessArgs,
     /// How kernels are run
     #[arg(long, value_enum, default_value = "process")]
     runtime: RuntimeArg,
@@ -71,6 +165,10 @@ pub(crate) struct AgentArgs {
 }
 
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    if let Some(AgentCommand::Doctor { process, state_dir, json }) = args.command {
+        return doctor(process, state_dir, json);
+    }
+    let server = args.server.context("--server is missing")?;
     settings::init_logging(args.log_format);
     settings::keep_memory_private();
     let token = match (args.token_file, args.token) {
@@ -93,19 +191,17 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     if args.count > 1 && !matches!(runtime, RuntimeKind::Synthetic) {
         anyhow::bail!("--count is for the synthetic runtime: a node has one real agent");
     }
-    if matches!(runtime, RuntimeKind::Process) {
-        tracing::warn!("kernels run as this agent's own user: the process runtime is no security boundary");
-    }
-    if [&args.server, &args.listen.to_string()].into_iter().any(|addr| quarterdeck_rpc::is_exposed(addr)) {
+    if [&server, &args.listen.to_string()].into_iter().any(|addr| quarterdeck_rpc::is_exposed(addr)) {
         tracing::warn!(
             "THE SERVER IS SPOKEN TO WITHOUT ENCRYPTION ({}, listening on {}): whoever sees that network reads the agent's \
              credential and users' code; keep it private (a tunnel or a network of its own)",
-            args.server,
+            server,
             args.listen
         );
     }
     let options = AgentOptions {
-        server: args.server,
+        server,
+        process: args.process.into(),
         listen: args.listen,
         advertise: args.advertise,
         runtime,
@@ -126,6 +222,34 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         quarterdeck_agent::run(options, shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(process: ProcessArgs, state_dir: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+    let dir = match state_dir {
+        Some(dir) => dir,
+        None => settings::data_dir_made(None)?.join("agent"),
+    };
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let findings = tokio.block_on(quarterdeck_agent::doctor::examine(&process.into(), &dir))?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        for finding in &findings {
+            let mark = match finding.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Missing => "missing",
+                Verdict::Unsafe => "UNSAFE",
+            };
+            writeln!(out, "{mark:<8}{:<17}{}", finding.name, finding.detail)?;
+            if let Some(fix) = &finding.fix {
+                writeln!(out, "{:<25}fix: {fix}", "")?;
+            }
+        }
+    }
+    let is_unsafe = findings.iter().any(|finding| finding.verdict == Verdict::Unsafe);
+    Ok(if is_unsafe { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 #[derive(Debug, Subcommand)]

@@ -52,6 +52,7 @@ pub(super) fn work(request: &pb::ExecuteRequest, dialect: Dialect, dir: &Path) -
             };
             let main = match dialect {
                 Dialect::Python => ("main.py", "python3"),
+                Dialect::Node => ("main.js", "node"),
                 Dialect::Bash => ("main.sh", "bash"),
                 Dialect::Sh => ("main.sh", "sh"),
             };
@@ -72,15 +73,19 @@ pub(super) fn work(request: &pb::ExecuteRequest, dialect: Dialect, dir: &Path) -
     }
 }
 
-fn shell(launcher: &Launcher, command: &str) -> std::io::Result<Proc> {
-    launcher.spawn(&["/bin/sh", "-c", command].map(OsStr::new), false, None)
+async fn shell(launcher: &Launcher, command: &str) -> std::io::Result<Proc> {
+    launcher.spawn(&["/bin/sh", "-c", command].map(OsStr::new), false, None).await
 }
 
 impl Live<'_> {
     /// Goes on with the steps of the active run.
-    pub(super) fn begin_steps(&mut self, mut left: VecDeque<Step>) {
+    pub(super) async fn begin_steps(&mut self, mut left: VecDeque<Step>) {
         while let Some(step) = left.pop_front() {
-            let code = match step.command.as_deref().map(|command| shell(&self.place.launcher, command)) {
+            let started = match step.command.as_deref() {
+                Some(command) => Some(shell(&self.place.launcher, command).await),
+                None => None,
+            };
+            let code = match started {
                 None => 0,
                 Some(Ok(proc)) => {
                     self.steps = Some(Steps { proc, ended_as: step.ended_as, left });
@@ -111,26 +116,26 @@ impl Live<'_> {
         false
     }
 
-    pub(super) fn heard_steps(&mut self, io: Io) {
+    pub(super) async fn heard_steps(&mut self, io: Io) {
         match io {
             Io::Output(stream, bytes) => self.print(stream, &bytes),
             Io::Event(_) => {}
             Io::Exited(code) => {
                 let Some(steps) = self.steps.take() else { return };
                 if !self.step_ended(steps.ended_as, code) {
-                    self.begin_steps(steps.left);
+                    self.begin_steps(steps.left).await;
                 }
             }
         }
     }
 
     /// Starts the command of a batch session.
-    pub(super) fn start_batch(&mut self) {
+    pub(super) async fn start_batch(&mut self) {
         let spec = &self.task.spec;
         if self.task.session.session_type != "BATCH" || spec.startup_command.is_empty() {
             return;
         }
-        match shell(&self.place.launcher, &spec.startup_command) {
+        match shell(&self.place.launcher, &spec.startup_command).await {
             Ok(proc) => {
                 let limit = Some(spec.timeout_ms).filter(|millis| *millis > 0).map(Duration::from_millis);
                 let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
@@ -169,7 +174,7 @@ impl Live<'_> {
             batch.deadline = None;
             batch.timed_out = true;
             self.place.log.note("the startup command took longer than it may and is ended");
-            batch.proc.group.signal(Signal::SIGKILL);
+            batch.proc.job.signal(Signal::SIGKILL);
         }
     }
 }

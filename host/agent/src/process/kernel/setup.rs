@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use quarterdeck_rpc::pb;
@@ -15,9 +15,11 @@ use super::super::interpreters::{Dialect, Interpreter, RUNTIME_PATH, RUNTIME_TYP
 use super::super::log::KernelLog;
 use super::super::procfs::MARK;
 use super::super::repl::Repl;
+use super::super::services::{Ground, Keys, Services};
 use super::super::spawn::{Io, Launcher};
 use super::super::workdir::place;
 use super::{Place, Task, work_of};
+use crate::sandbox::{self, Bind, Network, View};
 
 /// A label that names variables to be set to the number of cores.
 const CORE_COUNT: &str = "ai.backend.envs.corecount";
@@ -29,9 +31,7 @@ impl Task {
             let labels = self.spec.image.as_ref().map(|image| &image.labels);
             labels.and_then(|labels| labels.get(name)).map_or("", String::as_str)
         };
-        if let Some(mount) = self.spec.mounts.first() {
-            return Err(format!("the runtime of this node can't mount folders ({:?} was asked for)", mount.name));
-        }
+        let binds = self.binds()?;
         let interpreter = self.inner.interpreters.choose(label(RUNTIME_TYPE), label(RUNTIME_PATH)).await?;
         self.report(Event::Creating(pb::Creating {}));
         let dir = self
@@ -43,13 +43,13 @@ impl Task {
         let log = KernelLog::create(&dir).map_err(|error| format!("the kernel's log can't be made: {error}"))?;
         let log = Arc::new(log);
         *self.handle.log.lock() = Some(log.clone());
-        let work = work_of(&dir);
-        self.place_files(&work, &log);
+        self.place_files(&work_of(&dir), &log);
         let cores: Vec<&str> = label(CORE_COUNT).split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-        let env = self.environment(&dir, &interpreter, &cores);
-        let launcher = Launcher::new(&dir, work, env).map_err(|error| format!("no process can be started: {error}"))?;
-        let launcher = Arc::new(launcher);
+        self.place_keys(&dir, &log).await;
+        self.make_group()?;
+        let launcher = Arc::new(self.launcher(&dir, &interpreter, &binds, &cores).await?);
         *self.handle.launcher.lock() = Some(launcher.clone());
+        let services = self.services(&dir, &launcher, &log, &interpreter).await?;
         self.bootstrap(&dir, &launcher, &log).await;
         // A batch session may never need one: it gets it with its first execution.
         let repl = match self.session.session_type.as_str() {
@@ -66,13 +66,112 @@ impl Task {
         self.report(Event::Started(pb::Started {
             container_id: self.spec.kernel_id.replace('-', ""),
             kernel_host: self.inner.kernel_host.clone(),
-            // Only what really is served: nothing yet.
-            service_ports: "[]".into(),
+            service_ports: services.report().to_string(),
             allocated: self.spec.slots.clone(),
-            runtime_info: runtime_info(runtime_type, &interpreter).to_string(),
+            runtime_info: self.runtime_info(runtime_type, &interpreter).to_string(),
             attached_devices: "{}".into(),
         }));
         Ok((Place { dir, log, launcher, interpreter }, repl))
+    }
+
+    /// What starts the kernel's programs: in a sandbox, when this agent has them.
+    async fn launcher(
+        &self,
+        dir: &Path,
+        interpreter: &Interpreter,
+        binds: &[Bind],
+        cores: &[&str],
+    ) -> Result<Launcher, String> {
+        let Ok(isolation) = &self.inner.isolation else {
+            link(&work_of(dir), binds)?;
+            let env = self.environment(&work_of(dir), &dir.join("tmp"), interpreter, cores);
+            return Launcher::open(dir, env).map_err(|error| format!("no process can be started: {error}"));
+        };
+        let env = self.environment(Path::new(sandbox::WORK), Path::new("/tmp"), interpreter, cores);
+        let hostname = match self.spec.cluster_hostname.as_str() {
+            "" => "main1",
+            name => name,
+        };
+        let opts: Value = serde_json::from_str(&self.spec.resource_opts).unwrap_or_default();
+        let shared_memory = opts["shmem"].as_u64().unwrap_or(sandbox::SHARED_MEMORY);
+        let processors = self.inner.processors.assign(&self.spec.kernel_id, self.handle.usage.lock().cores());
+        let programs = &interpreter.needs;
+        let view = View { dir, hostname, env, programs, binds, shared_memory, processors };
+        let group = self.handle.group.lock().clone();
+        let sandbox = isolation.enter(view, |pid| group.map_or(Ok(()), |group| group.join(pid))).await?;
+        Ok(Launcher::closed(dir, sandbox))
+    }
+
+    /// The kernel's control group, where the node has them.
+    fn make_group(&self) -> Result<(), String> {
+        let Ok(groups) = &self.inner.groups else { return Ok(()) };
+        let limits = super::super::limits(&self.handle.usage.lock());
+        let group = groups.make(&self.spec.kernel_id, limits);
+        let group = group.map_err(|error| format!("the kernel's control group can't be made: {error}"))?;
+        *self.handle.group.lock() = Some(Arc::new(group));
+        Ok(())
+    }
+
+    /// The keys with which people come in by SSH: the owner's, else a pair made for the kernel.
+    async fn place_keys(&self, dir: &Path, log: &KernelLog) {
+        let internal: Value = serde_json::from_str(&self.spec.internal_data).unwrap_or_default();
+        let half = |name: &str| internal["ssh_keypair"][name].as_str().filter(|text| !text.is_empty());
+        let given = match (half("private_key"), half("public_key")) {
+            (Some(private), Some(public)) => Some(Keys { private, public }),
+            _ => None,
+        };
+        if let Err(message) = Keys::place(dir, given).await {
+            log.note(&format!("the kernel has no SSH: {message}"));
+        }
+    }
+
+    async fn services(
+        &self,
+        dir: &Path,
+        launcher: &Arc<Launcher>,
+        log: &Arc<KernelLog>,
+        interpreter: &Interpreter,
+    ) -> Result<Arc<Services>, String> {
+        let labels = self.spec.image.as_ref().map(|image| image.labels.clone()).unwrap_or_default();
+        let isolation = self.inner.isolation.as_ref();
+        let ground = Ground {
+            launcher: launcher.clone(),
+            log: log.clone(),
+            interpreter: interpreter.clone(),
+            dir: dir.to_owned(),
+            labels: labels.into_iter().collect(),
+            own_network: isolation.is_ok_and(|isolation| isolation.network() == Network::None),
+        };
+        let services = Services::open(ground, &self.spec.preopen_ports, &self.inner.ports).await;
+        let services = services.map_err(|error| format!("the kernel gets no ports: {error}"))?;
+        *self.handle.services.lock() = Some(services.clone());
+        Ok(services)
+    }
+
+    /// The folders that were asked for, checked: where a sandbox has them, and that they are there.
+    fn binds(&self) -> Result<Vec<Bind>, String> {
+        let mut binds = Vec::new();
+        for mount in &self.spec.mounts {
+            let (source, target) = (PathBuf::from(&mount.source), Path::new(&mount.target));
+            let plain = |path: &Path| path.components().all(|part| !matches!(part, Component::ParentDir));
+            if !source.is_absolute() || !source.exists() {
+                return Err(format!("the folder {:?} isn't on this node ({})", mount.name, source.display()));
+            }
+            // What the system, the agent and the kernel's own places need stays theirs.
+            let taken = ["/proc", "/dev", "/sys", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/run", "/tmp"];
+            let is_taken = taken.iter().any(|taken| target.starts_with(taken));
+            if !target.is_absolute()
+                || !plain(target)
+                || is_taken
+                || [Path::new("/"), Path::new(sandbox::WORK)].contains(&target)
+            {
+                return Err(format!("the folder {:?} can't be mounted at {:?}", mount.name, mount.target));
+            }
+            binds.push(Bind { source, target: target.to_owned(), read_only: mount.read_only });
+        }
+        // Outer ones first: an inner one would be covered else.
+        binds.sort_by(|a, b| a.target.cmp(&b.target));
+        Ok(binds)
     }
 
     /// What kernels of a cluster know of each other, dotfiles, and without a cluster the owner's SSH key pair.
@@ -100,7 +199,7 @@ impl Task {
         }
     }
 
-    fn environment(&self, dir: &Path, interpreter: &Interpreter, cores: &[&str]) -> Vec<(String, String)> {
+    fn environment(&self, home: &Path, tmp: &Path, interpreter: &Interpreter, cores: &[&str]) -> Vec<(String, String)> {
         let mut env = BTreeMap::new();
         let mut set = |name: &str, value: String| drop(env.insert(name.to_owned(), value));
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into());
@@ -123,8 +222,8 @@ impl Task {
             set(name, value.clone());
         }
         let (session, spec) = (&self.session, &self.spec);
-        set("HOME", work_of(dir).display().to_string());
-        set("TMPDIR", dir.join("tmp").display().to_string());
+        set("HOME", home.display().to_string());
+        set("TMPDIR", tmp.display().to_string());
         set(MARK, spec.kernel_id.clone());
         set("BACKENDAI_SESSION_ID", session.session_id.clone());
         set("BACKENDAI_SESSION_NAME", session.session_name.clone());
@@ -155,8 +254,9 @@ impl Task {
                 Some(line) if !line.is_empty() => line.split_whitespace().map(OsStr::new).collect(),
                 _ => vec![OsStr::new("/bin/sh")],
             };
-            command.push(path.as_os_str());
-            let mut proc = launcher.spawn(&command, false, None)?;
+            let inside = launcher.inside(&path);
+            command.push(inside.as_os_str());
+            let mut proc = launcher.spawn(&command, false, None).await?;
             while let Some(io) = proc.io.recv().await {
                 match io {
                     Io::Output(_, bytes) => log.append(&bytes),
@@ -174,25 +274,38 @@ impl Task {
     }
 }
 
-fn runtime_info(runtime_type: &str, interpreter: &Interpreter) -> Value {
-    let language = match interpreter.dialect {
-        Dialect::Python => "python",
-        Dialect::Bash => "bash",
-        Dialect::Sh => "sh",
-    };
-    json!({
-        "runtime": "process",
-        "runtime_type": runtime_type,
-        "interpreter": interpreter.path.display().to_string(),
-        "language": language,
-        "version": interpreter.version,
-        "isolation": {
-            "isolated": ["work directory", "environment"],
-            // What leaves its group, session, environment, directory and parent behind between two looks isn't found.
-            "measured": ["processor", "memory (ended when exceeded)"],
-            "measured_limits": "only processes that keep the kernel's process group, session, environment or directory, \
-                or stay with their parent for half a second",
-            "shared": ["user", "file system", "network", "processes", "processor", "devices"],
-        },
-    })
+/// Folders where there are no mounts: links, which a program may remove and which keep nobody from writing.
+fn link(work: &Path, binds: &[Bind]) -> Result<(), String> {
+    for bind in binds {
+        let name = bind.target.display();
+        let Ok(inner) = bind.target.strip_prefix(sandbox::WORK) else {
+            return Err(format!("without isolation, folders appear below {} only: not {name}", sandbox::WORK));
+        };
+        if bind.read_only {
+            return Err(format!("without isolation, a folder can't be protected from writing: {name}"));
+        }
+        let made = std::fs::create_dir_all(work.join(inner.parent().unwrap_or_else(|| Path::new(""))))
+            .and_then(|()| std::os::unix::fs::symlink(&bind.source, work.join(inner)));
+        made.map_err(|error| format!("linking {name}: {error}"))?;
+    }
+    Ok(())
+}
+
+impl Task {
+    fn runtime_info(&self, runtime_type: &str, interpreter: &Interpreter) -> Value {
+        let language = match interpreter.dialect {
+            Dialect::Python => "python",
+            Dialect::Node => "node",
+            Dialect::Bash => "bash",
+            Dialect::Sh => "sh",
+        };
+        json!({
+            "runtime": "process",
+            "runtime_type": runtime_type,
+            "interpreter": interpreter.path.display().to_string(),
+            "language": language,
+            "version": interpreter.version,
+            "isolation": self.inner.isolation_info(),
+        })
+    }
 }
