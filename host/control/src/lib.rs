@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod agents;
+pub mod audit;
 mod calls;
 pub mod config;
 pub mod drops;
@@ -24,6 +25,7 @@ pub mod dry_run;
 pub mod enqueue;
 mod error;
 pub mod explain;
+mod guesses;
 pub mod health;
 pub mod hooks;
 pub mod identity;
@@ -182,6 +184,7 @@ pub(crate) struct Inner {
     runtime: quarterdeck_plugin::Runtime,
     policies: policies::Policies,
     identity: identity::IdentityCache,
+    guesses: guesses::Guesses,
     config: Arc<config::ConfigCache>,
     live: agents::Live,
     others: news::Others,
@@ -261,6 +264,7 @@ impl Control {
         let (recorder, recordings) = schedule::Recorder::new();
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
+            guesses: guesses::Guesses::default(),
             calls: calls::Calls::new(settings.agent_calls),
             leadership: leadership::Leadership::new(&store),
             rpc: quarterdeck_rpc::AgentClient::new(),
@@ -327,6 +331,11 @@ impl Control {
     /// Credentials in memory.
     pub fn identity(&self) -> &identity::IdentityCache {
         &self.inner.identity
+    }
+
+    /// Wrong passwords of the last minutes.
+    pub(crate) fn guesses(&self) -> &guesses::Guesses {
+        &self.inner.guesses
     }
 
     /// The site's configuration in memory.

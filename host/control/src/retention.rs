@@ -7,7 +7,8 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size, error logs and live statistics that are too old, and gives up components that nobody
+/// Drops the oldest events beyond the ring's size, and error logs, live statistics and entries of the audit that are too
+/// old, and gives up components that nobody
 /// takes in any more.
 ///
 /// # Errors
@@ -18,7 +19,7 @@ pub async fn pass(control: &Control) -> Result<u64> {
     tx.commit().await?;
     crate::plugins::tidy(control).await?;
     crate::agents::statistics::expire(control).await?;
-    Ok(dropped + crate::error_logs::expire(control).await?)
+    Ok(dropped + crate::error_logs::expire(control).await? + crate::audit::expire(control).await?)
 }
 
 /// Sets the gauges that show how many sessions and agents are in which status.

@@ -67,10 +67,8 @@ fn facts(sdl: &str) -> Facts {
     facts
 }
 
-/// What the contract has and this release doesn't: folders, storage volumes, model services, the scan of registries,
-/// and what agents can't be asked for.
+/// What the contract has and this release doesn't: folders, storage volumes, model services, the scan of registries.
 const MISSING: &[&str] = &[
-    "Agent.hardware_metadata",
     "Endpoint",
     "EndpointList",
     "KeyPair.vfolders",
