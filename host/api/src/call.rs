@@ -10,7 +10,7 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use http_body::Body as _;
-use quarterdeck_control::{Control, Principal};
+use quarterdeck_control::{Control, Principal, audit};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -80,11 +80,24 @@ impl Call {
             .ok_or_else(|| Problem::new(AUTH_FAILED).msg("Not allowed IP address"))
     }
 
-    /// The parameters: of the body if there is one, else of the query.
+    /// The parameters: of the body if there is one, else of the query. The audit hears of them, in case they change
+    /// something.
     ///
     /// # Errors
     /// A problem when the body is too large or malformed.
     pub async fn params(&mut self) -> Result<Params, Problem> {
+        let params = self.untold_params().await?;
+        if let Some(act) = audit::current() {
+            params.tell(&act);
+        }
+        Ok(params)
+    }
+
+    /// As [`Call::params`], for those who tell the audit themselves.
+    ///
+    /// # Errors
+    /// As [`Call::params`].
+    pub(crate) async fn untold_params(&mut self) -> Result<Params, Problem> {
         let body = self.bytes().await?;
         if body.is_empty() {
             return Ok(Params::from_query(self.parts.uri.query().unwrap_or_default()));

@@ -217,7 +217,11 @@ async fn limits_count_refused_requests() {
         let reply = server.send(get(USER, "/auth?echo=x")).await;
         assert_eq!((reply.header("x-ratelimit-limit"), reply.header("x-ratelimit-remaining")), ("2", left));
     }
-    server.send(get(USER, "/auth?echo=x")).await.is(429, "rate-limit-exceeded", "");
+    let refused = server.send(get(USER, "/auth?echo=x")).await;
+    refused.is(429, "rate-limit-exceeded", "");
+    for header in ["retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-window"] {
+        assert_eq!(refused.header(header), "", "{header}");
+    }
     // Before the role is looked at, and without touching others.
     server.send(get(USER, "/config/docker-registries")).await.is(429, "rate-limit-exceeded", "");
     server.send(get(ADMIN, "/auth?echo=x")).await.is_ok();

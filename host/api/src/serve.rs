@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use percent_encoding::percent_decode_str;
+use quarterdeck_control::audit::{self, Act, Actor, Via};
 use quarterdeck_control::{error_logs, manager};
 use uuid::Uuid;
 
@@ -99,7 +100,7 @@ async fn serve(app: Arc<App>, request: Request<Body>) -> Response {
     let (answer, is_routed) = match app.table.find(&parts.method, parts.uri.path()) {
         Found::Route(index, route, args) => {
             known_route = Some((index, route));
-            let call = checked(&app, route, parts, body, args);
+            let call = checked(&app, route, parts, body, args, &request_id);
             // A panic is a bug, but it is this request's problem and not the connection's.
             let answer = std::panic::AssertUnwindSafe(call).catch_unwind().await;
             (answer.unwrap_or_else(|_| Err(Problem::internal("the handler panicked"))), true)
@@ -162,7 +163,14 @@ fn allow(methods: &[&Method]) -> String {
 }
 
 /// Version, signature, rate limit, role, status; then the handler.
-async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: Vec<String>) -> Answer {
+async fn checked(
+    app: &Arc<App>,
+    route: &Route,
+    parts: Parts,
+    body: Body,
+    args: Vec<String>,
+    request_id: &HeaderValue,
+) -> Answer {
     let version = Version::of(&parts.headers)?;
     let mut call = Call { app: app.clone(), parts, body, version, caller: None, args };
     let now_ms = u64::try_from(app.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -172,7 +180,7 @@ async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: 
             check_stranger(app, &call.parts, now_ms)?;
         }
         check_gate(app, route.gate).await?;
-        let mut response = (route.handler)(call).await?;
+        let mut response = handled(route, call, request_id).await?;
         limits(&mut response, ANONYMOUS_LIMIT, ANONYMOUS_LIMIT);
         return Ok(response);
     }
@@ -181,25 +189,42 @@ async fn checked(app: &Arc<App>, route: &Route, parts: Parts, body: Body, args: 
         return Err(unauthorized());
     };
     let left = app.limiter.count(caller.access_key.as_str(), caller.rate_limit, now_ms);
-    let left = left.ok_or_else(too_often)?;
+    // As clients know it: without a word on when to come back.
+    let left = left.ok_or_else(|| Problem::new(RATE_LIMIT_EXCEEDED))?;
     if !route.access.admits(Some(&caller)) {
         return Err(unauthorized());
     }
     check_gate(app, route.gate).await?;
-    let mut response = (route.handler)(call).await?;
+    let mut response = handled(route, call, request_id).await?;
     limits(&mut response, HeaderValue::from(caller.rate_limit), HeaderValue::from(left));
     Ok(response)
+}
+
+/// Lets the handler do its work. What it changes stands in the audit under the caller's name.
+async fn handled(route: &Route, call: Call, request_id: &HeaderValue) -> Answer {
+    if matches!(call.parts.method, Method::GET | Method::HEAD) {
+        return (route.handler)(call).await;
+    }
+    let address = auth::client::address(&call.parts, &call.control().settings().trusted_proxies);
+    let actor = Actor {
+        address: address.ok().flatten().map(|address| address.to_string()),
+        request: request_id.to_str().ok().map(str::to_owned),
+        ..call.caller.as_deref().map(audit::actor).unwrap_or_default()
+    };
+    let mut act = Act::new(Via::Rest, actor, format!("{} {}", route.method, route.path));
+    if !call.args.is_empty() {
+        act = act.on(call.args.join("/"));
+    }
+    audit::scope(act, (route.handler)(call)).await
 }
 
 /// Who doesn't sign is counted by address.
 fn check_stranger(app: &App, parts: &Parts, now_ms: u64) -> Result<(), Problem> {
     let Some(address) = auth::client::address(parts, &app.control.settings().trusted_proxies)? else { return Ok(()) };
     let network = auth::client::household(address).to_string();
-    app.strangers.count(&network, app.settings.anonymous_rate_limit, now_ms).map(drop).ok_or_else(too_often)
-}
-
-fn too_often() -> Problem {
-    Problem::new(RATE_LIMIT_EXCEEDED).retry_after(ratelimit::WINDOW_SECONDS)
+    let left = app.strangers.count(&network, app.settings.anonymous_rate_limit, now_ms);
+    let too_often = || Problem::new(RATE_LIMIT_EXCEEDED).retry_after(ratelimit::WINDOW_SECONDS);
+    left.map(drop).ok_or_else(too_often)
 }
 
 fn unauthorized() -> Problem {

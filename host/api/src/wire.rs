@@ -311,6 +311,9 @@ impl From<Error> for Problem {
             Error::QuotaExceeded(msg) => Self::new(QUOTA_EXCEEDED).msg(msg),
             Error::ServerFrozen => Self::new(SERVER_FROZEN),
             Error::Unavailable(msg) => Self::new(UNAVAILABLE).msg(msg),
+            Error::TooManyGuesses { retry_after_s } => {
+                Self::new(RATE_LIMIT_EXCEEDED).msg("Too many wrong passwords.").retry_after(retry_after_s)
+            }
             Error::Overloaded(msg) => Self::new(UNAVAILABLE).msg(msg).retry_after(OVERLOADED_SECONDS),
             Error::NotImplemented => Self::new(NOT_IMPLEMENTED),
             Error::Agent { operation, timeout, message } => Self::agent(operation, timeout, &message),

@@ -10,6 +10,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::Control;
 use crate::error::{Error, Result};
+use crate::guesses::Guesser;
 use crate::hooks::{self, Mode};
 use crate::identity::commit;
 use crate::keypairs as keypair_rules;
@@ -58,7 +59,7 @@ pub struct Login {
 /// Logs in with e-mail address and password.
 ///
 /// # Errors
-/// [`Error::AuthFailed`], [`Error::PasswordExpired`], [`Error::RejectedByHook`];
+/// [`Error::AuthFailed`], [`Error::TooManyGuesses`], [`Error::PasswordExpired`], [`Error::RejectedByHook`];
 /// [`Error::InvalidParams`] for other kinds of logins.
 pub async fn authorize(control: &Control, request: Authorize, client: IpAddr) -> Result<Login> {
     if request.kind != "keypair" {
@@ -80,7 +81,7 @@ pub async fn authorize(control: &Control, request: Authorize, client: IpAddr) ->
     let vouched = asked.values.first().map(|(_, value)| value).filter(|value| !value.is_null());
     let user = match vouched {
         Some(value) => vouched_user(control, value, &domain).await?,
-        None => check_password(control, &domain, &username, &param("password", &request.password)).await?,
+        None => guess(control, client, &domain, &username, &param("password", &request.password)).await?,
     };
     match user.status {
         UserStatus::Active => {}
@@ -120,6 +121,19 @@ async fn vouched_user(control: &Control, value: &Json, domain: &str) -> Result<U
     user.filter(|user| user.domain_name == domain).ok_or_else(mismatch)
 }
 
+/// As [`check_password`], for strangers, who may not guess on and on.
+async fn guess(control: &Control, client: IpAddr, domain: &str, email: &str, guess: &str) -> Result<UserRow> {
+    let guesser = Guesser::new(client, domain, email);
+    control.guesses().check(control.config_tree(), &guesser)?;
+    let user = check_password(control, domain, email, guess).await;
+    match &user {
+        Ok(_) => control.guesses().succeeded(&guesser),
+        Err(Error::AuthFailed(_)) => control.guesses().failed(&guesser),
+        Err(_) => {}
+    }
+    user
+}
+
 /// The user whose password this is.
 async fn check_password(control: &Control, domain: &str, email: &str, guess: &str) -> Result<UserRow> {
     let sql = &mut control.store().reader();
@@ -145,7 +159,7 @@ async fn check_password(control: &Control, domain: &str, email: &str, guess: &st
 
 async fn replace_hash(control: &Control, user: UserId, old: &str, guess: &str) -> Result<()> {
     let new = password::hash(guess).await?;
-    let mut tx = control.store().begin().await?;
+    let mut tx = control.store().begin_bookkeeping().await?;
     users::rehash(&mut tx, user, old, &new).await?;
     tx.commit().await?;
     Ok(())
@@ -436,6 +450,7 @@ async fn store_password(control: &Control, user: UserId, new: &str) -> Result<Ti
 /// the same password again, [`Error::RejectedByHook`].
 pub async fn update_expired_password(
     control: &Control,
+    client: IpAddr,
     domain: &str,
     email: &str,
     current: &str,
@@ -444,7 +459,7 @@ pub async fn update_expired_password(
     if max_password_age(control).is_none() {
         return Err(Error::BadRequest("Unsupported function.".to_owned()));
     }
-    let user = check_password(control, domain, email, current).await?;
+    let user = guess(control, client, domain, email, current).await?;
     if new == current {
         return Err(Error::AuthFailed("Cannot update to the same password as an existing password.".to_owned()));
     }

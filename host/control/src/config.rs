@@ -1,5 +1,7 @@
 //! The shared configuration tree, kept in memory whole.
 
+pub mod known;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -76,6 +78,7 @@ impl ConfigCache {
     /// Everything at and below a key as a nested object, its components unquoted. A value beside
     /// children is found under the empty name.
     pub async fn prefix(&self, key: &str) -> Json {
+        let key = key.trim_end_matches('/');
         let tree = self.tree.load();
         let mut out = Map::new();
         for (name, value) in under(&tree.values, key) {
@@ -96,8 +99,9 @@ impl ConfigCache {
     /// Writes keys over whatever they hold.
     ///
     /// # Errors
-    /// [`Error::Store`].
+    /// [`Error::InvalidParams`] for values that a known key can't have, [`Error::Store`].
     pub async fn set(&self, pairs: &[(String, String)]) -> Result<()> {
+        known::check(pairs)?;
         let mut tx = self.store.begin().await?;
         config::set(&mut tx, pairs).await?;
         self.commit(tx).await
@@ -110,7 +114,7 @@ impl ConfigCache {
     pub async fn delete(&self, key: &str, subtree: bool) -> Result<()> {
         let mut tx = self.store.begin().await?;
         if subtree {
-            config::delete_subtree(&mut tx, key).await?;
+            config::delete_subtree(&mut tx, key.trim_end_matches('/')).await?;
         } else {
             config::delete(&mut tx, key).await?;
         }
@@ -365,16 +369,20 @@ mod tests {
                     pair("config/docker/registry/cr.x%2Fp/username", "u"),
                     pair("config/dockerx", "no"),
                     pair("config/resource_slots/cuda.device", "count"),
-                    pair("config/resource_slots/bad", "colour"),
                 ])
                 .await
                 .unwrap();
+            let refused = cache.set(&[pair("config/dockery", "no"), pair("config/resource_slots/bad", "colour")]).await;
+            assert!(matches!(refused, Err(Error::InvalidParams { .. })));
+            assert_eq!(cache.get("config/dockery").await, None, "nothing is half-written");
             assert_eq!(
                 cache.prefix("config/docker").await,
                 json!({"registry": {"cr.x/p": {"": "http://x", "username": "u"}}})
             );
             assert_eq!(cache.prefix("config/docker/registry/cr.x%2Fp/username").await, json!({"": "u"}));
             assert_eq!(cache.prefix("nothing").await, json!({}));
+            assert_eq!(cache.prefix("config/docker/").await, cache.prefix("config/docker").await);
+            assert_eq!(cache.prefix("/").await, json!({}), "the root isn't listed");
             assert_eq!(cache.get("config/dockerx").await.as_deref(), Some("no"));
             let names: Vec<_> = cache.slot_types().keys().cloned().collect();
             assert_eq!(names, ["cpu", "mem", "cuda.device"]);

@@ -115,6 +115,12 @@ pub enum Error {
     /// Too many ask for this at once; another try may have more luck soon.
     #[error("{0}")]
     Overloaded(&'static str),
+    /// Too many wrong passwords for one account from one address.
+    #[error("Too many wrong passwords.")]
+    TooManyGuesses {
+        /// When another try may succeed at the latest, in seconds.
+        retry_after_s: u64,
+    },
     /// This release doesn't serve that call.
     #[error("not implemented")]
     NotImplemented,

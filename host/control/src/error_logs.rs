@@ -111,7 +111,7 @@ pub async fn page(control: &Control, caller: &Principal, size: i64, number: i64,
     tx.commit().await?;
     let unread: Vec<String> = entries.iter().filter(|e| !e.is_read).map(|e| e.id.clone()).collect();
     if mark_read && !unread.is_empty() {
-        let mut tx = control.store().begin().await?;
+        let mut tx = control.store().begin_bookkeeping().await?;
         error_logs::mark_read(&mut tx, &unread).await?;
         tx.commit().await?;
     }

@@ -140,7 +140,7 @@ impl IdentityCache {
         }
         let counts: Vec<_> = counts.into_iter().collect();
         let written = async {
-            let mut tx = self.inner.store.begin().await?;
+            let mut tx = self.inner.store.begin_bookkeeping().await?;
             keypairs::count_queries(&mut tx, &counts).await?;
             tx.commit().await
         };

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 pub mod agents;
 pub mod background_tasks;
+pub mod audit;
 mod calls;
 mod clusters;
 pub mod config;
@@ -27,6 +28,7 @@ pub mod dry_run;
 pub mod enqueue;
 mod error;
 pub mod explain;
+mod guesses;
 pub mod health;
 pub mod hooks;
 pub mod identity;
@@ -204,6 +206,7 @@ pub(crate) struct Inner {
     runtime: quarterdeck_plugin::Runtime,
     policies: policies::Policies,
     identity: identity::IdentityCache,
+    guesses: guesses::Guesses,
     config: Arc<config::ConfigCache>,
     live: agents::Live,
     others: news::Others,
@@ -291,6 +294,7 @@ impl Control {
         let (recorder, recordings) = schedule::Recorder::new();
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
+            guesses: guesses::Guesses::default(),
             calls: calls::Calls::new(settings.agent_calls),
             listeners: listeners::Listeners::default(),
             key_stock: clusters::KeyStock::default(),
@@ -365,6 +369,11 @@ impl Control {
     /// Credentials in memory.
     pub fn identity(&self) -> &identity::IdentityCache {
         &self.inner.identity
+    }
+
+    /// Wrong passwords of the last minutes.
+    pub(crate) fn guesses(&self) -> &guesses::Guesses {
+        &self.inner.guesses
     }
 
     /// The site's configuration in memory.

@@ -7,8 +7,8 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size, error logs, usage records and live statistics that are too old, and gives
-/// up components that nobody takes in any more.
+/// Drops the oldest events beyond the ring's size; error logs, usage records, live statistics and entries of the audit that
+/// are too old; and gives up components that nobody takes in any more.
 ///
 /// # Errors
 /// [`crate::Error::Store`].
@@ -19,7 +19,8 @@ pub async fn pass(control: &Control) -> Result<u64> {
     tx.commit().await?;
     crate::plugins::tidy(control).await?;
     crate::agents::statistics::expire(control).await?;
-    Ok(dropped + crate::error_logs::expire(control).await? + crate::usage_records::expire(control).await?)
+    let expired = crate::error_logs::expire(control).await? + crate::usage_records::expire(control).await?;
+    Ok(dropped + expired + crate::audit::expire(control).await?)
 }
 
 /// Sets the gauges that show how many sessions and agents are in which status.

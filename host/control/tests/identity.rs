@@ -75,15 +75,25 @@ async fn logging_in() {
 
         // Passwords that became too old.
         let caller = who(&control, USER).await;
-        let refused = auth::update_expired_password(&control, "default", "user@conf.test", "conf-user-pw", "n").await;
+        let refused =
+            auth::update_expired_password(&control, CLIENT, "default", "user@conf.test", "conf-user-pw", "n").await;
         assert_eq!(text(refused), "Unsupported function.");
         control.config_tree().set(&[("config/auth/max_password_age".into(), "0".into())]).await.unwrap();
         let expired = auth::authorize(&control, login("user@conf.test", "conf-user-pw"), CLIENT).await;
         assert!(matches!(expired, Err(Error::PasswordExpired(_))));
-        let same =
-            auth::update_expired_password(&control, "default", "user@conf.test", "conf-user-pw", "conf-user-pw").await;
+        let same = auth::update_expired_password(
+            &control,
+            CLIENT,
+            "default",
+            "user@conf.test",
+            "conf-user-pw",
+            "conf-user-pw",
+        )
+        .await;
         assert!(text(same).starts_with("Cannot update to the same password"));
-        auth::update_expired_password(&control, "default", "user@conf.test", "conf-user-pw", "new").await.unwrap();
+        auth::update_expired_password(&control, CLIENT, "default", "user@conf.test", "conf-user-pw", "new")
+            .await
+            .unwrap();
         control.config_tree().set(&[("config/auth/max_password_age".into(), "90d".into())]).await.unwrap();
         auth::authorize(&control, login("user@conf.test", "new"), CLIENT).await.unwrap();
 

@@ -555,7 +555,7 @@ async fn listeners_hear_every_event_once() {
         let _agent: FakeAgent = lab.agent("i-1", 64).await;
         let mut events = lab.control.signals().sessions.subscribe();
         // The reader notices that somebody listens at its next look.
-        tokio::time::timeout(Duration::from_secs(30), async {
+        let heard = async {
             loop {
                 let name = format!("ping-{}", uuid::Uuid::new_v4().simple());
                 lab.create(CreateSession { enqueue_only: true, ..request(&name) }).await;
@@ -563,9 +563,8 @@ async fn listeners_hear_every_event_once() {
                     break;
                 }
             }
-        })
-        .await
-        .unwrap();
+        };
+        tokio::time::timeout(Duration::from_secs(30), Box::pin(heard)).await.unwrap();
         let id = lab.create(request("heard")).await.session_id;
         let user = lab.who(USER).await;
         sessions::destroy(&lab.control, &user, "heard", None, false, false).await.unwrap();

@@ -7,7 +7,9 @@ mod table;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches as _, Parser, Subcommand};
+use quarterdeck_control::audit::{self, Act, Actor, Via};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -61,6 +63,8 @@ enum Command {
     Why(command::why::WhyArgs),
     /// Tell whether a session would start now, and where; nothing is written. Ends with 3 when it would wait
     DryRun(command::dry_run::DryRunArgs),
+    /// Show who changed what on a running server, newest first
+    Audit(command::audit::AuditArgs),
     /// The server's configuration file, and the shared configuration that servers follow while they run
     Config(command::config::ConfigArgs),
     /// Print a shell completion script
@@ -79,7 +83,12 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|arg| arg == quarterdeck_agent::SANDBOX_ARG) {
         return quarterdeck_agent::sandbox::main();
     }
-    match run(Cli::parse()) {
+    let matches = Cli::command().get_matches();
+    // Servers and agents act for others; everything else is what somebody at the console does.
+    if !matches!(matches.subcommand_name(), Some("serve" | "agent")) {
+        audit::whole_process(at_console(&matches));
+    }
+    match Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(run) {
         Ok(code) => code,
         // Whoever read has read enough, as `head` does.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
@@ -99,11 +108,36 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// How the audit tells of a command that opens the database itself.
+fn at_console(matches: &ArgMatches) -> Act {
+    let account = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()));
+    let actor = Actor { name: Some(account), address: Some("console".to_owned()), ..Actor::default() };
+    let (mut words, mut innermost) = (vec!["quarterdeck"], matches);
+    while let Some((word, matches)) = innermost.subcommand() {
+        words.push(word);
+        innermost = matches;
+    }
+    let mut given = serde_json::Map::new();
+    for id in innermost.ids() {
+        let typed = innermost.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        // Where the database is may hold its password.
+        if let (true, Some(values)) = (typed && id != "database", innermost.try_get_raw(id.as_str()).ok().flatten()) {
+            let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
+            given.insert(id.to_string(), values.join(" ").into());
+        }
+    }
+    let given = serde_json::Value::Object(given);
+    let act = Act::new(Via::Cli, actor, words.join(" ")).with(audit::redacted(&given));
+    let target = ["file", "name", "email"].iter().find_map(|name| given.get(*name)?.as_str());
+    target.into_iter().fold(act, Act::on)
+}
+
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     use Command as C;
     if !matches!(
         cli.command,
-        C::Completions { .. } | C::Agent(_) | C::Plugin(_) | C::Round(_) | C::Why(_) | C::DryRun(_)
+        C::Completions { .. } | C::Agent(_) | C::Plugin(_) | C::Round(_) | C::Audit(_) | C::Why(_) | C::DryRun(_)
     ) {
         settings::keep_files_private();
     }
@@ -129,6 +163,7 @@ async fn waiting(command: Command) -> anyhow::Result<ExitCode> {
         C::Config(args) => command::config::run(args).await,
         C::AgentToken(command) => command::agent::token(command).await,
         C::Plugin(args) => command::plugin::run(args).await,
+        C::Audit(args) => command::audit::run(args).await,
         C::Round(args) => command::round::run(args).await,
         C::Why(args) => command::why::run(args).await,
         C::DryRun(args) => command::dry_run::run(args).await,

@@ -22,7 +22,7 @@ const PARAMETERS: usize = 30_000;
 
 /// A database in which one of these has a row is in use.
 const SIGNS_OF_USE: &[&str] =
-    &["domains", "users", "scaling_groups", "images", "agents", "sessions", "plugin_revisions"];
+    &["domains", "users", "scaling_groups", "images", "agents", "sessions", "plugin_revisions", "audit"];
 
 /// Told of each table when it is done, with its rows.
 pub type Progress<'a> = &'a mut (dyn FnMut(&str, u64) + Send);

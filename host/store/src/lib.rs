@@ -5,6 +5,7 @@
 
 pub mod agents;
 pub mod background_tasks;
+pub mod audit;
 pub mod backup;
 pub mod check;
 pub mod clusters;
@@ -77,6 +78,8 @@ impl Default for Options {
 #[derive(Clone, Debug)]
 pub struct Store {
     pools: sql::Pools,
+    counter: sql::Counter,
+    reader: Reader,
 }
 
 impl Store {
@@ -85,7 +88,9 @@ impl Store {
     /// # Errors
     /// [`Error::BadUrl`] for another scheme, [`Error::Sqlx`] when it can't be opened.
     pub async fn open(url: &str, options: &Options) -> Result<Self> {
-        Ok(Self { pools: sql::Pools::open(url, options).await? })
+        let (pools, counter) = (sql::Pools::open(url, options).await?, sql::Counter::default());
+        let reader = Reader(std::sync::Arc::new(sql::Reading { pools: pools.clone(), counter: counter.clone() }));
+        Ok(Self { pools, counter, reader })
     }
 
     /// Brings the schema up to this release. Idempotent; safe to run from several hosts at once.
@@ -112,17 +117,32 @@ impl Store {
         self.pools.dialect()
     }
 
+    /// How many statements ran since this store was opened. What lists cost is tested with it.
+    pub fn statements(&self) -> u64 {
+        self.counter.get()
+    }
+
     /// Reads outside a transaction.
     pub fn reader(&self) -> Reader {
-        Reader(self.pools.clone())
+        self.reader.clone()
     }
 
     /// Starts a write transaction. With SQLite it holds the only writer until it ends: do no I/O in between.
+    /// What it changes is told to the audit as the act that is under way ([`audit::scope`]), if there is one.
     ///
     /// # Errors
     /// [`Error::Sqlx`].
     pub async fn begin(&self) -> Result<Tx> {
-        self.pools.begin().await
+        self.pools.begin(audit::current(), self.counter.clone()).await
+    }
+
+    /// As [`Store::begin`], for what is the host's own bookkeeping (counters, marks) even when somebody's request brings
+    /// it about: it is nobody's act, so the audit doesn't tell of it.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`].
+    pub async fn begin_bookkeeping(&self) -> Result<Tx> {
+        self.pools.begin(None, self.counter.clone()).await
     }
 
     /// Starts a read transaction: all its statements see one and the same state, and it blocks nobody.
@@ -130,7 +150,7 @@ impl Store {
     /// # Errors
     /// [`Error::Sqlx`].
     pub async fn begin_read(&self) -> Result<Tx> {
-        self.pools.begin_read().await
+        self.pools.begin_read(self.counter.clone()).await
     }
 
     /// This host's part in choosing who leads which loop.

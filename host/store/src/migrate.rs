@@ -1,7 +1,8 @@
 //! Versioned migrations, one text for both databases.
 //!
 //! A file under `migrations/` is never edited after its release. `{{identity}}` stands for the
-//! column type of a key that the database counts up itself.
+//! column type of a key that the database counts up itself. What only one database can read (triggers) stands between
+//! the lines `-- {{sqlite}}`, `-- {{postgres}}` and `-- {{end}}`.
 
 use std::borrow::Cow;
 
@@ -20,6 +21,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (6, "usage history", include_str!("../migrations/0006_usage_history.sql")),
     (8, "dotfiles templates logs", include_str!("../migrations/0008_dotfiles_templates_logs.sql")),
     (10, "live statistics", include_str!("../migrations/0010_live_statistics.sql")),
+    (12, "audit", include_str!("../migrations/0012_audit.sql")),
     (15, "background tasks", include_str!("../migrations/0015_background_tasks.sql")),
     (16, "usage records", include_str!("../migrations/0016_usage_records.sql")),
     (22, "streams", include_str!("../migrations/0022_streams.sql")),
@@ -43,12 +45,31 @@ fn migrator_of(dialect: Dialect, migrations: &'static [(i64, &'static str, &'sta
                 *version,
                 Cow::Borrowed(*description),
                 MigrationType::Simple,
-                sqlx::AssertSqlSafe(sql.replace("{{identity}}", identity)).into_sql_str(),
+                sqlx::AssertSqlSafe(of_dialect(sql, dialect).replace("{{identity}}", identity)).into_sql_str(),
                 false,
             )
         })
         .collect::<Vec<_>>();
     Migrator::with_migrations(migrations)
+}
+
+/// The lines that are for this database.
+fn of_dialect(sql: &str, dialect: Dialect) -> String {
+    let mut only = None;
+    let mut out = String::with_capacity(sql.len());
+    for line in sql.lines() {
+        match line {
+            "-- {{sqlite}}" => only = Some(Dialect::Sqlite),
+            "-- {{postgres}}" => only = Some(Dialect::Postgres),
+            "-- {{end}}" => only = None,
+            _ if only.is_none_or(|only| only == dialect) => {
+                out.push_str(line);
+                out.push('\n');
+            }
+            _ => {}
+        }
+    }
+    out
 }
 
 pub(crate) async fn run(pools: &Pools) -> Result<()> {

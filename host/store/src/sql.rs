@@ -7,6 +7,8 @@
 //! texts stands side by side in [`Stmt::dialect`].
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
@@ -15,6 +17,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{AssertSqlSafe, Column, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type};
 
+use crate::audit::{self, Act};
 use crate::error::{Error, Result};
 use crate::testing::Fuse;
 
@@ -124,6 +127,13 @@ impl Stmt {
     pub fn bind_all(mut self, values: impl IntoIterator<Item = Value>) -> Self {
         self.args.extend(values);
         self
+    }
+
+    /// Whether a statement that yields rows changes some, too (`… RETURNING`).
+    fn writes(&self) -> bool {
+        let text = self.sqlite.trim_start();
+        let begins = |word: &str| text.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+        ["INSERT", "UPDATE", "DELETE"].into_iter().any(begins) || (begins("WITH") && text.contains("RETURNING"))
     }
 
     fn text(&self, dialect: Dialect) -> &str {
@@ -376,39 +386,63 @@ impl Pools {
         }
     }
 
-    pub(crate) async fn begin(&self) -> Result<Tx> {
-        Ok(Tx(match self {
+    pub(crate) async fn begin(&self, act: Option<Arc<Act>>, counter: Counter) -> Result<Tx> {
+        let inner = match self {
             Pools::Sqlite { write, fuse, .. } => {
                 burn(fuse).await;
                 TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?, fuse.clone())
             }
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
-        }))
+        };
+        Ok(Tx { inner, acts: act.map(|act| Box::new(Acts(vec![act]))), wrote: false, counter })
     }
 }
 
 impl Pools {
     /// A transaction whose statements all see one state. It must not write.
-    pub(crate) async fn begin_read(&self) -> Result<Tx> {
-        Ok(Tx(match self {
+    pub(crate) async fn begin_read(&self, counter: Counter) -> Result<Tx> {
+        let inner = match self {
             Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin_with("BEGIN DEFERRED").await?, None),
             Pools::Postgres(pool) => {
                 TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
-        }))
+        };
+        Ok(Tx { inner, acts: None, wrote: false, counter })
+    }
+}
+
+/// How many statements ran on a database, through whichever handle of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Reads outside a transaction; each statement sees the newest committed state.
 #[derive(Clone, Debug)]
-pub struct Reader(pub(crate) Pools);
+pub struct Reader(pub(crate) Arc<Reading>);
+
+/// What readers share. They stand in many futures, which they keep small this way.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) pools: Pools,
+    pub(crate) counter: Counter,
+}
 
 impl Sql for Reader {
     fn dialect(&self) -> Dialect {
-        self.0.dialect()
+        self.0.pools.dialect()
     }
     async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
-        match &self.0 {
+        self.0.counter.add();
+        match &self.0.pools {
             Pools::Sqlite { write, fuse, .. } => {
                 burn(fuse).await;
                 let changed = run_sqlite(write, stmt).await;
@@ -419,7 +453,8 @@ impl Sql for Reader {
         }
     }
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
-        match &self.0 {
+        self.0.counter.add();
+        match &self.0.pools {
             Pools::Sqlite { read, .. } => rows_sqlite(read, stmt).await,
             Pools::Postgres(pool) => rows_postgres(pool, stmt).await,
         }
@@ -428,7 +463,17 @@ impl Sql for Reader {
 
 /// A write transaction. Dropping it without [`Tx::commit`] rolls everything back.
 #[derive(Debug)]
-pub struct Tx(TxInner);
+pub struct Tx {
+    inner: TxInner,
+    /// Whose changes these are; told to the audit when anything changed.
+    acts: Option<Box<Acts>>,
+    wrote: bool,
+    counter: Counter,
+}
+
+/// On the heap: transactions stand in many futures, which they keep small this way.
+#[derive(Debug, Default)]
+struct Acts(Vec<Arc<Act>>);
 
 #[derive(Debug)]
 enum TxInner {
@@ -437,12 +482,17 @@ enum TxInner {
 }
 
 impl Tx {
-    /// Makes everything durable and visible at once.
+    /// Makes everything durable and visible at once, with its entry in the audit: no change is committed without it.
     ///
     /// # Errors
     /// [`Error::Sqlx`]; then nothing was written.
-    pub async fn commit(self) -> Result<()> {
-        match self.0 {
+    pub async fn commit(mut self) -> Result<()> {
+        let mut acts = self.acts.take().unwrap_or_default().0;
+        acts.retain(|act| !act.is_told());
+        if self.wrote && !acts.is_empty() {
+            audit::tell(&mut self, &acts).await?;
+        }
+        match self.inner {
             TxInner::Sqlite(tx, fuse) => {
                 burn(&fuse).await;
                 tx.commit().await?;
@@ -450,7 +500,15 @@ impl Tx {
             }
             TxInner::Postgres(tx) => tx.commit().await?,
         }
+        if self.wrote {
+            acts.iter().for_each(|act| act.set_told());
+        }
         Ok(())
+    }
+
+    /// These are behind what this transaction changes, too: for queues that write for several requests at once.
+    pub fn on_behalf_of(&mut self, acts: impl IntoIterator<Item = Arc<Act>>) {
+        self.acts.get_or_insert_default().0.extend(acts);
     }
 
     /// Undoes everything.
@@ -458,7 +516,7 @@ impl Tx {
     /// # Errors
     /// [`Error::Sqlx`]; the transaction is gone then, too.
     pub async fn rollback(self) -> Result<()> {
-        match self.0 {
+        match self.inner {
             TxInner::Sqlite(tx, _) => tx.rollback().await?,
             TxInner::Postgres(tx) => tx.rollback().await?,
         }
@@ -468,24 +526,31 @@ impl Tx {
 
 impl Sql for Tx {
     fn dialect(&self) -> Dialect {
-        match self.0 {
+        match self.inner {
             TxInner::Sqlite(..) => Dialect::Sqlite,
             TxInner::Postgres(_) => Dialect::Postgres,
         }
     }
     async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
-        match &mut self.0 {
+        self.counter.add();
+        let changed = match &mut self.inner {
             TxInner::Sqlite(tx, fuse) => {
                 burn(fuse).await;
-                run_sqlite(&mut **tx, stmt).await
+                run_sqlite(&mut **tx, stmt).await?
             }
-            TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await,
-        }
+            TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await?,
+        };
+        self.wrote |= changed > 0;
+        Ok(changed)
     }
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
-        match &mut self.0 {
-            TxInner::Sqlite(tx, _) => rows_sqlite(&mut **tx, stmt).await,
-            TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await,
-        }
+        self.counter.add();
+        let writes = stmt.writes();
+        let rows = match &mut self.inner {
+            TxInner::Sqlite(tx, _) => rows_sqlite(&mut **tx, stmt).await?,
+            TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await?,
+        };
+        self.wrote |= writes && !rows.is_empty();
+        Ok(rows)
     }
 }

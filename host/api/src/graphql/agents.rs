@@ -4,8 +4,8 @@ use async_graphql::{ComplexObject, Context, ID, InputObject, Object, SimpleObjec
 use quarterdeck_control::agents as use_cases;
 use quarterdeck_control::store::listing::Listing;
 use quarterdeck_control::store::lists::agents::{self, AgentItem, Scope};
-use quarterdeck_model::AgentId;
-use serde_json::{Value as Json, json};
+use quarterdeck_model::{AgentId, AgentStatus};
+use serde_json::{Map, Value as Json, json};
 
 use super::containers::{ComputeContainer, metric};
 use super::fault::{Answer, Maybe, list, maybe};
@@ -33,6 +33,7 @@ pub(crate) struct Agent {
     lost_at: Option<DateTime>,
     version: Option<String>,
     compute_plugins: Option<JsonString>,
+    hardware_metadata: Option<JsonString>,
     auto_terminate_abusing_kernel: Option<bool>,
     local_config: Option<JsonString>,
     mem_slots: Option<i32>,
@@ -58,8 +59,30 @@ pub(crate) fn mebibytes(slots: &Json) -> i32 {
     (amount(slots, "mem") / f64::from(1 << 20)) as i32
 }
 
+/// What an agent that is alive reported of its hardware: one entry for each kind of device, with its slots.
+fn hardware(row: &AgentItem) -> Option<Json> {
+    if row.status != AgentStatus::Alive {
+        return None;
+    }
+    let slots = row.available_slots.as_object().into_iter().flatten();
+    let mut devices: Map<String, Json> = Map::new();
+    for (slot, amount) in slots {
+        let device = slot.split('.').next().unwrap_or(slot);
+        let entry = devices.entry(device).or_insert_with(|| {
+            let mut metadata = row.compute_plugins.get(device).cloned().unwrap_or_default();
+            if !metadata.is_object() {
+                metadata = json!({});
+            }
+            json!({ "status": "healthy", "status_info": null, "metadata": metadata })
+        });
+        entry["metadata"][slot] = amount.clone();
+    }
+    Some(Json::Object(devices))
+}
+
 impl From<AgentItem> for Agent {
     fn from(row: AgentItem) -> Self {
+        let hardware_metadata = hardware(&row).map(JsonString);
         let available = &row.available_slots;
         let mut local_config =
             json!({ "agent": { "auto_terminate_abusing_kernel": row.auto_terminate_abusing_kernel } });
@@ -85,6 +108,7 @@ impl From<AgentItem> for Agent {
             lost_at: row.lost_at.map(Into::into),
             version: Some(row.version),
             compute_plugins: Some(JsonString(row.compute_plugins)),
+            hardware_metadata,
             auto_terminate_abusing_kernel: Some(row.auto_terminate_abusing_kernel),
             local_config: Some(JsonString(local_config)),
             key: row.id,

@@ -155,6 +155,28 @@ fn size<'d>(
     Ok(total)
 }
 
+/// What is wrong with the variables of the operation that will run: those that it needs must be there.
+pub(crate) fn missing_variable(
+    document: &ExecutableDocument,
+    operation: Option<&str>,
+    variables: &Map<String, Value>,
+) -> Option<ServerError> {
+    let chosen = match (&document.operations, operation) {
+        (DocumentOperations::Single(only), _) => Some(only),
+        (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
+        (DocumentOperations::Multiple(all), None) => all.values().next(),
+    };
+    chosen?.node.variable_definitions.iter().find_map(|definition| {
+        let (name, kind) = (&definition.node.name.node, &definition.node.var_type.node);
+        let given = variables.get(name.as_str()).is_some_and(|value| !value.is_null());
+        let needed = !kind.nullable && definition.node.default_value.is_none();
+        (needed && !given).then(|| {
+            let message = format!("Variable \"${name}\" of required type \"{kind}\" was not provided.");
+            ServerError::new(message, Some(definition.pos))
+        })
+    })
+}
+
 /// Variables from JSON. Numbers keep the precision that they were written with.
 pub(crate) fn variables(map: Map<String, Value>) -> Variables {
     Variables::from_value(ConstValue::Object(map.into_iter().map(|(name, v)| (Name::new(name), constant(v))).collect()))
@@ -191,6 +213,21 @@ mod tests {
         assert!(is_ambiguous(&two, None) && !is_ambiguous(&two, Some("a")));
         assert!(!is_ambiguous(&parse("query a { x }").unwrap(), None));
         assert!(!is_ambiguous(&parse("{ x }").unwrap(), None));
+    }
+
+    #[test]
+    fn variables_that_are_needed_must_be_there() {
+        let document = parse("query a($n: Int!, $o: Int, $d: Int! = 1) { x } query b($m: [ID!]!) { x }").unwrap();
+        let told = |operation: &str, variables: Value| {
+            let Value::Object(variables) = variables else { panic!("variables are an object") };
+            missing_variable(&document, Some(operation), &variables).map(|error| error.message)
+        };
+        assert_eq!(told("a", serde_json::json!({"n": 1})), None);
+        let expected = "Variable \"$n\" of required type \"Int!\" was not provided.";
+        assert_eq!(told("a", serde_json::json!({"n": null})).as_deref(), Some(expected));
+        assert_eq!(told("a", serde_json::json!({"o": 1})).as_deref(), Some(expected));
+        assert_eq!(told("c", serde_json::json!({})), None, "there is none: that is told elsewhere");
+        assert!(told("b", serde_json::json!({})).unwrap().contains("\"[ID!]!\""));
     }
 
     #[test]

@@ -2,8 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use async_graphql::dataloader::Loader;
+use async_graphql::dataloader::{DataLoader, Loader};
+use futures::future::BoxFuture;
 use quarterdeck_control::agents::statistics;
 use quarterdeck_control::store::lists::{containers, sessions, vfolders};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
@@ -16,6 +20,45 @@ use quarterdeck_model::{
 use serde_json::Value as Json;
 
 use super::fault::{Answer, Fault};
+
+/// How long nothing more must be asked for before a batch is looked up.
+const QUIET: Duration = Duration::from_millis(1);
+
+/// The look-ups of one request. A batch waits until the request has asked for all it will, however long its rows take to
+/// come by, so that a list costs the same number of statements whatever its length.
+pub(crate) struct Batches {
+    loader: DataLoader<Loaders>,
+    asked: Arc<AtomicU64>,
+}
+
+impl Batches {
+    pub(crate) fn new(control: Control) -> Self {
+        let asked = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&asked);
+        let spawn = move |work: BoxFuture<'static, ()>| {
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut before = seen.load(Ordering::Relaxed);
+                loop {
+                    tokio::time::sleep(QUIET).await;
+                    let now = seen.load(Ordering::Relaxed);
+                    if now == before {
+                        break;
+                    }
+                    before = now;
+                }
+                work.await;
+            })
+        };
+        Self { loader: DataLoader::new(Loaders::new(control), spawn).delay(Duration::ZERO), asked }
+    }
+
+    /// Where one thing is asked for.
+    pub(crate) fn loader(&self) -> &DataLoader<Loaders> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        &self.loader
+    }
+}
 
 /// Everything that is looked up in batches.
 #[derive(Debug)]

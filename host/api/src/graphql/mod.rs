@@ -40,7 +40,7 @@ use async_graphql::{
 use quarterdeck_control::{Control, Principal};
 use serde_json::{Map, Value};
 
-use loaders::Loaders;
+use loaders::{Batches, Loaders};
 
 /// How deep fields may nest; the usual introspection query needs 15.
 const MAX_DEPTH: usize = 20;
@@ -84,7 +84,10 @@ pub(crate) struct Mutations(
 
 /// The schema with all that its resolvers need. Cheap to clone.
 #[derive(Clone)]
-pub struct Schema(async_graphql::Schema<Queries, Mutations, EmptySubscription>);
+pub struct Schema {
+    schema: async_graphql::Schema<Queries, Mutations, EmptySubscription>,
+    control: Control,
+}
 
 impl std::fmt::Debug for Schema {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -94,8 +97,7 @@ impl std::fmt::Debug for Schema {
 
 /// Builds the schema; do it once.
 pub fn schema(control: Control) -> Schema {
-    let loaders = DataLoader::new(Loaders::new(control.clone()), tokio::spawn);
-    Schema(builder().data(control).data(loaders).finish())
+    Schema { schema: builder().data(control.clone()).finish(), control }
 }
 
 /// The shape of the schema, without what its resolvers need.
@@ -121,10 +123,14 @@ impl Schema {
             let message = "Must provide operation name if query contains multiple operations.";
             return Outcome { errors: vec![ServerError::new(message, None)], data: None };
         }
-        let mut request = Request::new(query).variables(document::variables(variables)).data(caller);
+        if let Some(error) = document::missing_variable(&document, operation.as_deref(), &variables) {
+            return Outcome { errors: vec![error], data: None };
+        }
+        let batches = Batches::new(self.control.clone());
+        let mut request = Request::new(query).variables(document::variables(variables)).data(caller).data(batches);
         request.operation_name = operation;
         request.set_parsed_query(document);
-        let response = self.0.execute(request).await;
+        let response = self.schema.execute(request).await;
         // What was refused before it ran has no data; what failed while it ran has a path.
         let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
         Outcome { errors: response.errors, data: ran.then_some(response.data) }
@@ -154,5 +160,5 @@ fn caller<'a>(ctx: &Context<'a>) -> &'a Principal {
 
 /// What looks up many at once.
 fn loader<'a>(ctx: &Context<'a>) -> &'a DataLoader<Loaders> {
-    ctx.data_unchecked()
+    ctx.data_unchecked::<Batches>().loader()
 }

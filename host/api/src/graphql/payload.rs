@@ -1,8 +1,11 @@
 //! What changes answer: `ok`, `msg` and often the thing itself.
 
 use async_graphql::{Context, OutputType};
+use futures::future::BoxFuture;
+use quarterdeck_control::audit::{self, Act, Via};
 use quarterdeck_control::{Error, manager};
 use quarterdeck_model::UserRole;
+use serde_json::{Map, Value as Json};
 
 use super::fault::{Answer, Fault, Maybe};
 use super::{caller, control};
@@ -69,13 +72,39 @@ impl Allowed {
 }
 
 /// Makes a change: nobody while the server is frozen, nobody whose role is too low.
-pub(crate) async fn change<P: Payload>(
-    ctx: &Context<'_>,
-    name: &str,
+pub(crate) fn change<'a, P: Payload + 'a>(
+    ctx: &'a Context<'_>,
+    name: &'a str,
     allowed: Allowed,
-    work: impl Future<Output = Result<P, Error>>,
-) -> Maybe<P> {
-    Some(run(ctx, name, allowed, work).await)
+    work: impl Future<Output = Result<P, Error>> + Send + 'a,
+) -> BoxFuture<'a, Maybe<P>> {
+    // Dozens of them would make each other's futures large.
+    let work = Box::pin(work);
+    Box::pin(async move { Some(audit::scope(act(ctx, name), run(ctx, name, allowed, work)).await) })
+}
+
+/// The change as the audit tells it: by whoever sent the request, with the field's arguments.
+fn act(ctx: &Context<'_>, name: &str) -> Act {
+    let actor = match audit::current() {
+        Some(request) => request.actor().clone(),
+        None => audit::actor(caller(ctx)),
+    };
+    // Arguments that make no sense never came here.
+    let arguments = ctx.field().arguments().unwrap_or_default();
+    let asked: Map<String, Json> = arguments
+        .into_iter()
+        .map(|(name, value)| (name.to_string(), value.into_json().unwrap_or_default()))
+        .filter(|(_, value)| !value.is_null())
+        .collect();
+    let named: Vec<_> = asked.iter().filter(|(_, value)| !value.is_object()).collect();
+    let target = match &named[..] {
+        [(_, Json::String(only))] => only.clone(),
+        several => {
+            let words: Vec<_> = several.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            words.join(", ").replace('"', "")
+        }
+    };
+    Act::new(Via::Graphql, actor, name).on(target).with(audit::redacted(&Json::Object(asked)))
 }
 
 async fn run<P: Payload>(

@@ -63,12 +63,19 @@ pub(crate) struct ComputeSession {
     num_queries: Maybe<BigInt>,
     #[graphql(skip)]
     key: SessionId,
+    #[graphql(skip)]
+    is_dead: bool,
 }
 
 /// The texts under `name` in a list of mounts.
 fn of_mounts(mounts: &Json, name: &str) -> Vec<Option<String>> {
     let mounts = mounts.as_array().map(Vec::as_slice).unwrap_or_default();
     mounts.iter().filter_map(|m| m.get(name)?.as_str()).map(|text| Some(text.to_owned())).collect()
+}
+
+/// Each mount as the text of its document.
+fn documents(mounts: &Json) -> Vec<Option<String>> {
+    mounts.as_array().into_iter().flatten().map(|mount| Some(mount.to_string())).collect()
 }
 
 impl From<SessionItem> for ComputeSession {
@@ -110,9 +117,10 @@ impl From<SessionItem> for ComputeSession {
             result: Some(row.result.to_string()),
             scaling_group: Some(row.scaling_group),
             mounts: Some(of_mounts(&row.vfolder_mounts, "name")),
-            vfolder_mounts: Some(of_mounts(&row.vfolder_mounts, "vfid")),
+            vfolder_mounts: Some(documents(&row.vfolder_mounts)),
             num_queries: BigInt::safe(row.num_queries),
             key: row.id,
+            is_dead: row.status.is_dead(),
         }
     }
 }
@@ -174,9 +182,16 @@ impl ComputeSession {
         maybe(async { Ok(Some(self.kernels(ctx).await?.iter().map(|_| None).collect())) }).await
     }
 
-    /// No session is ever being committed in this release.
-    async fn commit_status(&self) -> Option<&'static str> {
-        Some("ready")
+    /// No session is ever being committed in this release; what has ended can't be.
+    async fn commit_status(&self) -> Maybe<&'static str> {
+        maybe(async {
+            if self.is_dead {
+                let msg = format!("Session (id={}) does not exist.", self.key);
+                return Err(Error::not_found_msg("session", msg).into());
+            }
+            Ok(Some("ready"))
+        })
+        .await
     }
 
     /// No requests pass through the host in this release, so none are counted.

@@ -1,6 +1,7 @@
 //! Asks the schema, on every database there is here.
 #![allow(clippy::unwrap_used)]
 
+mod statements;
 mod work;
 
 use std::sync::{Arc, OnceLock};

@@ -134,7 +134,7 @@ fn parameter(name: &str, place: ParameterIn, required: Required, kind: &str, wor
 
 /// Whether a path belongs to our own API, as opposed to the one that clients of the reference know.
 pub fn is_own(path: &str) -> bool {
-    let operations = ["/healthz", "/readyz", "/metrics", "/openapi.json"];
+    let operations = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/audit"];
     path == "/plugins" || path.starts_with("/plugins/") || operations.contains(&path)
 }
 

@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use indexmap::IndexMap;
+use quarterdeck_model::Timestamp;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
@@ -202,6 +203,13 @@ pub fn json_object(value: Value) -> Result<Map<String, Value>, Fault> {
     let text = any_text(value)?;
     let read = serde_json::from_str(&text).map_err(|_| Fault::from("value is not a JSON text"))?;
     object(read)
+}
+
+/// An instant as RFC 3339 writes it.
+pub fn instant(value: Value) -> Result<Timestamp, Fault> {
+    let text = text(value)?;
+    let parsed = chrono::DateTime::parse_from_rfc3339(&text);
+    parsed.map(|at| Timestamp(at.timestamp_micros())).map_err(|_| "value is no time of RFC 3339".into())
 }
 
 /// A URL with a scheme and something behind it.

@@ -4,12 +4,13 @@
 //! what is wanted), then calls [`Params::finish`]. Nothing fails before that, so that one answer tells
 //! everything that is wrong; until then, refused parameters have their default value.
 
+use quarterdeck_control::audit::{self, Act};
 use serde_json::{Map, Value};
 
 use crate::wire::{INVALID_API_PARAMS, Problem};
 
 pub mod kinds;
-mod yaml;
+pub mod yaml;
 
 /// What is wrong with a value: a sentence, or an object of them.
 pub type Fault = Value;
@@ -47,6 +48,14 @@ impl Params {
         match read_body(body, is_yaml)? {
             Value::Object(left) => Ok(Self::new(left)),
             _ => Err(malformed()),
+        }
+    }
+
+    /// Tells the audit what is asked for.
+    pub(crate) fn tell(&self, act: &Act) {
+        if !self.left.is_empty() {
+            let asked = Value::Object(self.left.clone());
+            act.describe(audit::target_of(&asked), Some(audit::redacted(&asked)));
         }
     }
 

@@ -23,6 +23,32 @@ pub fn read_typed(body: &[u8]) -> Option<Value> {
     serde_yaml_ng::from_slice(body).ok()
 }
 
+/// Writes a document. Numbers of JSON keep their text here, which YAML's writer would show as a structure.
+///
+/// # Errors
+/// What the writer says.
+pub fn write(document: &Value) -> Result<String, serde_yaml_ng::Error> {
+    serde_yaml_ng::to_string(&plain(document))
+}
+
+fn plain(value: &Value) -> Yaml {
+    match value {
+        Value::Null => Yaml::Null,
+        Value::Bool(flag) => Yaml::Bool(*flag),
+        Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => Yaml::Number(number.into()),
+            (_, Some(number), _) => Yaml::Number(number.into()),
+            (_, _, Some(number)) => Yaml::Number(number.into()),
+            _ => Yaml::String(number.to_string()),
+        },
+        Value::String(text) => Yaml::String(text.clone()),
+        Value::Array(items) => Yaml::Sequence(items.iter().map(plain).collect()),
+        Value::Object(map) => {
+            Yaml::Mapping(map.iter().map(|(name, value)| (Yaml::String(name.clone()), plain(value))).collect())
+        }
+    }
+}
+
 /// How much more a document may hold, in nodes and bytes of text. One that repeats little stays within it.
 struct Budget(Cell<usize>);
 
@@ -146,6 +172,15 @@ impl<'de> Visitor<'de> for Shape<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn numbers_are_written_as_numbers() {
+        let document: Value =
+            serde_json::from_str(r#"{"n": 1, "f": 0.5, "big": 18446744073709551615, "l": ["1", null]}"#).unwrap();
+        let text = write(&document).unwrap();
+        assert_eq!(text, "n: 1\nf: 0.5\nbig: 18446744073709551615\nl:\n- '1'\n- null\n");
+        assert_eq!(read_typed(text.as_bytes()), Some(document));
+    }
 
     #[test]
     fn aliases_cannot_outgrow_the_document() {

@@ -13,7 +13,7 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn run(call: &mut Call) -> Result<Outcome, Problem> {
-    let mut params = call.params().await?;
+    let mut params = call.untold_params().await?;
     let query = params.required(&["query"], text);
     if !query.is_empty() && query.trim().is_empty() {
         params.fault("query", "blank value is not allowed");

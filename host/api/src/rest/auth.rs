@@ -117,7 +117,8 @@ async fn update_expired_password(mut call: Call) -> Answer {
     let current = params.required(&["current_password"], text);
     let new = params.required(&["new_password"], text);
     params.finish()?;
-    let changed_at = auth::update_expired_password(call.control(), &domain, &email, &current, &new).await?;
+    let client = call.client_address()?;
+    let changed_at = auth::update_expired_password(call.control(), client, &domain, &email, &current, &new).await?;
     created(&json!({ "password_changed_at": changed_at.iso() }))
 }
 

@@ -42,7 +42,7 @@ async fn append(mut call: Call) -> Answer {
 async fn list(mut call: Call) -> Answer {
     let mut params = call.params().await?;
     let mark_read = params.optional(&["mark_read"], false, boolish);
-    let size = params.optional(&["page_size"], 20, int(1..=100));
+    let size = params.optional(&["page_size"], 20, int(0..=100));
     let number = params.optional(&["page_no"], 1, int(i64::from(i32::MIN)..=i64::from(i32::MAX)));
     params.finish()?;
     let caller = call.caller()?;
@@ -78,13 +78,32 @@ fn document(entry: &ErrorLogRow, shows_cleared: bool) -> Value {
     document
 }
 
-/// The text of a JSON document.
+/// The text of a JSON document; an object is taken as it is.
 fn json_text(value: Value) -> Result<Value, Fault> {
     let broken = || Fault::from("value is not a valid JSON string");
-    serde_json::from_str(value.as_str().ok_or_else(broken)?).map_err(|_| broken())
+    match value {
+        Value::String(text) => serde_json::from_str(&text).map_err(|_| broken()),
+        Value::Object(_) => Ok(value),
+        _ => Err(broken()),
+    }
 }
 
 /// A number, not the text of one.
 fn number(value: Value) -> Result<i64, Fault> {
     value.as_i64().ok_or_else(|| "value is not int".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_are_documents_or_their_text() {
+        for fine in [json!("{\"a\": 1}"), json!({"a": 1})] {
+            assert_eq!(json_text(fine), Ok(json!({"a": 1})));
+        }
+        for broken in [json!("{"), json!(5), json!(null), json!([1])] {
+            assert!(json_text(broken).is_err());
+        }
+    }
 }

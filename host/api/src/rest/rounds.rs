@@ -8,14 +8,13 @@ use http::HeaderValue;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, VARY};
 use quarterdeck_control::rounds::{self, Candidate, Compared, Export, MAX_FUEL, MAX_ROUNDS, Side};
 use quarterdeck_control::schedule::{REPLAY_FUEL, Recording};
-use quarterdeck_model::Timestamp;
 use quarterdeck_store::rounds::{Filter, RoundRow};
 use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, ok};
 use crate::openapi::{About, about, documents};
 use crate::params::Params;
-use crate::params::kinds::{boolish, coerced_int, nullable, object, one_of, text};
+use crate::params::kinds::{boolish, coerced_int, instant, nullable, object, one_of, text};
 use crate::route::Access::Superadmin;
 use crate::route::Gate::Open;
 use crate::route::{Route, get, post};
@@ -89,17 +88,10 @@ fn filter(params: &mut Params) -> Filter {
         scaling_group: params.optional(&["scaling_group"], None, nullable(text)),
         plugin: params.optional(&["plugin"], None, nullable(text)),
         outcome: params.optional(&["outcome"], None, nullable(text)),
-        since: params.optional(&["since"], None, nullable(time)),
+        since: params.optional(&["since"], None, nullable(instant)),
         before: params.optional(&["before"], None, nullable(coerced_int(1..=i64::MAX))),
         recorded: params.optional(&["recorded"], false, boolish),
     }
-}
-
-/// RFC 3339, as `at` of the answers.
-fn time(value: Value) -> Result<Timestamp, Value> {
-    let text = text(value)?;
-    let parsed = chrono::DateTime::parse_from_rfc3339(&text);
-    parsed.map(|at| Timestamp(at.timestamp_micros())).map_err(|_| Value::from("value is no time of RFC 3339"))
 }
 
 fn id(call: &Call) -> Result<i64, Problem> {

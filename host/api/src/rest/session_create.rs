@@ -16,14 +16,14 @@ use crate::wire::{INVALID_API_PARAMS, Problem};
 pub(super) async fn create(mut call: Call) -> Answer {
     let params = call.params().await?;
     let version = call.version();
-    enqueue(call, params, version).await
+    Box::pin(enqueue(call, params, version)).await
 }
 
 /// `POST /session/_/create-from-template`
 pub(super) async fn create_from_template(mut call: Call) -> Answer {
     let params = templates::filled_in(&mut call).await?;
     // Filled in, a request is written as the newest version writes it.
-    enqueue(call, params, Version::NEWEST).await
+    Box::pin(enqueue(call, params, Version::NEWEST)).await
 }
 
 /// `POST /session/_/create-cluster`

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::{Answer, Call, ok};
 use crate::params::kinds::{boolish, nullable, text, uuid};
-use crate::params::{Params, document};
+use crate::params::{Params, document, yaml};
 use crate::route::Access::Auth;
 use crate::route::Gate::Reads;
 use crate::route::{Route, delete, get, post, put};
@@ -155,7 +155,7 @@ async fn read_cluster(mut call: Call) -> Answer {
     if format == "json" {
         return ok(&row.document);
     }
-    let text = serde_yaml_ng::to_string(&row.document).map_err(|error| Problem::internal(error.to_string()))?;
+    let text = yaml::write(&row.document).map_err(|error| Problem::internal(error.to_string()))?;
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/yaml; charset=utf-8"));
     Ok(response)

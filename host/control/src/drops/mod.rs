@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::files::{Content, Found};
 use crate::Control;
+use crate::audit::{self, Act, Actor, Via};
 use crate::error::{Error, Result};
 use crate::plugins::superadmin;
 use crate::principal::Principal;
@@ -173,7 +174,9 @@ impl Watch {
                     self.known.insert(file, known);
                     unsettled = true;
                 }
-                Some(_) => act::gone(&self.control, &row).await?,
+                Some(_) => {
+                    audit::scope(self.by_file("plugin file removed", &file), act::gone(&self.control, &row)).await?;
+                }
                 None => {
                     self.known.insert(file, Known { found: Found::default(), since: Instant::now(), content: None });
                     unsettled = true;
@@ -260,7 +263,7 @@ impl Watch {
         }
 
         let dealing = act::act(&self.control, file, content, act.since);
-        tokio::pin!(dealing);
+        let mut dealing = Box::pin(audit::scope(self.by_file("plugin file", file), dealing));
         let mut renewal = tokio::time::interval(CLAIM / 3);
         let result = loop {
             tokio::select! {
@@ -320,6 +323,12 @@ impl Watch {
             binding: None,
             at: self.control.clock().now(),
         }
+    }
+
+    /// How the audit tells of what a file brings about.
+    fn by_file(&self, action: &str, file: &str) -> Act {
+        let actor = Actor { name: Some(format!("file {file}")), address: Some(self.place.clone()), ..Actor::default() };
+        Act::new(Via::System, actor, action).on(file)
     }
 
     /// Writes a row down unless it says so already.

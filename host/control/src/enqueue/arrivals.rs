@@ -1,10 +1,11 @@
 //! The queue through which new sessions are written: whatever waits goes into one transaction.
 
 use std::collections::HashSet;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use quarterdeck_model::AccessKey;
 use quarterdeck_store::Violation;
+use quarterdeck_store::audit::{self, Act};
 use quarterdeck_store::sessions::{self, NewSession};
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,6 +24,8 @@ pub struct Arrivals {
 #[derive(Debug)]
 struct Arrival {
     session: NewSession,
+    /// Who makes it.
+    act: Option<Arc<Act>>,
     reply: oneshot::Sender<Result<bool>>,
 }
 
@@ -44,7 +47,7 @@ impl Arrivals {
     pub(crate) async fn put(&self, session: NewSession) -> Result<bool> {
         let (reply, answer) = oneshot::channel();
         let closed = || Error::Unavailable("the host is shutting down".to_owned());
-        self.queue.send(Arrival { session, reply }).await.map_err(|_| closed())?;
+        self.queue.send(Arrival { session, act: audit::current(), reply }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
@@ -63,7 +66,7 @@ pub(crate) async fn run(inner: Weak<Inner>, mut receiver: Receiver) {
 }
 
 async fn write(control: &Control, batch: Vec<Arrival>) {
-    let (rows, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|a| (a.session, a.reply)).unzip();
+    let (rows, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|a| ((a.session, a.act), a.reply)).unzip();
     let together = crate::retry(|| insert(control, &rows)).await;
     if let (Err(error), true) = (&together, rows.len() > 1) {
         tracing::debug!(%error, sessions = rows.len(), "sessions can't be written together; one by one then");
@@ -89,14 +92,15 @@ async fn write(control: &Control, batch: Vec<Arrival>) {
 }
 
 /// Inserts those whose names are free.
-async fn insert(control: &Control, rows: &[NewSession]) -> Result<Vec<bool>> {
+async fn insert(control: &Control, rows: &[(NewSession, Option<Arc<Act>>)]) -> Result<Vec<bool>> {
     let mut tx = control.store().begin().await?;
-    let wanted: Vec<(AccessKey, String)> = rows.iter().map(|s| (s.access_key.clone(), s.name.clone())).collect();
+    let wanted: Vec<(AccessKey, String)> = rows.iter().map(|(s, _)| (s.access_key.clone(), s.name.clone())).collect();
     let mut taken: HashSet<_> = sessions::taken_names(&mut tx, &wanted).await?.into_iter().collect();
     let answers: Vec<bool> = wanted.into_iter().map(|name| taken.insert(name)).collect();
-    let free: Vec<NewSession> =
-        rows.iter().zip(&answers).filter(|(_, free)| **free).map(|(row, _)| row.clone()).collect();
+    let free = rows.iter().zip(&answers).filter(|(_, free)| **free).map(|(row, _)| row.clone());
+    let (free, acts): (Vec<NewSession>, Vec<_>) = free.unzip();
     if !free.is_empty() {
+        tx.on_behalf_of(acts.into_iter().flatten());
         match sessions::enqueue(&mut tx, &free).await {
             Ok(()) => tx.commit().await?,
             // Another host was faster.

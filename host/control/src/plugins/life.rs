@@ -13,6 +13,7 @@ use quarterdeck_store::{Tx, revisions};
 
 use super::superadmin;
 use crate::Control;
+use crate::audit;
 use crate::error::{Error, Result};
 use crate::policies;
 use crate::principal::Principal;
@@ -69,7 +70,7 @@ pub async fn take_in(control: &Control, actor: &str, upload: Upload) -> Result<P
     }
     // Whoever asked may go away; what has begun is brought to its end all the same.
     let (control, actor) = (control.clone(), actor.to_owned());
-    let work = tokio::spawn(async move { admit(&control, &actor, upload).await });
+    let work = tokio::spawn(audit::carried(async move { admit(&control, &actor, upload).await }));
     work.await.map_err(|e| Error::Internal(format!("taking in a component broke off: {e}")))?
 }
 
@@ -78,6 +79,9 @@ async fn admit(control: &Control, actor: &str, upload: Upload) -> Result<Pushed>
     let at = control.clock().now();
     let component = Arc::clone(&upload.component);
     let digest = blocking(move || quarterdeck_plugin::digest(&component)).await?;
+    if let Some(act) = audit::current() {
+        act.describe(Some(digest.clone()), None);
+    }
     let deadline = started + PATIENCE;
     let verifying = loop {
         if let Some(verifying) = begin(control, actor, &digest, &upload, at, started).await? {

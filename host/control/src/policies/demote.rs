@@ -13,6 +13,7 @@ use serde_json::Value as Json;
 use super::budget::{Allowance, Standing};
 use super::switch::{Switch, built_in_scheduler, effective_config, no_config, place};
 use super::{Bound, Broken, Policies};
+use crate::audit::{self, Act, Actor, Via};
 use crate::error::Result;
 
 /// How far back a predecessor is looked for.
@@ -60,7 +61,11 @@ impl Policies {
             reason = %failure, "a plugin failed");
         let Some(why) = exhausted else { return };
         let reason = format!("{why}, at last: {failure}");
-        match self.suspend(digest, &reason).await {
+        let act =
+            Act::new(Via::System, Actor { name: Some("host".to_owned()), ..Actor::default() }, "plugin suspended")
+                .on(format!("{plugin}@{version}"))
+                .with(Json::from(reason.as_str()));
+        match audit::scope(act, self.suspend(digest, &reason)).await {
             Ok(true) => tracing::error!(plugin, version, digest, reason, "a plugin was suspended"),
             Ok(false) => {}
             Err(error) => tracing::error!(plugin, %error, "a plugin couldn't be suspended"),

@@ -85,7 +85,7 @@ pub async fn execute_within(
         return complete_in(control, &found.session.id, &agent, &kernel.id.to_string(), &run.code, &run.options).await;
     }
     if matches!(run.mode.as_str(), "query" | "batch") {
-        let mut tx = control.store().begin().await?;
+        let mut tx = control.store().begin_bookkeeping().await?;
         sessions::count_query(&mut tx, found.session.id).await?;
         idle::note(&mut tx, &[found.session.id], AccessEvent::ExecutionStarted, control.clock().now()).await?;
         tx.commit().await?;
@@ -118,7 +118,7 @@ pub async fn execute_within(
 
 /// A run is over: the session was last used now.
 async fn ended(control: &Control, id: SessionId) -> Result<()> {
-    let mut tx = control.store().begin().await?;
+    let mut tx = control.store().begin_bookkeeping().await?;
     idle::note(&mut tx, &[id], AccessEvent::ExecutionEnded, control.clock().now()).await?;
     tx.commit().await?;
     Ok(())

@@ -26,6 +26,13 @@ async fn sessions_show_what_hangs_on_them() {
         assert_eq!(row["dependencies"], json!([{"name": "ended", "status": "TERMINATED"}]));
         assert_eq!(w.data(DOMAIN_ADMIN, query, json!({"i": SESSION})).await["compute_session"]["name"], "waiting");
         assert_eq!(w.data(USER, query, json!({"i": PROJECT})).await["compute_session"], Json::Null);
+        let ended = "query($i: UUID!) { compute_session(id: $i) { commit_status } }";
+        let told = w.ask(USER, ended, json!({"i": EARLIER})).await;
+        assert_eq!(
+            told["errors"][0]["message"],
+            format!("No such session. (Session (id={EARLIER}) does not exist.)"),
+            "{told}"
+        );
 
         let list = "query($s: String, $a: String, $f: String) { compute_session_list(limit: 5, offset: 0, status: $s, access_key: $a, filter: $f) { total_count items { ... on ComputeSession { name containers { id } } } } }";
         let listed =
@@ -77,7 +84,7 @@ async fn sessions_show_what_hangs_on_them() {
 async fn agents_and_images() {
     for w in worlds(Settings::default()).await {
         w.work().await;
-        let agent = "{ agent(agent_id: \"i-one\") { status cpu_slots mem_slots used_cpu_slots used_mem_slots occupied_slots local_config live_stat cpu_cur_pct compute_containers(status: \"PENDING\") { hostname } } }";
+        let agent = "{ agent(agent_id: \"i-one\") { status cpu_slots mem_slots used_cpu_slots used_mem_slots occupied_slots local_config live_stat hardware_metadata cpu_cur_pct compute_containers(status: \"PENDING\") { hostname } } }";
         let row = w.data(ADMIN, agent, json!({})).await["agent"].take();
         assert_eq!(row["status"], "ALIVE");
         assert_eq!((&row["cpu_slots"], &row["mem_slots"]), (&json!(4.0), &json!(4096)));
@@ -85,6 +92,8 @@ async fn agents_and_images() {
         assert_eq!(row["occupied_slots"], "{\"cpu\":\"1.5\",\"mem\":\"1073741824\"}");
         assert_eq!((&row["live_stat"], &row["cpu_cur_pct"]), (&Json::Null, &json!(0.0)));
         assert_eq!(row["compute_containers"], json!([{"hostname": "main1"}, {"hostname": "sub1"}]));
+        let hardware: Json = serde_json::from_str(row["hardware_metadata"].as_str().unwrap()).unwrap();
+        assert_eq!(hardware["cpu"], json!({"status": "healthy", "status_info": null, "metadata": {"cpu": "4"}}));
         assert_eq!(w.fault(USER, agent, json!({})).await, "Forbidden operation. (superadmin privilege required)");
         let list =
             "query($s: String, $o: String) { agent_list(limit: 5, offset: 0, status: $s, order: $o) { total_count } }";

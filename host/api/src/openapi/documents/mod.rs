@@ -1,5 +1,6 @@
 //! The documents of our own API, as `/openapi.json` describes them. Handlers write them down as JSON.
 
+mod audit;
 mod explain;
 mod rounds;
 mod shadow;
@@ -9,6 +10,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+pub use audit::{Audit, AuditEntry};
 pub use explain::{DryRun, DryRunRequest, PlacedKernel, Position, Why};
 pub use rounds::{Candidate, Compared, DiffRequest, ReplayRequest, Round, Rounds};
 pub use shadow::{Figures, PromoteRequest, Rested, Shadow, ShadowRun, ShadowRuns, Shadows};

@@ -1,5 +1,4 @@
 //! Every noun and every deed of the object graph, with odd arguments: answered, or refused with a reason.
-#![allow(clippy::unwrap_used)]
 
 use hyper::StatusCode;
 use quarterdeck_tests::client::Client;
