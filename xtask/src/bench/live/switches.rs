@@ -41,9 +41,10 @@ pub(super) async fn measure(server: &Server) -> anyhow::Result<Vec<Figure>> {
     ])
 }
 
-/// The example scheduler with other bytes each time; if it is smaller, filled up by sections that nobody reads.
+/// A scheduler of that size, with other bytes each time: one that does nothing as long as it isn't told to misbehave,
+/// filled up by sections that nobody reads.
 fn component(number: usize) -> anyhow::Result<Vec<u8>> {
-    let mut component = guests::marked(&std::fs::read(guests::best_fit()?)?, &format!("bench {number}"));
+    let mut component = guests::marked(&std::fs::read(guests::hostile_scheduler()?)?, &format!("bench {number}"));
     while component.len() + 100 < COMPONENT_BYTES {
         component = guests::marked(&component, &"0".repeat(90));
     }
