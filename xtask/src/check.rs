@@ -21,7 +21,14 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     (
         "host/control",
         "quarterdeck-control",
-        &["quarterdeck-model", "quarterdeck-store", "quarterdeck-plugin", "quarterdeck-rpc", "quarterdeck-storage", "quarterdeck-outgoing"],
+        &[
+            "quarterdeck-model",
+            "quarterdeck-store",
+            "quarterdeck-plugin",
+            "quarterdeck-rpc",
+            "quarterdeck-storage",
+            "quarterdeck-outgoing",
+        ],
     ),
     (
         "host/api",

@@ -6,6 +6,7 @@ mod bench;
 mod check;
 mod demo;
 mod docs;
+mod folders;
 mod guests;
 mod load;
 mod prerequisites;

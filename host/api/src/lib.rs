@@ -16,8 +16,8 @@ pub mod params;
 mod rest;
 pub mod route;
 mod serve;
-pub mod storage;
 pub mod sse;
+pub mod storage;
 pub mod version;
 pub mod wire;
 

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub mod agents;
-pub mod background_tasks;
 pub mod audit;
+pub mod background_tasks;
 mod calls;
 mod clusters;
 pub mod config;

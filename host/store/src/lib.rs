@@ -4,8 +4,8 @@
 //! This crate knows rows and statements, and no policy.
 
 pub mod agents;
-pub mod background_tasks;
 pub mod audit;
+pub mod background_tasks;
 pub mod backup;
 pub mod check;
 pub mod clusters;

@@ -5,8 +5,8 @@
 //! groups, limits, an environment of their own; they run as the agent's user and see the node's files and network. Either
 //! way their `runtime_info` says so.
 
-mod cluster;
 pub(crate) mod cgroup;
+mod cluster;
 pub(crate) mod files;
 pub(crate) mod interpreters;
 mod kernel;
