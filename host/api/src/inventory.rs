@@ -6,7 +6,7 @@
 
 use http::Method;
 
-use crate::route::Access::{Admin, Auth, Superadmin};
+use crate::route::Access::Auth;
 use crate::route::Gate::{Reads, Writes};
 use crate::route::{Access, Gate, Route};
 use crate::wire::{NOT_IMPLEMENTED, Problem};
@@ -22,8 +22,6 @@ const DELETE: Method = Method::DELETE;
 const SESSIONS: &[Row] =
     &[(POST, "/session/{session}/commit", Auth, Writes), (GET, "/session/{session}/commit", Auth, Writes)];
 
-const FOLDERS: &[Row] = &[(POST, "/folders/{name}/clone", Auth, Writes)];
-
 const SERVICES: &[Row] = &[
     (GET, "/services", Auth, Reads),
     (POST, "/services", Auth, Writes),
@@ -38,7 +36,7 @@ const SERVICES: &[Row] = &[
 
 /// The rows of the table.
 pub(crate) fn routes() -> Vec<Route> {
-    let families = [SESSIONS, FOLDERS, SERVICES];
+    let families = [SESSIONS, SERVICES];
     families
         .into_iter()
         .flatten()

@@ -3,6 +3,7 @@
 //! What a folder is called, whose it is and who else may use it is in the database; its files are in a storage
 //! ([`storages`]). Here is the part that both need: the folders that somebody has.
 
+pub mod clone;
 pub(crate) mod estate;
 pub mod files;
 pub mod hosts;

@@ -1,5 +1,6 @@
 //! Folders themselves: making, listing, renaming, removing, their options and quotas.
 
+use quarterdeck_control::vfolders::clone::{self, CloneFolder, Cloned};
 use quarterdeck_control::vfolders::life::{self, CreateFolder};
 use quarterdeck_control::vfolders::{self, Seen, files, quota};
 use quarterdeck_model::quantity::Quantity;
@@ -28,6 +29,7 @@ pub(super) fn routes() -> Vec<Route> {
         delete("/folders/{name}", Auth, Writes, remove),
         post("/folders/{name}/rename", Auth, Writes, rename),
         post("/folders/{name}/update-options", Auth, Writes, update_options),
+        post("/folders/{name}/clone", Auth, Writes, duplicate),
     ]
 }
 
@@ -194,6 +196,33 @@ async fn update_options(mut call: Call) -> Answer {
     params.finish()?;
     life::update_options(call.control(), &*call.caller()?, &seen, cloneable, permission).await?;
     empty()
+}
+
+async fn duplicate(mut call: Call) -> Answer {
+    let seen = named(&mut call, FolderPermission::ReadOnly).await?;
+    let mut params = call.params().await?;
+    let request = CloneFolder {
+        name: params.required(&["target_name"], slug),
+        host: params.optional(&["target_host"], None, nullable(text)),
+        usage_mode: params.optional(&["usage_mode"], UsageMode::General, usage_mode),
+        permission: params.optional(&["permission"], FolderPermission::ReadWrite, permission),
+        cloneable: params.optional(&["cloneable"], false, strict_bool),
+    };
+    params.finish()?;
+    let Cloned { folder, task } = clone::duplicate(call.control(), &*call.caller()?, &seen, request).await?;
+    created(&json!({
+        "id": hex(folder.id),
+        "name": folder.name,
+        "host": folder.host,
+        "usage_mode": folder.usage_mode,
+        "permission": folder.permission,
+        "creator": folder.creator,
+        "ownership_type": OwnershipType::User,
+        "user": folder.user.map(|id| id.to_string()),
+        "group": null,
+        "cloneable": folder.cloneable,
+        "bgtask_id": task.to_string(),
+    }))
 }
 
 fn host_and_id(params: &mut Params) -> (String, VfolderId) {
