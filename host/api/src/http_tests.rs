@@ -380,8 +380,8 @@ async fn accounts_that_are_switched_off_sign_nothing() {
 #[tokio::test]
 async fn later_releases_routes_are_honest() {
     let server = server().await;
-    server.send(request(Method::GET, "/folders", Body::empty())).await.is(401, "auth-failed", "Unauthorized access");
-    server.send(get(USER, "/folders")).await.is(503, "not-implemented", "");
+    server.send(request(Method::GET, "/services", Body::empty())).await.is(401, "auth-failed", "Unauthorized access");
+    server.send(get(USER, "/services")).await.is(503, "not-implemented", "");
     server.send(get(USER, "/resource/watcher")).await.is(401, "auth-failed", "Unauthorized access");
 }
 
