@@ -175,7 +175,7 @@ impl Live {
     /// Has the agent's kernels compared with the rows at its next heartbeat.
     pub(crate) fn reconcile_soon(&self, id: &AgentId) {
         if let Some(heard) = self.agents.write().get_mut(id) {
-            heard.reconcile_at = Instant::now();
+            heard.reconcile_at = Duration::ZERO;
         }
     }
 
