@@ -58,7 +58,8 @@ pub(crate) fn transfers(runtime: &tokio::runtime::Runtime, database: &Database, 
             let url = ticket(&user, "upload", &ask).await?;
             let start = Instant::now();
             upload(&http, &url, &source).await?;
-            let stored = find(&server.data_dir.join("volumes"), &name).context("the uploaded file isn't on the volume")?;
+            let stored =
+                find(&server.data_dir.join("volumes"), &name).context("the uploaded file isn't on the volume")?;
             ensure!(sha256(&stored)? == expected, "the uploaded file differs");
             up.push(start.elapsed());
 
@@ -117,7 +118,7 @@ async fn upload(http: &Http, url: &str, source: &Path) -> anyhow::Result<()> {
     let mut offset = 0;
     loop {
         let mut piece = Vec::with_capacity(PIECE);
-        Read::by_ref(&mut file).take(PIECE as u64).read_to_end(&mut piece)?;
+        std::io::Read::by_ref(&mut file).take(PIECE as u64).read_to_end(&mut piece)?;
         if piece.is_empty() {
             return Ok(());
         }

@@ -158,7 +158,7 @@ pub(crate) async fn rehearse(control: &Control, caller: &Principal, request: &Cr
     if let Some(existing) = reuse(control, &owner, request, &image).await? {
         return Err(Error::SessionAlreadyExists(existing.session_id));
     }
-    Ok(build(control, caller, &owner, &project, request, &image, true).await?.0)
+    Ok(Box::pin(build(control, caller, &owner, &project, request, &image, true)).await?.0)
 }
 
 /// Whom and what a request is about.
@@ -275,7 +275,7 @@ async fn enqueue(
     request: &CreateSession,
     image: &ImageRow,
 ) -> Result<Option<SessionId>> {
-    let (session, told) = build(control, caller, owner, project, request, image, false).await?;
+    let (session, told) = Box::pin(build(control, caller, owner, project, request, image, false)).await?;
     let (id, domain) = (session.id, session.domain_name.clone());
     if !control.arrivals().put(session).await? {
         return Ok(None);

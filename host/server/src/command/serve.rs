@@ -107,6 +107,7 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     let options = Options {
         connections: file.database_connections.unwrap_or(defaults.connections),
         sync_full: file.sync_full.unwrap_or(defaults.sync_full),
+        ..Options::default()
     };
     let store = Store::open(&url, &options).await?;
     store.migrate().await?;

@@ -402,10 +402,10 @@ proptest! {
                 if let Ok(token) = storage.upload_token(place, path, 4, Limits::default()).await {
                     let claims = storage.read_upload_token(&token).unwrap();
                     for directory in [Some(path.as_str()), None] {
-                        if let Ok(mut upload) = storage.upload(claims.clone(), directory, None, None).await {
-                            if upload.write(Bytes::from_static(b"mine")).await.is_ok() {
-                                let _ = upload.finish().await;
-                            }
+                        if let Ok(mut upload) = storage.upload(claims.clone(), directory, None, None).await
+                            && upload.write(Bytes::from_static(b"mine")).await.is_ok()
+                        {
+                            let _ = upload.finish().await;
                         }
                     }
                 }

@@ -73,7 +73,7 @@ async fn cost(w: &World, lists: &[(String, String)]) -> BTreeMap<String, (u64, u
             data = w.data(ADMIN, document, json!({})).await;
             spent = spent.min(w.control.store().statements() - before);
         }
-        let rows = data[name].get("items").unwrap_or(&data[name]).as_array().map_or(0, Vec::len);
+        let rows = data[name].get("items").unwrap_or_else(|| &data[name]).as_array().map_or(0, Vec::len);
         out.insert(name.clone(), (spent, rows));
     }
     out
