@@ -12,7 +12,8 @@ use quarterdeck_tests::registry::{Guard, PASSWORD, Registry, Shelf, USER as SCAN
 use quarterdeck_tests::{ADMIN, DOMAIN_ADMIN, USER, wait};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(20);
+/// On a machine that does much else, too.
+const SOON: Duration = Duration::from_secs(60);
 
 fn labels(more: &[(&str, &str)]) -> Value {
     let mut labels = json!({
@@ -76,6 +77,9 @@ async fn scans(database: Database) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let server = Server::start(&database, &dir.path().join("server"))?;
     let admin = server.client(ADMIN);
+    // The seed's registry is whatever listens where it points.
+    let seeded = json!({"key": "config/docker/registry/conf-registry", "prefix": true});
+    admin.post("/config/delete", &seeded).await?.ok()?;
     let mut shelf = Shelf::new(Guard::Token).slow(Duration::from_millis(60));
     for tag in ["3.8-ubuntu20.04", "3.9-ubuntu20.04", "3.10-ubuntu20.04", "3.6-old"] {
         shelf.add("stable/python", tag, "amd64", &labels(&[]));
@@ -135,10 +139,7 @@ async fn scans(database: Database) -> anyhow::Result<()> {
     configure(&admin, "gone.test", json!({"": "http://127.0.0.1:1"})).await;
     let (updates, end) = follow(&admin, &rescan(&admin, None).await?).await;
     assert_eq!(end.name, "bgtask_failed");
-    // The seed's registry isn't there, either.
-    let reasons: Vec<_> = end.data["message"].as_str().unwrap().split("; ").collect();
-    assert!(reasons.iter().any(|r| r.starts_with("gone.test: 127.0.0.1:1 can't be reached")), "{reasons:?}");
-    assert!(!reasons.iter().any(|r| r.starts_with("cr.test")), "{reasons:?}");
+    assert!(end.data["message"].as_str().unwrap().starts_with("gone.test: 127.0.0.1:1 can't be reached"), "{end:?}");
     assert_eq!(updates.len(), 8);
     let (_, unknown) = follow(&admin, &rescan(&admin, Some("never.test")).await?).await;
     assert!(unknown.name.ends_with("task_failed"), "{unknown:?}");
