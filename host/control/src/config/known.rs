@@ -31,8 +31,10 @@ pub enum Kind {
     Url,
     /// `host:port`.
     HostPort,
-    /// Networks in CIDR notation.
+    /// A network in CIDR notation.
     Network,
+    /// Networks with commas between.
+    Networks,
     /// The name of a time zone.
     TimeZone,
     /// What a slot counts.
@@ -83,6 +85,7 @@ pub const KNOWN: &[Known] = known! {
     "config/network/rpc/keepalive-timeout" Kind::Span, "60s", "how long a silent connection to an agent is kept";
     "config/network/subnet/agent" Kind::Network, "0.0.0.0/0", "where agents are";
     "config/network/subnet/container" Kind::Network, "0.0.0.0/0", "where kernels are";
+    "config/outgoing/allowed-networks" Kind::Networks, "none", "networks that addresses given by users may lead to, with commas between";
     "config/plugins/error-budget/failures" Kind::Number(0, 1_000_000), "5", "failures in a row that suspend a plugin";
     "config/plugins/error-budget/percent" Kind::Number(0, 100), "20", "share of failed calls that suspends a plugin";
     "config/plugins/error-budget/window" Kind::Number(0, 1_000_000), "50", "calls of which that share is taken, 1000 at most";
@@ -95,6 +98,7 @@ pub const KNOWN: &[Known] = known! {
     "config/rounds/mode" Kind::Word(&["all", "decisive", "off"]), "decisive", "which rounds are recorded";
     "config/system/timezone" Kind::TimeZone, "UTC", "the time zone of reports";
     "config/usage/half-life" Kind::Span, "7d", "in what time usage counts half";
+    "config/usage/retention" Kind::Span, "730d", "how long records of usage are kept";
     "config/watcher/token" Kind::Text, "none", "what watchers of agents want to be told";
     "manager/announcement" Kind::Text, "none", "what everybody is told";
     "manager/status" Kind::Word(STATUSES), "running", "whether changes are taken";
@@ -144,6 +148,7 @@ impl Kind {
                 .rsplit_once(':')
                 .is_some_and(|(host, port)| !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)),
             Self::Network => text.parse::<IpNet>().is_ok(),
+            Self::Networks => text.split(',').all(|part| crate::scope::network(part).is_some()),
             Self::TimeZone => {
                 let odd = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '+'));
                 text.len() <= 64 && !text.contains(odd) && !text.starts_with('/')
@@ -173,6 +178,7 @@ impl Kind {
             Self::Url => "an address that begins with http:// or https://".to_owned(),
             Self::HostPort => "a host and a port".to_owned(),
             Self::Network => "a network such as 10.0.0.0/8".to_owned(),
+            Self::Networks => "a list of networks such as 10.0.0.0/8, 192.168.0.0/16".to_owned(),
             Self::TimeZone => "the name of a time zone".to_owned(),
             Self::SlotType => "a kind of slot".to_owned(),
             Self::PublicKey => "a public key of minisign".to_owned(),
