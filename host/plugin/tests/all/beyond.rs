@@ -294,6 +294,9 @@ fn sessions_start_in_working_hours() {
     let zone = json!({"hours": {"weekdays": ["09:00-18:00"]}, "time_zone": "EST5EDT,M3.2.0,M11.1.0"});
     assert_eq!(ask(&zone, "24 13:59", &plain), "hours");
     assert_eq!(ask(&zone, "24 14:00", &plain), Value::Null);
+    let zone = json!({"hours": {"weekdays": ["09:00-18:00"]}, "time_zone": "Asia/Seoul"});
+    assert_eq!(ask(&zone, "24 00:00", &plain), Value::Null);
+    assert_eq!(ask(&zone, "24 09:00", &plain), "hours");
 
     let mut later = office.clone();
     later["outside"] = json!({"priority": -100});
@@ -306,7 +309,7 @@ fn sessions_start_in_working_hours() {
     assert_eq!(ask(&later, "28 12:00", &batch), json!({"session": {"scaling_group": "night"}}));
     for (wrong, pointer) in [
         (json!({"hours": {"daily": ["09:00-29:00"]}}), "/hours/daily/0"),
-        (json!({"time_zone": "Europe/Berlin"}), "/time_zone"),
+        (json!({"time_zone": "Europe/Berlyn"}), "/time_zone"),
         (json!({"closed": ["02-30"]}), "/closed/0"),
     ] {
         assert_eq!(
