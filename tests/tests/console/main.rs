@@ -211,6 +211,8 @@ async fn a_fresh_installation_is_administered_beside_its_server() {
         run(db, &["image", "dealias", "py"]).ok();
         run(db, &["image", "forget", "python", "--yes"]).ok();
         assert!(run(db, &["image", "show", "python"]).fails(4).contains("no such environment image: python"));
+        assert!(run(db, &["image", "rescan", "cr.nowhere"]).fails(1).contains("It is an unknown registry."));
+        run(db, &["image", "rescan"]).ok();
         run(db, &["preset", "create", "tiny", "cpu=1,mem=1g", "--shared-memory", "64m"]).ok();
         run(db, &["preset", "modify", "tiny", "--shared-memory", ""]).ok();
         assert_eq!(run(db, &["preset", "list", "--json"]).json()[0]["shared_memory"], Value::Null);

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _, stream};
 use quarterdeck_model::image::{ImageRef, labels};
-use quarterdeck_model::{ImageId, TaskId, UserRole};
+use quarterdeck_model::{ImageId, TaskId, TaskStatus, UserRole};
 use quarterdeck_outgoing::registry::{Image, Registry, Session, Variant};
 use quarterdeck_store::images::{self, ImageRow};
 
 use super::normalise_architecture;
 use crate::Control;
-use crate::background_tasks::{self, Progress};
+use crate::background_tasks::{self, News, Progress};
 use crate::error::{Error, Result};
 use crate::principal::Principal;
 use crate::registries;
@@ -36,6 +36,33 @@ pub async fn start(control: &Control, caller: &Principal, registry: Option<Strin
         scan(&host, registry.as_deref(), &progress).await
     })
     .await
+}
+
+/// As [`start`], for a process without loops that waits for the end; `told` hears what becomes of each image.
+///
+/// # Errors
+/// As [`start`]; [`Error::BadRequest`] with the reason when the scan failed.
+pub async fn wait(
+    control: &Control,
+    caller: &Principal,
+    registry: Option<String>,
+    mut told: impl FnMut(&str),
+) -> Result<()> {
+    let id = start(control, caller, registry).await?;
+    let mut follow = background_tasks::follow(control, id, None).await?;
+    let mut alive = tokio::time::interval(background_tasks::SIGN_OF_LIFE);
+    loop {
+        tokio::select! {
+            news = follow.next() => match news? {
+                Some(News::Update(step)) => told(step.message.as_deref().unwrap_or_default()),
+                Some(News::Ended(row)) if row.status == TaskStatus::Done => return Ok(()),
+                Some(News::Ended(row)) => return Err(Error::BadRequest(row.message.unwrap_or_default())),
+                None => return Err(Error::Unavailable("The scan was given up.".to_owned())),
+            },
+            // No loop does it here.
+            _ = alive.tick() => background_tasks::keep_alive(control).await?,
+        }
+    }
 }
 
 async fn scan(control: &Control, registry: Option<&str>, progress: &Progress) -> Result<String> {

@@ -73,6 +73,16 @@ enum ImageCommand {
         #[arg(required = true, value_parser = limit)]
         limits: Vec<(String, Option<String>, Option<String>)>,
     },
+    /// Look what registries have, and record it; waits for the end. Registries are in the shared configuration
+    #[command(after_long_help = "\
+Example:
+  quarterdeck config set config/docker/registry/cr.example.org https://cr.example.org
+  quarterdeck image rescan cr.example.org
+")]
+    Rescan {
+        /// The registry; without, all of them
+        registry: Option<String>,
+    },
     /// Remove the record of an image, with its aliases; the image itself stays where it is
     Forget {
         /// Its canonical name or an alias
@@ -138,6 +148,17 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
             rules::modify(control, caller, &image, architecture, input).await.told(&image)?;
             let row = rules::resolve(control, &image, architecture).await.told(&image)?;
             desk.done(&format!("image {} is changed", row.name), &document(&desk, row).await?)
+        }
+        ImageCommand::Rescan { registry } => {
+            let name = registry.clone().unwrap_or_else(|| "all registries".to_owned());
+            let (mut updated, mut skipped) = (0, 0);
+            let told = |step: &str| {
+                if step.starts_with("Skipped") { skipped += 1 } else { updated += 1 }
+                eprintln!("{step}");
+            };
+            rules::rescan::wait(control, caller, registry.clone(), told).await.told(&name)?;
+            let text = format!("{name}: {updated} images recorded, {skipped} skipped");
+            desk.done(&text, &json!({"registry": registry, "recorded": updated, "skipped": skipped}))
         }
         ImageCommand::Forget { image, sure } => {
             let row = rules::resolve(control, &image, architecture).await.told(&image)?;
