@@ -125,6 +125,8 @@ pub struct Server {
     pub url: String,
     /// Where agents call.
     pub rpc: String,
+    /// Where its app proxy is, if it was told to run one (`QUARTERDECK_APP_PROXY_LISTEN`).
+    pub apps: Option<String>,
     /// Its data directory.
     pub data_dir: PathBuf,
     database: String,
@@ -186,12 +188,15 @@ impl Server {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let ["listening", "on", url, "rpc", rpc] = words[..] else {
-            anyhow::bail!("the server didn't start ({line:?}); log: {}", process.tail());
+        let (url, rpc, apps) = match words[..] {
+            ["listening", "on", url, "rpc", rpc] => (url, rpc, None),
+            ["listening", "on", url, "rpc", rpc, "apps", apps] => (url, rpc, Some(apps.to_owned())),
+            _ => anyhow::bail!("the server didn't start ({line:?}); log: {}", process.tail()),
         };
         Ok(Self {
             url: url.to_owned(),
             rpc: rpc.to_owned(),
+            apps,
             process,
             data_dir: data_dir.to_owned(),
             database: database.to_owned(),

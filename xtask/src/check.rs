@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
     ("host/storage", "quarterdeck-storage", &["quarterdeck-model"]),
     ("host/outgoing", "quarterdeck-outgoing", &[]),
+    ("host/proxy", "quarterdeck-proxy", &["quarterdeck-model"]),
     (
         "host/control",
         "quarterdeck-control",
@@ -28,6 +29,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "quarterdeck-rpc",
             "quarterdeck-storage",
             "quarterdeck-outgoing",
+            "quarterdeck-proxy",
         ],
     ),
     (
@@ -56,6 +58,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
             "quarterdeck-plugin",
             "quarterdeck-rpc",
             "quarterdeck-storage",
+            "quarterdeck-proxy",
             "quarterdeck-control",
             "quarterdeck-api",
             "quarterdeck-agent",

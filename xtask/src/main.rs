@@ -3,6 +3,7 @@
 
 mod authors;
 mod bench;
+mod bench_proxy;
 mod check;
 mod demo;
 mod docs;
@@ -49,6 +50,9 @@ enum Task {
         /// Only sessions and heartbeats
         #[arg(long)]
         sessions: bool,
+        /// Only the app proxy, beside nginx
+        #[arg(long)]
+        proxy: bool,
         /// Only what policies cost; the figures as one JSON object a line, after whatever else is said
         #[arg(long)]
         json: bool,
@@ -78,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { sessions: true, .. } => throughput::alone(),
         Task::Bench { rehearse: true, .. } => bench::rehearse(),
         Task::Bench { json, policies, .. } if json || policies => bench::policies(json),
+        Task::Bench { proxy: true, .. } => bench_proxy::run_all(),
         Task::Bench { .. } => bench::run_all(),
         Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
     }

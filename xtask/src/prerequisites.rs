@@ -42,6 +42,24 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
     })
 }
 
+/// nginx, which the app proxy is measured beside.
+pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
+    let found = || ["/usr/sbin/nginx", "/usr/bin/nginx"].iter().map(PathBuf::from).find(|path| path.exists());
+    if let Some(path) = found() {
+        return Ok(path);
+    }
+    if !nix::unistd::Uid::effective().is_root() || !exists("apt-get") {
+        bail!("nginx is missing: sudo apt-get install nginx-light");
+    }
+    timed("Installing nginx", || {
+        run(Command::new("apt-get").args(["-qq", "update"]))?;
+        run(Command::new("apt-get")
+            .args(["-qq", "-y", "--no-install-recommends", "install", "nginx-light"])
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    })?;
+    found().ok_or_else(|| anyhow::anyhow!("nginx was installed and isn't there"))
+}
+
 /// Python 3.11, which the official client asks for.
 fn python() -> anyhow::Result<String> {
     for candidate in ["python3.11", "python3", "python"] {

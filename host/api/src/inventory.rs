@@ -7,7 +7,7 @@
 use http::Method;
 
 use crate::route::Access::Auth;
-use crate::route::Gate::{Reads, Writes};
+use crate::route::Gate::Writes;
 use crate::route::{Access, Gate, Route};
 use crate::wire::{NOT_IMPLEMENTED, Problem};
 
@@ -15,28 +15,14 @@ type Row = (Method, &'static str, Access, Gate);
 
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
-const PUT: Method = Method::PUT;
-const DELETE: Method = Method::DELETE;
 
 /// Sessions: files, services' insides, templates, reports.
 const SESSIONS: &[Row] =
     &[(POST, "/session/{session}/commit", Auth, Writes), (GET, "/session/{session}/commit", Auth, Writes)];
 
-const SERVICES: &[Row] = &[
-    (GET, "/services", Auth, Reads),
-    (POST, "/services", Auth, Writes),
-    (GET, "/services/{service}", Auth, Reads),
-    (DELETE, "/services/{service}", Auth, Reads),
-    (POST, "/services/{service}/scale", Auth, Reads),
-    (POST, "/services/{service}/sync", Auth, Reads),
-    (PUT, "/services/{service}/routings/{route}", Auth, Reads),
-    (DELETE, "/services/{service}/routings/{route}", Auth, Reads),
-    (POST, "/services/{service}/token", Auth, Reads),
-];
-
 /// The rows of the table.
 pub(crate) fn routes() -> Vec<Route> {
-    let families = [SESSIONS, SERVICES];
+    let families = [SESSIONS];
     families
         .into_iter()
         .flatten()

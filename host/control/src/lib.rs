@@ -78,6 +78,7 @@ pub mod projects;
 pub mod resource_policies;
 pub mod scaling_groups;
 pub mod seed;
+pub mod services;
 pub mod setup;
 pub mod templates;
 pub mod users;
@@ -229,6 +230,7 @@ pub(crate) struct Inner {
     proxies: scaling_groups::Proxies,
     connections: connections::Connections,
     closing: CancellationToken,
+    probes: services::Probes,
 }
 
 impl std::fmt::Debug for Control {
@@ -315,6 +317,7 @@ impl Control {
             proxies: scaling_groups::Proxies::default(),
             connections: connections::Connections::default(),
             closing: CancellationToken::new(),
+            probes: services::Probes::default(),
             runtime: plugins,
             store,
             clock,
@@ -458,6 +461,11 @@ impl Control {
         &self.inner.closing
     }
 
+    /// What is known of the health of model services.
+    pub(crate) fn probes(&self) -> &services::Probes {
+        &self.inner.probes
+    }
+
     pub(crate) fn rpc(&self) -> &quarterdeck_rpc::AgentClient {
         &self.inner.rpc
     }
@@ -495,6 +503,7 @@ impl Control {
         let signals = self.signals();
         signals.changed(changes.iter().map(|change| change.session));
         signals.events.notify_one();
+        signals.services.notify_one();
         // What stopped occupying makes room; so does what others waited for.
         if changes.iter().any(|c| c.from.occupies_user() && !c.to.occupies_user() || c.to.is_dead()) {
             signals.schedule.notify_one();

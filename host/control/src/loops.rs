@@ -15,7 +15,7 @@ use crate::start::Starter;
 use crate::terminate::Terminator;
 use crate::{
     Control, agents, background_tasks, connections, drops, health, idle, liveness, news, plugins, retention, schedule,
-    session_events, usage, usage_records, vfolders,
+    services, session_events, usage, usage_records, vfolders,
 };
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
@@ -34,6 +34,7 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     }));
     loops.spawn(led(control.clone(), "start", shutdown.clone(), starts));
     loops.spawn(led(control.clone(), "terminate", shutdown.clone(), ends));
+    loops.spawn(led(control.clone(), "scale", shutdown.clone(), services::upkeep::run));
     loops.spawn(led(control.clone(), "liveness", shutdown.clone(), |control, stop| async move {
         let since = control.clock().now();
         every(&control, "liveness", control.settings().tick_interval, stop, move |control| async move {

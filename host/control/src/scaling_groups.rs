@@ -272,7 +272,22 @@ pub async fn choose(
     kind: SessionType,
     private: bool,
 ) -> Result<ScalingGroupRow> {
-    let candidates = allowed(control, &owner.domain, Some(project), &owner.access_key).await?;
+    choose_for(control, owner, Some(project), requested, kind, private).await
+}
+
+/// As [`choose`], perhaps before the project is known.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) async fn choose_for(
+    control: &Control,
+    owner: &Principal,
+    project: Option<ProjectId>,
+    requested: Option<&str>,
+    kind: SessionType,
+    private: bool,
+) -> Result<ScalingGroupRow> {
+    let candidates = allowed(control, &owner.domain, project, &owner.access_key).await?;
     choose_among(candidates, requested, kind, private)
 }
 

@@ -47,6 +47,10 @@ pub struct Signals {
     pub start: Wake,
     /// There may be something to end.
     pub terminate: Wake,
+    /// Model services may need to be looked after.
+    pub services: Wake,
+    /// Routes of model services may have changed.
+    pub routes: Wake,
     /// There may be new events to read.
     pub events: Wake,
     herald: Arc<Notify>,
@@ -69,6 +73,8 @@ impl Default for Signals {
             start: Wake::new("start", &herald),
             terminate: Wake::new("terminate", &herald),
             events: Wake::new("events", &herald),
+            services: Wake::new("services", &herald),
+            routes: Wake::new("routes", &herald),
             herald,
             sessions: broadcast::channel(4096).0,
             watched: Arc::default(),
@@ -77,8 +83,8 @@ impl Default for Signals {
 }
 
 impl Signals {
-    fn wakes(&self) -> [&Wake; 4] {
-        [&self.schedule, &self.start, &self.terminate, &self.events]
+    fn wakes(&self) -> [&Wake; 6] {
+        [&self.schedule, &self.start, &self.terminate, &self.services, &self.routes, &self.events]
     }
 
     /// Resolves when the other hosts have to be told something.

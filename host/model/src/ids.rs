@@ -45,6 +45,10 @@ uuid_ids! {
     VfolderId;
     /// Work that goes on after its request was answered.
     TaskId;
+    /// A model service.
+    EndpointId;
+    /// A route from a model service to one of its sessions.
+    RouteId;
 }
 
 macro_rules! text_ids {

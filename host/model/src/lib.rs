@@ -11,6 +11,7 @@ pub mod predicates;
 pub mod quantity;
 pub mod request;
 pub mod scheduler_opts;
+pub mod service;
 pub mod session;
 pub mod size;
 pub mod slots;
@@ -19,7 +20,9 @@ pub mod template;
 pub mod time;
 pub mod vfolder;
 
-pub use ids::{AccessKey, AgentId, ImageId, KernelId, ProjectId, SessionId, TaskId, UserId, VfolderId};
+pub use ids::{
+    AccessKey, AgentId, EndpointId, ImageId, KernelId, ProjectId, RouteId, SessionId, TaskId, UserId, VfolderId,
+};
 pub use status::{
     AgentStatus, ClusterMode, DefaultForUnspecified, KernelRole, KernelStatus, SessionResult, SessionStatus,
     SessionType, TaskStatus, UnknownWord, UserRole, UserStatus,

@@ -173,6 +173,14 @@ impl Request {
         Self::new(Method::POST, url, body.into())
     }
 
+    /// Asks for something's end.
+    ///
+    /// # Errors
+    /// [`Error::Url`] when the address can't be called.
+    pub fn delete(url: Url) -> Result<Self> {
+        Self::new(Method::DELETE, url, Bytes::new())
+    }
+
     /// With a header; `name` in lower case.
     ///
     /// # Errors

@@ -32,6 +32,13 @@ listen = "127.0.0.1:8081"
 # Where agents reach the server.                       (--rpc-listen, QUARTERDECK_RPC_LISTEN)
 rpc_listen = "127.0.0.1:6021"
 
+# Where the embedded app proxy serves model services.  (--app-proxy-listen, QUARTERDECK_APP_PROXY_LISTEN)
+# Scaling groups use it whose `wsproxy_addr` is `embedded`. Without it, this server serves none.
+# app_proxy_listen = "0.0.0.0:8082"
+
+# Under which address clients reach it.                (--app-proxy-url, QUARTERDECK_APP_PROXY_URL)
+# app_proxy_url = "https://services.example.org"
+
 # sqlite://PATH or postgres://…                        (--database, QUARTERDECK_DATABASE)
 # Without it: a SQLite file in the data directory.
 # database = "postgres://quarterdeck@db.example.org/quarterdeck"
@@ -121,6 +128,8 @@ listed_entries = 1000
 pub(crate) struct FileSettings {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) rpc_listen: Option<SocketAddr>,
+    pub(crate) app_proxy_listen: Option<SocketAddr>,
+    pub(crate) app_proxy_url: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) database_connections: Option<u32>,

@@ -14,6 +14,7 @@ pub mod connections;
 pub mod domains;
 pub mod dotfiles;
 pub mod drops;
+pub mod endpoints;
 mod error;
 pub mod error_logs;
 pub mod events;

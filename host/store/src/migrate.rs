@@ -27,6 +27,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (22, "streams", include_str!("../migrations/0022_streams.sql")),
     (24, "cluster keys", include_str!("../migrations/0024_cluster_keys.sql")),
     (27, "virtual folders", include_str!("../migrations/0027_vfolders.sql")),
+    (30, "services", include_str!("../migrations/0030_services.sql")),
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -12,6 +12,8 @@ pub const IDENTITY: &str = "identity";
 pub const CONFIG: &str = "config";
 /// Plugin bindings.
 pub const BINDINGS: &str = "bindings";
+/// Model services and their routes.
+pub const SERVICES: &str = "services";
 
 /// Notes that `area` changes with this transaction. Other hosts [hear](crate::notices) of it when it is committed.
 ///

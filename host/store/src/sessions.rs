@@ -7,10 +7,11 @@ use quarterdeck_model::{
 };
 use serde_json::{Value, json};
 
+use crate::endpoints::NewRoute;
 use crate::error::Result;
 use crate::kernels::NewKernel;
 use crate::sql::{Row, Sql, Stmt};
-use crate::{dotfiles, events, history, kernels, set};
+use crate::{dotfiles, endpoints, events, history, kernels, set};
 
 /// A session.
 #[derive(Clone, Debug)]
@@ -191,6 +192,8 @@ pub struct NewSession {
     pub dotfiles: Vec<Dotfile>,
     /// Folders that its kernels have.
     pub vfolder_mounts: Vec<FolderMount>,
+    /// The model service that it is to serve.
+    pub route: Option<NewRoute>,
 }
 
 /// Inserts sessions as `PENDING`, with kernels, dependencies, history and events, in a constant number of statements.
@@ -269,6 +272,8 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
         .await?;
     }
     dotfiles::keep(sql, sessions).await?;
+    let routes: Vec<_> = sessions.iter().filter_map(|s| s.route.clone()).collect();
+    endpoints::insert_routes(sql, &routes).await?;
     let pending =
         |session, kernel, at| history::Entry { session, kernel, status: "PENDING".to_owned(), reason: None, at };
     let entries: Vec<_> = sessions

@@ -109,6 +109,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
         dependencies: vec![],
         dotfiles: vec![],
         vfolder_mounts: vec![],
+        route: None,
     }
 }
 

@@ -9,7 +9,7 @@ use async_graphql::{
     ContextSelectionSet, EmptySubscription, ObjectType, OutputType, Positioned, SchemaBuilder, ServerResult, Value,
 };
 
-use super::{agents, containers, keypairs, legacy_sessions, sessions, storage, users, vfolders};
+use super::{agents, containers, endpoints, keypairs, legacy_sessions, sessions, storage, users, vfolders};
 
 /// The schema builder with the interfaces.
 pub(crate) fn register<Q: ObjectType + 'static, M: ObjectType + 'static>(
@@ -88,7 +88,8 @@ macro_rules! interface {
 interface! {
     /// Whatever lists consist of.
     Item { "id": "ID" } for
-        agents::Agent, agents::AgentSummary, containers::ComputeContainer, keypairs::KeyPair,
+        agents::Agent, agents::AgentSummary, containers::ComputeContainer, endpoints::Endpoint,
+        endpoints::Routing, keypairs::KeyPair,
         legacy_sessions::LegacyComputeSession, sessions::ComputeSession, storage::StorageVolume, users::User,
         vfolders::VirtualFolder, vfolders::VirtualFolderPermission
 }
@@ -96,7 +97,8 @@ interface! {
 interface! {
     /// One page of something.
     PaginatedList { "items": "[Item]!", "total_count": "Int!" } for
-        agents::AgentList, agents::AgentSummaryList, containers::ComputeContainerList, keypairs::KeyPairList,
+        agents::AgentList, agents::AgentSummaryList, containers::ComputeContainerList, endpoints::EndpointList,
+        endpoints::RoutingList, keypairs::KeyPairList,
         legacy_sessions::LegacyComputeSessionList, sessions::ComputeSessionList, storage::StorageVolumeList, users::UserList,
         vfolders::VirtualFolderList, vfolders::VirtualFolderPermissionList
     ; with Item

@@ -9,12 +9,13 @@ use std::time::Duration;
 use async_graphql::dataloader::{DataLoader, Loader};
 use futures::future::BoxFuture;
 use quarterdeck_control::agents::statistics;
+use quarterdeck_control::store::endpoints::{self, RouteRow};
 use quarterdeck_control::store::lists::{containers, sessions, vfolders};
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
 use quarterdeck_model::{
-    AccessKey, AgentId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId,
+    AccessKey, AgentId, EndpointId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId,
 };
 
 use serde_json::Value as Json;
@@ -142,6 +143,21 @@ impl Loader<VfoldersOf> for Loaders {
         let users: Vec<_> = keys.iter().map(|k| k.0).collect();
         let rows = vfolders::of_users(&mut self.sql(), &users).await?;
         Ok(grouped(rows.into_iter().filter_map(|row| Some((VfoldersOf(row.user?), row)))))
+    }
+}
+
+/// The routes of a model service, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RoutesOf(pub(crate) EndpointId);
+
+impl Loader<RoutesOf> for Loaders {
+    type Value = Vec<RouteRow>;
+    type Error = Fault;
+
+    async fn load(&self, keys: &[RoutesOf]) -> Answer<HashMap<RoutesOf, Self::Value>> {
+        let keys: Vec<_> = keys.iter().map(|k| k.0).collect();
+        let rows = endpoints::of_endpoints(&mut self.sql(), &keys).await?;
+        Ok(grouped(rows.into_iter().map(|row| (RoutesOf(row.endpoint), row))))
     }
 }
 

@@ -7,6 +7,7 @@ mod agents;
 mod containers;
 mod document;
 mod domains;
+mod endpoints;
 mod fault;
 mod groups;
 mod images;
@@ -54,6 +55,7 @@ pub(crate) struct Queries(
     agents::AgentQueries,
     containers::ContainerQueries,
     domains::DomainQueries,
+    endpoints::EndpointQueries,
     groups::GroupQueries,
     images::ImageQueries,
     keypairs::KeyPairQueries,

@@ -17,6 +17,7 @@ mod resource;
 mod root;
 mod rounds;
 mod scaling_groups;
+mod services;
 mod session;
 mod session_create;
 mod session_files;
@@ -43,6 +44,7 @@ pub(crate) fn routes() -> Vec<Route> {
         resource::routes(),
         images::routes(),
         scaling_groups::routes(),
+        services::routes(),
         acl::routes(),
         admin::routes(),
         audit::routes(),

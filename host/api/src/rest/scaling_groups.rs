@@ -1,6 +1,6 @@
 //! `/scaling-groups`: where a user's sessions may run.
 
-use quarterdeck_control::scaling_groups;
+use quarterdeck_control::{scaling_groups, services};
 use serde_json::json;
 
 use crate::call::{Answer, Call, ok};
@@ -35,6 +35,6 @@ async fn wsproxy_version(mut call: Call) -> Answer {
     params.finish()?;
     let caller = call.caller()?;
     let group = scaling_groups::find_allowed(call.control(), &caller, call.arg(0), project.as_deref()).await?;
-    let version = scaling_groups::proxy::version(call.control(), group.wsproxy_addr.as_deref()).await?;
+    let version = services::proxy_version(call.control(), &group).await?;
     ok(&json!({ "wsproxy_version": version }))
 }

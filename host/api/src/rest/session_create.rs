@@ -111,6 +111,7 @@ pub(super) fn read(params: &mut Params, version: Version) -> CreateSession {
         expected_duration_s: extension.expected_duration_s,
         timeout_s: extension.timeout_s,
         nodes: Vec::new(),
+        endpoint: None,
     }
 }
 

@@ -13,8 +13,10 @@ use indexmap::IndexMap;
 use quarterdeck_model::dotfile::Dotfile;
 use quarterdeck_model::vfolder::FolderMount;
 use quarterdeck_model::{
-    AgentId, ClusterMode, KernelRole, KernelStatus, SessionId, SessionStatus, SessionType, session as rules,
+    AgentId, ClusterMode, EndpointId, KernelRole, KernelStatus, RouteId, SessionId, SessionStatus, SessionType,
+    session as rules,
 };
+use quarterdeck_store::endpoints::NewRoute;
 use quarterdeck_store::images::ImageRow;
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::projects::ProjectRow;
@@ -83,6 +85,8 @@ pub struct CreateSession {
     pub timeout_s: Option<f64>,
     /// The kernels by role, main one first, where they differ; empty: one `main`, the rest `sub`, all alike.
     pub nodes: Vec<ClusterNode>,
+    /// The model service that it is to serve.
+    pub endpoint: Option<EndpointId>,
 }
 
 /// How a session is to be set up.
@@ -356,7 +360,17 @@ async fn build(
         dependencies: dependencies(control, owner, request).await?,
         dotfiles,
         vfolder_mounts,
+        route: None,
     };
+    session.route = request.endpoint.map(|endpoint| NewRoute {
+        id: RouteId::new(),
+        endpoint,
+        session: session.id,
+        session_owner: owner.user_id,
+        domain_name: session.domain_name.clone(),
+        project_id: project.id,
+        created_at: now,
+    });
     if !(-1000..=1000).contains(&session.priority) {
         return Err(Error::invalid("The priority must be between -1000 and 1000."));
     }

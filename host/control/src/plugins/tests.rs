@@ -362,6 +362,7 @@ fn session() -> crate::enqueue::CreateSession {
         expected_duration_s: None,
         timeout_s: None,
         nodes: Vec::new(),
+        endpoint: None,
     }
 }
 

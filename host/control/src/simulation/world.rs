@@ -339,6 +339,7 @@ impl World {
             priority: self.dice.one_in(3).then(|| self.dice.roll(5) as i64 - 2),
             expected_duration_s: None,
             timeout_s: None,
+            endpoint: None,
             nodes: Vec::new(),
         };
         self.tell(format!("  {name}: {cluster_size} × {cpus} cpus, batch {batch}"));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use quarterdeck_model::vfolder::{FolderAccess, HostPermission};
 use quarterdeck_storage::{Entry, Limits, Place, Storage, Usage};
+use quarterdeck_store::vfolders::VfolderRow;
 
 use super::{Seen, hosts, place, quota, require_status};
 use crate::Control;
@@ -54,6 +55,20 @@ pub async fn mkdir(control: &Control, seen: &Seen, path: &str, parents: bool, ex
 pub async fn list(control: &Control, seen: &Seen, path: &str) -> Result<Vec<Entry>> {
     let (storage, place) = reach(control, seen, FolderAccess::Readable)?;
     Ok(storage.list(&place, path).await?)
+}
+
+/// The content of a small file at the folder's root; `None` when there is none of that name.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub(crate) async fn fetch(control: &Control, folder: &VfolderRow, name: &str) -> Result<Option<Vec<u8>>> {
+    let place = place(folder)?;
+    let storage = control.storages().of_host(&folder.host)?;
+    // Storages differ in what they say of a file that isn't there.
+    if !storage.list(&place, ".").await?.iter().any(|entry| entry.name == name) {
+        return Ok(None);
+    }
+    Ok(Some(storage.fetch(&place, name).await?))
 }
 
 /// Lets the caller upload a file.

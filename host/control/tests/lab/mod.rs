@@ -193,6 +193,7 @@ pub fn request(name: &str) -> CreateSession {
         expected_duration_s: None,
         timeout_s: None,
         nodes: Vec::new(),
+        endpoint: None,
     }
 }
 

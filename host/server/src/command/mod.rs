@@ -1,6 +1,7 @@
 //! One module a subcommand.
 
 pub(crate) mod agent;
+pub(crate) mod app_proxy;
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod console;

@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use super::app_proxy::{self, AppProxy};
 use crate::settings::{self, DEFAULT_LISTEN, DEFAULT_RPC_LISTEN, FileSettings, LogFormat};
 
 /// How long calls in flight may take to finish once the server is told to stop.
@@ -46,6 +47,12 @@ pub(crate) struct ServeArgs {
     /// Database file and compiled plugins
     #[arg(long, env = "QUARTERDECK_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where the embedded app proxy serves model services (none unless given), for scaling groups whose coordinator is `embedded`
+    #[arg(long, env = "QUARTERDECK_APP_PROXY_LISTEN", value_name = "ADDR")]
+    app_proxy_listen: Option<SocketAddr>,
+    /// Under which address clients reach the app proxy, when that isn't where it listens
+    #[arg(long, env = "QUARTERDECK_APP_PROXY_URL", value_name = "URL")]
+    app_proxy_url: Option<String>,
     /// Components in this directory come in by themselves, and serve whom the `.toml` beside them names
     #[arg(long, env = "QUARTERDECK_PLUGIN_DIR", value_name = "DIR")]
     plugin_dir: Option<PathBuf>,
@@ -96,6 +103,11 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
         None => None,
     };
     let (api_addr, rpc_addr) = (api.local_addr()?, rpc.local_addr()?);
+    let apps = AppProxy::bind(
+        args.app_proxy_listen.or(file.app_proxy_listen),
+        args.app_proxy_url.or_else(|| file.app_proxy_url.clone()),
+    )
+    .await?;
     if quarterdeck_rpc::is_exposed(&rpc_addr.to_string()) {
         tracing::warn!(
             "AGENTS ARE SPOKEN TO WITHOUT ENCRYPTION on {rpc_addr}: whoever sees that network reads their credentials and \
@@ -144,14 +156,16 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
         tokio::spawn(serve_api(listener, quarterdeck_api::storage::router(control.clone()), shutdown.clone()))
     });
     let agents = tokio::spawn(serve_agents(control.clone(), rpc, shutdown.clone()));
+    let at = apps.as_ref().map(|apps| format!(" apps {}", apps.url)).unwrap_or_default();
+    let services = tokio::spawn(app_proxy::serve(control.clone(), apps, shutdown.clone()));
 
-    writeln!(std::io::stdout(), "listening on http://{api_addr} rpc http://{rpc_addr}")?;
+    writeln!(std::io::stdout(), "listening on http://{api_addr} rpc http://{rpc_addr}{at}")?;
     std::io::stdout().flush()?;
 
     shutdown.cancelled().await;
     tracing::info!("stopping: finishing calls in flight");
     let drained = tokio::time::timeout(DRAIN, async {
-        let mut outcomes = vec![http.await, agents.await];
+        let mut outcomes = vec![http.await, agents.await, services.await];
         if let Some(files) = files {
             outcomes.push(files.await);
         }
