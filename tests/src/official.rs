@@ -67,7 +67,19 @@ impl OfficialClient {
     /// # Errors
     /// As [`OfficialClient::run`].
     pub fn run_with_input(&self, args: &[&str], input: &str) -> anyhow::Result<Ran> {
-        let mut child = Command::new(&self.program)
+        self.spawn(&self.program, args, input)
+    }
+
+    /// Runs a script that uses the client's library to its end.
+    ///
+    /// # Errors
+    /// As [`OfficialClient::run`].
+    pub fn python(&self, script: &str) -> anyhow::Result<Ran> {
+        self.spawn(&self.program.with_file_name("python"), &["-c", script], "")
+    }
+
+    fn spawn(&self, program: &Path, args: &[&str], input: &str) -> anyhow::Result<Ran> {
+        let mut child = Command::new(program)
             .args(args)
             .env("BACKEND_ENDPOINT", &self.endpoint)
             .env("BACKEND_ENDPOINT_TYPE", "api")
@@ -84,7 +96,7 @@ impl OfficialClient {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| self.program.display().to_string())?;
+            .with_context(|| program.display().to_string())?;
         // A command that asks nothing may be gone before it reads.
         let _ = child.stdin.take().context("standard input is piped")?.write_all(input.as_bytes());
         let output = child.wait_with_output()?;

@@ -8,7 +8,6 @@ pub mod auth;
 pub mod call;
 mod cors;
 pub mod graphql;
-mod inventory;
 mod metrics;
 pub mod openapi;
 mod ops;

@@ -407,6 +407,7 @@ fn spec(
     let labels = kernel.image_labels.as_object().into_iter().flatten();
     let is_main = kernel.cluster_role == "main";
     let is_batch = session.session_type == SessionType::Batch;
+    let runs_command = is_batch || session.session_type == SessionType::Inference;
     let ssh = facts.ssh_keypairs.get(&session.access_key);
     let internal = json!({
         "dotfiles": facts.dotfiles.get(&session.id).map_or(&[][..], Vec::as_slice),
@@ -432,7 +433,7 @@ fn spec(
         environ: environment(session, all, kernel, &addresses).into_iter().collect(),
         mounts: mounts(session),
         bootstrap_script: kernel.bootstrap_script.clone().unwrap_or_default(),
-        startup_command: session.startup_command.clone().filter(|_| is_batch && is_main).unwrap_or_default(),
+        startup_command: session.startup_command.clone().filter(|_| runs_command && is_main).unwrap_or_default(),
         preopen_ports: if is_main { ports(&kernel.preopen_ports) } else { Vec::new() },
         internal_data: internal.to_string(),
         timeout_ms: session

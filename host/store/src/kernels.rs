@@ -1,6 +1,6 @@
 //! Kernels: one container or process tree of a session each.
 
-use quarterdeck_model::{AgentId, KernelId, KernelRole, KernelStatus, SessionId, SessionResult, Timestamp};
+use quarterdeck_model::{AgentId, KernelId, KernelRole, KernelStatus, SessionId, SessionResult, TaskId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::error::Result;
@@ -267,6 +267,28 @@ pub async fn log<S: Sql>(sql: &mut S, id: KernelId) -> Result<Option<String>> {
     let row =
         sql.fetch_optional(Stmt::new("SELECT container_log FROM kernels WHERE id = $1").bind(id.to_string())).await?;
     row.map_or(Ok(None), |row| row.get("container_log"))
+}
+
+/// Remembers which background task archives a kernel's work directory.
+pub async fn set_commit_task<S: Sql>(sql: &mut S, id: KernelId, task: TaskId) -> Result<()> {
+    let stmt =
+        Stmt::new("UPDATE kernels SET commit_task = $2 WHERE id = $1").bind(id.to_string()).bind(task.to_string());
+    sql.execute(stmt).await?;
+    Ok(())
+}
+
+/// Those of these sessions of which a kernel is being archived.
+pub async fn being_committed<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<Vec<SessionId>> {
+    if sessions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stmt = Stmt::among(
+        "SELECT DISTINCT k.session_id FROM kernels k JOIN background_tasks t ON t.id = k.commit_task
+         WHERE k.session_id IN {list} AND t.status = 'started'",
+        sessions,
+    );
+    let rows = sql.fetch_all(stmt).await?;
+    rows.iter().map(|row| row.parse("session_id")).collect()
 }
 
 /// A kernel that the host counts on an agent.

@@ -25,6 +25,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (15, "background tasks", include_str!("../migrations/0015_background_tasks.sql")),
     (16, "usage records", include_str!("../migrations/0016_usage_records.sql")),
     (22, "streams", include_str!("../migrations/0022_streams.sql")),
+    (23, "commits", include_str!("../migrations/0023_commits.sql")),
     (24, "cluster keys", include_str!("../migrations/0024_cluster_keys.sql")),
     (27, "virtual folders", include_str!("../migrations/0027_vfolders.sql")),
     (30, "services", include_str!("../migrations/0030_services.sql")),

@@ -519,7 +519,7 @@ impl<'a> Live<'a> {
                 Io::Event(_) | Io::Exited(_) => {}
             }
         }
-        if self.batch.take().is_some() {
+        if self.batch.take().is_some() && self.task.session.session_type == "BATCH" {
             match end.0.as_str() {
                 OUT_OF_MEMORY => self.batch_finished("task-failed", end.1),
                 _ => self.batch_finished("task-cancelled", -2),

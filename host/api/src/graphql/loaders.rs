@@ -333,6 +333,21 @@ impl Loader<StatOfAgent> for Loaders {
     }
 }
 
+/// Whether a session is being committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CommitOf(pub(crate) SessionId);
+
+impl Loader<CommitOf> for Loaders {
+    type Value = bool;
+    type Error = Fault;
+
+    async fn load(&self, keys: &[CommitOf]) -> Answer<HashMap<CommitOf, Self::Value>> {
+        let sessions: Vec<_> = keys.iter().map(|k| k.0).collect();
+        let ongoing = quarterdeck_control::sessions::being_committed(&self.control, &sessions).await?;
+        Ok(ongoing.into_iter().map(|session| (CommitOf(session), true)).collect())
+    }
+}
+
 /// How many requests a key pair has signed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct QueriesOf(pub(crate) AccessKey);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::containers::ComputeContainer;
 use super::fault::{Answer, Maybe, list, maybe};
-use super::loaders::{DependenciesOf, IdleChecksOf, KernelsOf};
+use super::loaders::{CommitOf, DependenciesOf, IdleChecksOf, KernelsOf};
 use super::pages::pages;
 use super::scalars::{BigInt, DateTime, JsonString, UuidText, int};
 use super::{caller, control, input, loader};
@@ -182,14 +182,15 @@ impl ComputeSession {
         maybe(async { Ok(Some(self.kernels(ctx).await?.iter().map(|_| None).collect())) }).await
     }
 
-    /// No session is ever being committed in this release; what has ended can't be.
-    async fn commit_status(&self) -> Maybe<&'static str> {
+    /// `ongoing` while its work directory is being archived; what has ended can't be.
+    async fn commit_status(&self, ctx: &Context<'_>) -> Maybe<&'static str> {
         maybe(async {
             if self.is_dead {
                 let msg = format!("Session (id={}) does not exist.", self.key);
                 return Err(Error::not_found_msg("session", msg).into());
             }
-            Ok(Some("ready"))
+            let is_ongoing = loader(ctx).load_one(CommitOf(self.key)).await?.unwrap_or_default();
+            Ok(Some(if is_ongoing { "ongoing" } else { "ready" }))
         })
         .await
     }

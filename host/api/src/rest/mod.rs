@@ -26,8 +26,8 @@ mod stream;
 mod templates;
 mod vfolders;
 
+use crate::ops;
 use crate::route::Route;
-use crate::{inventory, ops};
 
 /// Every route of the API.
 pub(crate) fn routes() -> Vec<Route> {
@@ -56,7 +56,6 @@ pub(crate) fn routes() -> Vec<Route> {
         events::routes(),
         stream::routes(),
         vfolders::routes(),
-        inventory::routes(),
     ];
     families.into_iter().flatten().collect()
 }

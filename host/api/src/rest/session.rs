@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::session_create::{self, session_name};
 use super::session_files;
 use super::stream::proxy::service;
-use crate::call::{Answer, Call, no_content, ok};
+use crate::call::{Answer, Call, created, no_content, ok};
 use crate::params::kinds::{any_text, boolish, nullable, object, text, uuid};
 use crate::params::malformed;
 use crate::route::Access::{Auth, Superadmin};
@@ -42,6 +42,8 @@ pub(crate) fn routes() -> Vec<Route> {
         get("/session/{session}/download", Auth, Reads, session_files::download),
         get("/session/{session}/download_single", Auth, Reads, session_files::download_single),
         get("/session/{session}/files", Auth, Reads, session_files::list_files),
+        post("/session/{session}/commit", Auth, Writes, commit),
+        get("/session/{session}/commit", Auth, Writes, commit_status),
         get("/session/{session}/abusing-report", Auth, Writes, abusing_report),
     ]
 }
@@ -155,6 +157,23 @@ async fn complete(mut call: Call) -> Answer {
     let caller = call.caller()?;
     let result = sessions::complete(call.control(), &caller, call.arg(0), &code, Value::Object(options)).await?;
     ok(&json!({ "result": result }))
+}
+
+/// The archive's name is made up by the server, whatever the client would like.
+async fn commit(mut call: Call) -> Answer {
+    let mut params = call.params().await?;
+    params.optional(&["login_session_token"], None, nullable(text));
+    params.optional(&["filename", "fname"], None, nullable(text));
+    params.finish()?;
+    let caller = call.caller()?;
+    let begun = sessions::commit(call.control(), &caller, call.arg(0)).await?;
+    created(&json!({ "bgtask_id": begun.task, "kernel": begun.kernel, "path": begun.path }))
+}
+
+async fn commit_status(call: Call) -> Answer {
+    let caller = call.caller()?;
+    let (kernel, is_ongoing) = sessions::commit_status(call.control(), &caller, call.arg(0)).await?;
+    ok(&json!({ "status": if is_ongoing { "ongoing" } else { "ready" }, "kernel": kernel }))
 }
 
 async fn abusing_report(call: Call) -> Answer {

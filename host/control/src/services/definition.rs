@@ -50,7 +50,7 @@ mod tests {
         };
         assert!(bad(b"models: [").contains("model-definition.yaml"));
         assert!(bad(b"models:\n- {name: m, service: {port: 1}}\n").contains("start_command"));
-let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: [*a,*a,*a,*a,*a,*a]\nmodels: []\n";
+        let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: [*a,*a,*a,*a,*a,*a]\nmodels: []\n";
         assert!(bad(bomb.as_bytes()).contains("none of them"));
         assert!(bad(&[b' '; LONGEST_DEFINITION + 1]).contains("longer"));
     }

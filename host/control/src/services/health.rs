@@ -59,8 +59,11 @@ impl Probes {
     /// What is known of a route; a probe begins if it is time for one.
     pub(super) fn look(&self, control: &Control, target: Target) -> Verdict {
         let mut routes = self.routes.lock();
-        let probed =
-            routes.entry(target.route).or_insert_with(|| Probed { verdict: Verdict::default(), under_way: false, at: None });
+        let probed = routes.entry(target.route).or_insert_with(|| Probed {
+            verdict: Verdict::default(),
+            under_way: false,
+            at: None,
+        });
         let pause = match (&target.check, target.serves && probed.verdict.bad == 0) {
             (_, false) => EAGER,
             (Some(check), true) => Duration::from_secs_f64(check.interval),

@@ -1,5 +1,6 @@
 //! What can be done with sessions that exist: look them up, work in them, rename and end them.
 
+mod commit;
 mod destroy;
 mod execute;
 mod files;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result, SessionMatch};
 use crate::principal::Principal;
 use crate::{AgentOperation, Control};
 
+pub use commit::{Committing, being_committed, commit, commit_status};
 pub use destroy::destroy;
 pub(crate) use destroy::wait_for;
 pub use execute::{complete, execute, execute_within, interrupt, logs};

@@ -22,6 +22,9 @@ const BUILD: &str = "if [ -f Makefile ]; then make; fi";
 /// What a run's last step answers when the build before it failed, as shells do for what they can't run.
 const NOT_BUILT: i32 = 127;
 
+/// Why a kernel ends whose model's server is over: without it there is nothing to keep it for.
+const SERVER_ENDED: &str = "self-terminated";
+
 /// The steps of a run that are left.
 pub(super) struct Steps {
     pub(super) proc: Proc,
@@ -129,10 +132,16 @@ impl Live<'_> {
         }
     }
 
-    /// Starts the command of a batch session.
+    /// Whether the startup command is what the session is for as long as it lives: a model's server.
+    fn is_service(&self) -> bool {
+        self.task.session.session_type == "INFERENCE"
+    }
+
+    /// Starts the command of a batch session, or the server of a model.
     pub(super) async fn start_batch(&mut self) {
         let spec = &self.task.spec;
-        if self.task.session.session_type != "BATCH" || spec.startup_command.is_empty() {
+        let is_batch = self.task.session.session_type == "BATCH";
+        if !(is_batch || self.is_service()) || spec.startup_command.is_empty() {
             return;
         }
         match shell(&self.place.launcher, &spec.startup_command).await {
@@ -143,7 +152,11 @@ impl Live<'_> {
             }
             Err(error) => {
                 self.place.log.note(&format!("the startup command can't be started: {error}"));
-                self.batch_finished("task-failed", NOT_BUILT);
+                if self.is_service() {
+                    self.task.handle.end(SERVER_ENDED);
+                } else {
+                    self.batch_finished("task-failed", NOT_BUILT);
+                }
             }
         }
     }
@@ -158,6 +171,11 @@ impl Live<'_> {
             Io::Event(_) => {}
             Io::Exited(code) => {
                 let Some(batch) = self.batch.take() else { return };
+                if self.is_service() {
+                    self.place.log.note(&format!("the model's server ended with exit code {code}"));
+                    self.task.handle.end(SERVER_ENDED);
+                    return;
+                }
                 match (batch.timed_out, code) {
                     (true, _) => self.batch_finished("task-timeout", -2),
                     (false, 0) => self.batch_finished("task-done", 0),

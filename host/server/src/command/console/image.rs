@@ -153,7 +153,11 @@ pub(crate) async fn run(args: ImageArgs) -> anyhow::Result<()> {
             let name = registry.clone().unwrap_or_else(|| "all registries".to_owned());
             let (mut updated, mut skipped) = (0, 0);
             let told = |step: &str| {
-                if step.starts_with("Skipped") { skipped += 1 } else { updated += 1 }
+                if step.starts_with("Skipped") {
+                    skipped += 1
+                } else {
+                    updated += 1
+                }
                 eprintln!("{step}");
             };
             rules::rescan::wait(control, caller, registry.clone(), told).await.told(&name)?;
