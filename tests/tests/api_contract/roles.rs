@@ -71,7 +71,12 @@ async fn new_project(admin: &Client, name: &str) -> String {
 }
 
 async fn call(client: &Client, route: &Route, what: &str) -> Answer {
-    within(what, client.send(route.method.clone(), &route.path, "application/json", Bytes::new())).await
+    // Streams of events have no end: they are asked for with a parameter that is refused.
+    let path = match route.path.starts_with("/events/") {
+        true => format!("{}?scope=nothing", route.path),
+        false => route.path.clone(),
+    };
+    within(what, client.send(route.method.clone(), &path, "application/json", Bytes::new())).await
 }
 
 /// Whether a column of [`ROLES`] may call.
