@@ -287,7 +287,8 @@ mod tests {
 
     #[test]
     fn zones_have_names() {
-        let hours = |zone: &str| calendar(&format!(r#"{{"hours": {{"daily": ["08:00-09:00"]}}, "time_zone": "{zone}"}}"#));
+        let hours =
+            |zone: &str| calendar(&format!(r#"{{"hours": {{"daily": ["08:00-09:00"]}}, "time_zone": "{zone}"}}"#));
         let berlin = hours("Europe/Berlin");
         assert!(berlin.is_open(ms("2026-07-01T06:30:00Z")) && !berlin.is_open(ms("2026-07-01T07:30:00Z")));
         assert!(berlin.is_open(ms("2026-12-01T07:30:00Z")) && !berlin.is_open(ms("2026-12-01T06:30:00Z")));

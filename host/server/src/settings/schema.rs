@@ -12,6 +12,8 @@ struct Entry {
     value: String,
     /// The value is the default, and not only an example.
     is_default: bool,
+    /// A table that holds texts alone.
+    holds_texts: bool,
     about: String,
 }
 
@@ -30,12 +32,19 @@ fn entries(example: &str) -> Vec<Entry> {
             in_table = false;
         } else if let Some(name) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             in_table = true;
-            let value = "{}".to_owned();
-            out.push(Entry { name: name.to_owned(), value, is_default: false, about: prose(&about) });
+            if name.contains('.') {
+                // A table within the one before it.
+                out.iter_mut().last().into_iter().for_each(|table| table.holds_texts = false);
+                continue;
+            }
+            let (name, value) = (name.to_owned(), "{}".to_owned());
+            out.push(Entry { name, value, is_default: false, holds_texts: true, about: prose(&about) });
         } else if let Some((name, value)) = text.split_once(" = ").filter(|(name, _)| is_key(name)) {
             if !in_table {
                 let (name, value) = (name.to_owned(), value.to_owned());
-                out.push(Entry { name, value, is_default, about: prose(&about) });
+                out.push(Entry { name, value, is_default, holds_texts: false, about: prose(&about) });
+            } else if let Some(table) = out.last_mut().filter(|_| !value.starts_with('"')) {
+                table.holds_texts = false;
             }
         } else {
             about.push(text);
@@ -105,7 +114,7 @@ fn described(entry: &Entry) -> Option<Map<String, Json>> {
     out.insert("type".to_owned(), Json::from(kind));
     match kind {
         "array" => drop(out.insert("items".to_owned(), json!({"type": "string"}))),
-        "object" => drop(out.insert("additionalProperties".to_owned(), json!({"type": "string"}))),
+        "object" if entry.holds_texts => drop(out.insert("additionalProperties".to_owned(), json!({"type": "string"}))),
         _ => {}
     }
     if entry.is_default {
