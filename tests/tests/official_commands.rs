@@ -270,7 +270,8 @@ async fn administration(admin: &Person<'_>, user: &Person<'_>) {
 async fn the_official_commands_do_what_they_say() {
     let dir = tempfile::tempdir().unwrap();
     let (home, count) = (dir.path().join("home"), Cell::new(0));
-    let server = Server::start(&Database::sqlite().unwrap(), &dir.path().join("server")).unwrap();
+    let database = Database::sqlite().unwrap();
+    let server = Server::start(&database, &dir.path().join("server")).unwrap();
     let person = |keys, home: &Path| {
         let cli = OfficialClient::installed(&server.url, keys, home).unwrap()?;
         Some(Person { cli, count: &count })

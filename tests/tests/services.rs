@@ -189,7 +189,7 @@ async fn a_model_is_served(database: Database) -> anyhow::Result<()> {
         },
     });
     let id = user.post("/services", &body).await?.ok()?["endpoint_id"].as_str().context("an id")?.to_owned();
-    await_healthy(&user, &id, 1).await?;
+    await_healthy(&user, &id, 1).await.with_context(|| server.process.tail())?;
     let info = cli.run(&["service", "info", "points-svc"])?.ok()?;
     assert!(info.contains("points-svc"), "{info}");
 
