@@ -127,7 +127,7 @@ async fn sessions(user: &Person<'_>, home: &Path, api: &Client, commits: &Path) 
     user.does(&["ps", "--dead", "--plain"], &["evening", "TERMINATED"]);
 
     let batch = ["create", "--name", "nightly", "--type", "batch", "-c", "echo in the night; exit 3"];
-    let made = user.does(&[&batch[..], &SIZE, &[PYTHON_IMAGE]].concat(), &["nightly"]);
+    let made = user.does(&[&batch[..], &SIZE, &[PYTHON_IMAGE]].concat(), &["Session ID"]);
     api.await_status(&id_in(&made), &["TERMINATED"], Duration::from_secs(30)).await.unwrap();
     user.does(&["session", "logs", "nightly"], &["in the night"]);
     user.does(&["ps", "--dead", "--plain"], &["nightly", "FAILURE"]);

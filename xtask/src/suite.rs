@@ -23,6 +23,7 @@ const FAMILIES: &[&str] = &[
     "test_logs.py",
     "test_manager.py",
     "test_resource.py",
+    "test_services.py",
     "test_session.py",
     "test_stream.py",
     "test_system.py",
