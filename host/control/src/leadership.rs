@@ -12,8 +12,7 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 /// The loops that need a leader.
-pub const LOOPS: &[&str] =
-    &["schedule", "start", "terminate", "idle", "liveness", "retention", "scale", "folders"];
+pub const LOOPS: &[&str] = &["schedule", "start", "terminate", "idle", "liveness", "retention", "scale", "folders"];
 
 /// How often this host tries to lead what nobody leads.
 const CAMPAIGN_EVERY: Duration = Duration::from_secs(1);

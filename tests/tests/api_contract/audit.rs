@@ -129,7 +129,8 @@ async fn changes_are_told(database: Database) {
     // At the console.
     let table = server.cli(&["audit", "--actor", "user@conf.test", "--limit", "1000"]).unwrap();
     assert!(
-        table.lines().next().unwrap().trim_start().starts_with("NUMBER") && table.contains("POST /user-config/dotfiles"),
+        table.lines().next().unwrap().trim_start().starts_with("NUMBER")
+            && table.contains("POST /user-config/dotfiles"),
         "{table}"
     );
     assert!(!table.contains("signup"), "{table}");
