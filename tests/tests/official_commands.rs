@@ -237,6 +237,7 @@ async fn belongings(user: &Person<'_>, home: &Path) {
 /// What administrators look at and change.
 async fn administration(admin: &Person<'_>, user: &Person<'_>) {
     user.does(&["config"], &["API endpoint", "Negotiated API version"]);
+    admin.does(&["admin", "agent", "list"], &["i-commands", "ALIVE"]);
     admin.does(&["admin", "image", "list"], &["python"]);
     admin.does(&["admin", "domain", "list"], &["default"]);
     admin.does(&["admin", "group", "list"], &["default"]);

@@ -195,6 +195,52 @@ fn constant(value: Value) -> ConstValue {
     }
 }
 
+/// Puts the fields of an answer in the order in which they were asked for, as the language's specification (6.4.3) wants and
+/// clients rely on: the engine writes them down in the order in which they were resolved.
+pub(super) fn arrange(document: &ExecutableDocument, operation: Option<&str>, data: &mut ConstValue) {
+    let mut all = document.operations.iter();
+    let chosen = all.find(|(name, _)| operation.is_none() || name.map(|name| name.as_str()) == operation);
+    if let Some((_, chosen)) = chosen {
+        arrange_sets(document, &[&chosen.node.selection_set.node], data);
+    }
+}
+
+fn arrange_sets(document: &ExecutableDocument, sets: &[&SelectionSet], value: &mut ConstValue) {
+    match value {
+        ConstValue::Object(fields) => {
+            let mut asked = Vec::new();
+            for set in sets {
+                asked_in(document, set, &mut asked);
+            }
+            let place = |name: &str| asked.iter().position(|(asked, _)| *asked == name).unwrap_or(asked.len());
+            fields.sort_by_cached_key(|name, _| place(name));
+            for (name, value) in fields.iter_mut() {
+                let below: Vec<_> = asked.iter().filter(|(asked, _)| asked == name).map(|(_, set)| *set).collect();
+                arrange_sets(document, &below, value);
+            }
+        }
+        ConstValue::List(items) => items.iter_mut().for_each(|item| arrange_sets(document, sets, item)),
+        _ => {}
+    }
+}
+
+/// The fields that a selection asks for, by the names in the answer.
+fn asked_in<'a>(document: &'a ExecutableDocument, set: &'a SelectionSet, asked: &mut Vec<(&'a str, &'a SelectionSet)>) {
+    for item in &set.items {
+        match &item.node {
+            Selection::Field(field) => {
+                asked.push((field.node.response_key().node.as_str(), &field.node.selection_set.node));
+            }
+            Selection::InlineFragment(fragment) => asked_in(document, &fragment.node.selection_set.node, asked),
+            Selection::FragmentSpread(spread) => {
+                if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
+                    asked_in(document, &fragment.node.selection_set.node, asked);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -130,11 +130,14 @@ impl Schema {
         }
         let batches = Batches::new(self.control.clone());
         let mut request = Request::new(query).variables(document::variables(variables)).data(caller).data(batches);
-        request.operation_name = operation;
-        request.set_parsed_query(document);
-        let response = self.schema.execute(request).await;
+        request.operation_name.clone_from(&operation);
+        request.set_parsed_query(document.clone());
+        let mut response = self.schema.execute(request).await;
         // What was refused before it ran has no data; what failed while it ran has a path.
         let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
+        if ran {
+            document::arrange(&document, operation.as_deref(), &mut response.data);
+        }
         Outcome { errors: response.errors, data: ran.then_some(response.data) }
     }
 }

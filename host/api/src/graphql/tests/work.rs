@@ -87,6 +87,10 @@ async fn agents_and_images() {
         let agent = "{ agent(agent_id: \"i-one\") { status cpu_slots mem_slots used_cpu_slots used_mem_slots occupied_slots local_config live_stat hardware_metadata cpu_cur_pct compute_containers(status: \"PENDING\") { hostname } } }";
         let row = w.data(ADMIN, agent, json!({})).await["agent"].take();
         assert_eq!(row["status"], "ALIVE");
+        let asked = "{ agent(agent_id: \"i-one\") { cpu_cur_pct id ...rest status } } fragment rest on Agent { occupied_slots region }";
+        let agent_in_order = w.data(ADMIN, asked, json!({})).await["agent"].take();
+        let names: Vec<_> = agent_in_order.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["cpu_cur_pct", "id", "occupied_slots", "region", "status"]);
         assert_eq!((&row["cpu_slots"], &row["mem_slots"]), (&json!(4.0), &json!(4096)));
         assert_eq!((&row["used_cpu_slots"], &row["used_mem_slots"]), (&json!(1.5), &json!(1024)));
         assert_eq!(row["occupied_slots"], "{\"cpu\":\"1.5\",\"mem\":\"1073741824\"}");
