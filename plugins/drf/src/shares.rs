@@ -1,24 +1,15 @@
 //! Whose turn it is, on bare columns.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
-/// A dominant share. Never NaN.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share(f64);
+/// A dominant share: the bits of a number that is neither negative nor NaN. They are in the order of the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(u64);
 
-impl Eq for Share {}
-
-impl PartialOrd for Share {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Share {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
+impl Share {
+    const NONE: Share = Share(0);
 }
 
 /// An owner, with its pending sessions as a list through [`Shares::behind`].
@@ -33,19 +24,22 @@ struct Owner {
 
 const NONE: u32 = u32::MAX;
 
+/// Share, session and owner: the smallest is next.
+type Turn = (Share, u32, u32);
+
 /// The owners' shares and turns.
 #[derive(Debug)]
 pub struct Shares {
     slots: usize,
     /// What the group has, of each slot.
-    total: Vec<u64>,
+    total: Vec<f64>,
     accumulate: bool,
     owners: Vec<Owner>,
     /// For each pending session the next younger one of the same owner.
     behind: Vec<u32>,
     /// Share, oldest session and owner of each owner with a turn to come, except the current one. An entry that doesn't
     /// say what is true of its owner any more is skipped when its time comes.
-    heap: BinaryHeap<Reverse<(Share, u32, u32)>>,
+    heap: BinaryHeap<Reverse<Turn>>,
     /// Whose turn it is. It goes back into the heap with its next session.
     current: Option<u32>,
     /// What owners were before they were changed since the mark.
@@ -58,8 +52,9 @@ impl Shares {
     /// of what they hold.
     pub fn new(total: Vec<u64>, accumulate: bool, owner: &[u32], running: (&[u32], &[u64])) -> Self {
         let slots = total.len();
+        let total: Vec<f64> = total.into_iter().map(|total| total as f64).collect();
         let count = owner.iter().chain(running.0).max().map_or(0, |last| *last as usize + 1);
-        let mut owners = vec![Owner { share: Share(0.0), held: vec![0; slots], next: NONE }; count];
+        let mut owners = vec![Owner { share: Share::NONE, held: vec![0; slots], next: NONE }; count];
         let mut behind = vec![NONE; owner.len()];
         for (session, owner) in owner.iter().enumerate().rev() {
             let owner = &mut owners[*owner as usize];
@@ -79,11 +74,15 @@ impl Shares {
 
     /// The session whose turn is next.
     pub fn next(&mut self) -> Option<usize> {
-        if let Some(index) = self.current.take() {
-            self.queue(index);
-        }
+        let mut own = self.current.take().and_then(|index| self.turn_of(index));
         loop {
-            let Reverse((share, session, index)) = self.heap.pop()?;
+            // The owner whose turn it was stands in line again: pushing and popping are one walk through the heap.
+            let (share, session, index) = match (own.take(), self.heap.peek_mut()) {
+                (Some(own), Some(mut first)) if first.0 < own => std::mem::replace(&mut *first, Reverse(own)).0,
+                (Some(own), _) => own,
+                (None, Some(first)) => PeekMut::pop(first).0,
+                (None, None) => return None,
+            };
             let owner = &mut self.owners[index as usize];
             if owner.next != session || owner.share != share {
                 continue;
@@ -94,10 +93,15 @@ impl Shares {
         }
     }
 
-    fn queue(&mut self, index: u32) {
+    /// The next turn of an owner, if it has sessions to come.
+    fn turn_of(&self, index: u32) -> Option<Turn> {
         let owner = &self.owners[index as usize];
-        if owner.next != NONE {
-            self.heap.push(Reverse((owner.share, owner.next, index)));
+        (owner.next != NONE).then_some((owner.share, owner.next, index))
+    }
+
+    fn queue(&mut self, index: u32) {
+        if let Some(turn) = self.turn_of(index) {
+            self.heap.push(Reverse(turn));
         }
     }
 
@@ -159,7 +163,17 @@ pub fn total(slots: usize, schedulable: &[bool], capacity: &[u64]) -> Vec<u64> {
     total
 }
 
-fn dominant_share(amounts: &[u64], total: &[u64]) -> Share {
-    let parts = amounts.iter().zip(total).filter(|(_, total)| **total > 0);
-    Share(parts.map(|(amount, total)| *amount as f64 / *total as f64).fold(0.0, f64::max))
+fn dominant_share(amounts: &[u64], total: &[f64]) -> Share {
+    let mut largest = 0.0;
+    for (amount, total) in amounts.iter().zip(total) {
+        // Most requests are for few of the slots.
+        if *amount > 0 && *total > 0.0 {
+            let part = *amount as f64 / *total;
+            // Neither is NaN, which `f64::max` would have to make sure of.
+            if part > largest {
+                largest = part;
+            }
+        }
+    }
+    Share(largest.to_bits())
 }

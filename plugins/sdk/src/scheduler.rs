@@ -287,6 +287,17 @@ impl<'a> Agent<'a> {
 #[doc(hidden)]
 pub struct Resource<P>(RefCell<P>);
 
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub use contract::Round as Opened;
+
+/// What the contract's `open` does.
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub fn open<P: Scheduler>(snapshot: Snapshot) -> Result<Opened, String> {
+    <Resource<P> as contract::GuestRound>::open(snapshot)
+}
+
 impl<P: Scheduler> contract::Guest for Component<P> {
     type Round = Resource<P>;
 }
@@ -311,9 +322,6 @@ impl<P: Scheduler> contract::GuestRound for Resource<P> {
     }
 }
 
-#[doc(hidden)]
-pub fn exported<P: Scheduler>() {}
-
 /// Exports a [`Scheduler`] from the component.
 #[macro_export]
 macro_rules! export_scheduler {
@@ -324,8 +332,14 @@ macro_rules! export_scheduler {
         $crate::bindings::base::export!(__QuarterdeckComponent with_types_in $crate::bindings::base);
         #[cfg(target_family = "wasm")]
         $crate::bindings::scheduling::export!(__QuarterdeckComponent with_types_in $crate::bindings::scheduling);
-        // On the machine that it is written on there is nobody to export it to; it is used all the same.
+        // On the machine that it is written on there is nobody to export it to. Whoever compiles its sources into a
+        // program, to compare, finds it under this name.
         #[cfg(not(target_family = "wasm"))]
-        const _: fn() = $crate::scheduler::exported::<$policy>;
+        #[doc(hidden)]
+        pub fn __quarterdeck_open(
+            snapshot: $crate::scheduler::Snapshot,
+        ) -> Result<$crate::scheduler::Opened, String> {
+            $crate::scheduler::open::<$policy>(snapshot)
+        }
     };
 }

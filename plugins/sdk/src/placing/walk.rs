@@ -31,6 +31,8 @@ pub struct Walk {
     classes: Vec<Class>,
     /// Per architecture the numbers of requests seen.
     shapes: Vec<BTreeMap<Vec<u64>, usize>>,
+    /// Some of them, found without a search.
+    recent: Recent,
     /// For each shape and class, how many agents at the front of the class have no room for the shape any more.
     cursors: Vec<u32>,
     /// For each shape the agents that were the best one on the last lasting walk, with their classes; empty: unknown.
@@ -45,6 +47,44 @@ struct Class {
     architecture: u32,
     capacity: Vec<u64>,
     agents: Vec<u32>,
+}
+
+/// A few requests with their numbers, each at the place that follows from it: most rounds know few. What has the same place
+/// takes turns there.
+#[derive(Debug)]
+struct Recent {
+    slots: usize,
+    /// Architecture and number; none: nothing is there.
+    shapes: [Option<(u32, usize)>; RECENT],
+    /// Their requests, row-major.
+    requested: Vec<u64>,
+}
+
+const RECENT: usize = 32;
+
+impl Recent {
+    fn new(slots: usize) -> Self {
+        Recent { slots, shapes: [None; RECENT], requested: vec![0; RECENT * slots] }
+    }
+
+    fn place(architecture: u32, requested: &[u64]) -> usize {
+        // Amounts differ in few bits, high or low ones: multiplied by an odd number of many bits, they differ at the top.
+        let mix = |hash: u64, amount: &u64| (hash ^ amount).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        let hash = requested.iter().fold(u64::from(architecture), mix).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (hash >> 32) as usize % RECENT
+    }
+
+    fn get(&self, place: usize, architecture: u32, requested: &[u64]) -> Option<usize> {
+        let (of, shape) = self.shapes[place]?;
+        let known = &self.requested[place * self.slots..][..self.slots];
+        // Amount by amount: comparing slices is a call, which takes longer for so few.
+        (of == architecture && known.iter().zip(requested).all(|(known, amount)| known == amount)).then_some(shape)
+    }
+
+    fn put(&mut self, place: usize, architecture: u32, requested: &[u64], shape: usize) {
+        self.shapes[place] = Some((architecture, shape));
+        self.requested[place * self.slots..][..self.slots].copy_from_slice(requested);
+    }
 }
 
 /// Why there is no choice.
@@ -86,6 +126,7 @@ impl Walk {
             preference,
             classes,
             shapes: Vec::new(),
+            recent: Recent::new(slots),
             cursors: Vec::new(),
             paths: Vec::new(),
             first: Vec::new(),
@@ -185,7 +226,18 @@ impl Walk {
         self.paths.iter_mut().for_each(Vec::clear);
     }
 
+    /// The number of a request, unless there are too many.
     fn shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
+        let at = Recent::place(architecture, requested);
+        if let Some(shape) = self.recent.get(at, architecture, requested) {
+            return Some(shape);
+        }
+        let shape = self.searched_shape(architecture, requested)?;
+        self.recent.put(at, architecture, requested, shape);
+        Some(shape)
+    }
+
+    fn searched_shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
         if self.shapes.len() <= architecture as usize {
             self.shapes.resize(architecture as usize + 1, BTreeMap::new());
         }

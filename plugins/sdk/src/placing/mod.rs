@@ -163,6 +163,17 @@ impl Choice for Walk {
     }
 }
 
+/// What is remembered of a proposal until the verdict on it comes. Proposals themselves are given away: a copy of each
+/// would cost as much as the decision.
+#[derive(Debug, Clone, Copy)]
+struct Proposed {
+    session: u32,
+    /// How many of the agents are this placement's.
+    agents: usize,
+    /// Why it was no placement.
+    lack: Option<Lack>,
+}
+
 /// A round that serves one session after the other.
 #[derive(Debug)]
 pub struct Line<T, C> {
@@ -174,7 +185,9 @@ pub struct Line<T, C> {
     /// How many sessions are proposed at a time.
     lot: usize,
     /// What was proposed last. In lots of more than one, the books have its placements already.
-    last: Vec<Proposal>,
+    last: Vec<Proposed>,
+    /// The agents of the placements among them, one placement after the other.
+    agents: Vec<u32>,
     placed: u64,
     blocked: u64,
     ended: bool,
@@ -192,6 +205,7 @@ impl<T: Turns, C: Choice> Line<T, C> {
             hold_after_ms: (blocking.hold_after_s * 1000.0) as u64,
             lot,
             last: Vec::new(),
+            agents: Vec::new(),
             placed: 0,
             blocked: 0,
             ended: false,
@@ -201,21 +215,31 @@ impl<T: Turns, C: Choice> Line<T, C> {
     /// What becomes of the next sessions: one, because the next choice depends on the verdict on it, or as many as a lot
     /// and `limit` allow.
     pub fn propose(&mut self, limit: usize) -> Vec<Proposal> {
-        let mut proposals = Vec::new();
+        self.last.clear();
+        self.agents.clear();
         if self.lot > 1 {
             self.turns.mark();
         }
-        while !self.ended && proposals.len() < self.lot.min(limit) {
+        let most = self.lot.min(limit);
+        let mut proposals = Vec::new();
+        while !self.ended && proposals.len() < most {
             let Some(row) = self.turns.next_turn() else { break };
+            if proposals.is_empty() {
+                proposals.reserve_exact(most);
+            }
             match self.place(row) {
                 Ok(placement) => {
                     if self.lot > 1 {
                         self.book(&placement);
                     }
+                    // One by one: they are few, and copying them as a whole is a call out of the sandbox.
+                    placement.agents.iter().for_each(|agent| self.agents.push(*agent));
+                    self.last.push(Proposed { session: row as u32, agents: placement.agents.len(), lack: None });
                     proposals.push(Proposal::Place(placement));
                 }
                 Err(lack) => {
                     // Whether it blocks those behind it depends on the verdict.
+                    self.last.push(Proposed { session: row as u32, agents: 0, lack: Some(lack) });
                     proposals.push(self.round.pending_session(row).defer(lack, ""));
                     break;
                 }
@@ -224,7 +248,6 @@ impl<T: Turns, C: Choice> Line<T, C> {
         if proposals.is_empty() {
             self.report();
         }
-        self.last.clone_from(&proposals);
         proposals
     }
 
@@ -247,38 +270,31 @@ impl<T: Turns, C: Choice> Line<T, C> {
 
     /// Takes the host's verdicts on them.
     pub fn settle(&mut self, outcomes: &[Outcome]) {
-        let proposals = std::mem::take(&mut self.last);
+        let (last, agents) = (std::mem::take(&mut self.last), std::mem::take(&mut self.agents));
         let accepted = |at: usize| matches!(outcomes.get(at), Some(Outcome::Accepted));
-        let refused = |(at, proposal): (usize, &Proposal)| matches!(proposal, Proposal::Place(_)) && !accepted(at);
-        let all_stand = self.lot > 1 && !proposals.iter().enumerate().any(refused);
+        let refused = |(at, proposed): (usize, &Proposed)| proposed.lack.is_none() && !accepted(at);
+        let all_stand = self.lot > 1 && !last.iter().enumerate().any(refused);
         if self.lot > 1 && !all_stand {
-            for proposal in &proposals {
-                if let Proposal::Place(placement) = proposal {
-                    self.round.vacate(placement);
-                }
-            }
+            placements(&last, &agents).for_each(|(_, placement)| self.round.vacate(&placement));
             self.turns.take_back();
             self.choice.taken_back();
         }
-        for (_, proposal) in proposals.iter().enumerate().filter(|(at, _)| accepted(*at)) {
-            match proposal {
-                Proposal::Place(placement) => {
-                    if !all_stand {
-                        self.book(placement);
-                    }
-                    self.placed += 1;
-                }
-                Proposal::Defer(deferral) => {
-                    self.blocked += 1;
-                    let session = self.round.pending_session(deferral.session as usize);
-                    self.ended = deferral.lack != Lack::HeldBack
-                        && (!self.skip_blocked
-                            || (session.waiting_ms() >= self.hold_after_ms
-                                && could_ever_be_placed(&self.round, session)));
-                }
-            }
+        if !all_stand {
+            placements(&last, &agents).filter(|(at, _)| accepted(*at)).for_each(|(_, placement)| self.book(&placement));
         }
-        // What was refused fails a predicate: nothing should wait for it.
+        for (_, proposed) in last.iter().enumerate().filter(|(at, _)| accepted(*at)) {
+            let Some(lack) = proposed.lack else {
+                self.placed += 1;
+                continue;
+            };
+            self.blocked += 1;
+            let session = self.round.pending_session(proposed.session as usize);
+            self.ended = lack != Lack::HeldBack
+                && (!self.skip_blocked
+                    || (session.waiting_ms() >= self.hold_after_ms && could_ever_be_placed(&self.round, session)));
+        }
+        // What was refused fails a predicate: nothing should wait for it. The lists are kept for what they have room for.
+        (self.last, self.agents) = (last, agents);
     }
 
     /// The agents, best first, and what keeps a session off them.
@@ -334,6 +350,16 @@ impl<T: Turns, C: Choice> Line<T, C> {
             }
         }
     }
+}
+
+/// The placements among proposals, with their positions.
+fn placements(last: &[Proposed], agents: &[u32]) -> impl Iterator<Item = (usize, Placement)> {
+    let mut rest = agents;
+    last.iter().enumerate().filter(|(_, proposed)| proposed.lack.is_none()).map(move |(at, proposed)| {
+        let (own, others) = rest.split_at(proposed.agents);
+        rest = others;
+        (at, Placement { session: proposed.session, agents: own.to_vec() })
+    })
 }
 
 /// The agent for one request.
