@@ -1,15 +1,16 @@
 //! Throw-away databases of both kinds.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::postgres;
 
-/// A database for one test.
-#[derive(Debug)]
+/// A database for one test. It goes with its last clone; each server on it holds one.
+#[derive(Clone, Debug)]
 pub struct Database {
     /// What `--database` takes.
     pub url: String,
-    kind: Kind,
+    kind: Arc<Kind>,
 }
 
 #[derive(Debug)]
@@ -27,7 +28,10 @@ impl Database {
     /// When the directory can't be made.
     pub fn sqlite() -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("quarterdeck-db-").tempdir()?;
-        Ok(Self { url: format!("sqlite://{}", dir.path().join("test.sqlite").display()), kind: Kind::Sqlite(dir) })
+        Ok(Self {
+            url: format!("sqlite://{}", dir.path().join("test.sqlite").display()),
+            kind: Arc::new(Kind::Sqlite(dir)),
+        })
     }
 
     /// A database on the server that `QUARTERDECK_TEST_POSTGRES` names; `None` without that variable.
@@ -46,7 +50,8 @@ impl Database {
         let name = format!("qd_it_{}_{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         postgres::psql(server, &format!("CREATE DATABASE {name}"))?;
         let base = server.rsplit_once('/').map_or(server, |(base, _)| base);
-        Ok(Self { url: format!("{base}/{name}"), kind: Kind::Postgres { server: server.to_owned(), name } })
+        let url = format!("{base}/{name}");
+        Ok(Self { url, kind: Arc::new(Kind::Postgres { server: server.to_owned(), name }) })
     }
 
     /// Runs SQL in a PostgreSQL database, by `psql`.
@@ -54,7 +59,7 @@ impl Database {
     /// # Errors
     /// When a statement fails, or it is a SQLite database.
     pub fn execute(&self, sql: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(matches!(self.kind, Kind::Postgres { .. }), "{} is no PostgreSQL database", self.url);
+        anyhow::ensure!(matches!(*self.kind, Kind::Postgres { .. }), "{} is no PostgreSQL database", self.url);
         postgres::psql(&self.url, sql)
     }
 
@@ -69,9 +74,9 @@ impl Database {
     }
 }
 
-impl Drop for Database {
+impl Drop for Kind {
     fn drop(&mut self) {
-        if let Kind::Postgres { server, name } = &self.kind
+        if let Self::Postgres { server, name } = self
             && let Err(error) = postgres::psql(server, &format!("DROP DATABASE {name} WITH (FORCE)"))
         {
             eprintln!("database {name} stays behind: {error:#}");

@@ -1,6 +1,7 @@
 //! Tools for tests (and the demo) that drive real processes: server, agents, PostgreSQL, and a
 //! small signed client that knows the published protocol only.
 
+pub mod authority;
 pub mod client;
 pub mod database;
 pub mod dice;
@@ -9,7 +10,9 @@ pub mod guests;
 pub mod official;
 pub mod postgres;
 pub mod process;
+pub mod receiver;
 pub mod registry;
+pub mod transfers;
 pub mod wait;
 
 use std::path::PathBuf;

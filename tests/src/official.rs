@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
 
@@ -37,6 +37,20 @@ impl Ran {
     pub fn ok(self) -> anyhow::Result<String> {
         anyhow::ensure!(self.code == Some(0), "the official client ended with {:?}: {}", self.code, self.output);
         Ok(self.output)
+    }
+
+    /// The last of its output: what turns while the client waits fills pages.
+    fn end(&self) -> &str {
+        let from = self.output.len().saturating_sub(4_000);
+        (from..).find_map(|from| self.output.get(from..)).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn has_all(self, args: &[&str], parts: &[&str]) -> String {
+        for part in parts {
+            assert!(self.output.contains(part), "{args:?}: {part:?} is not in {}", self.end());
+        }
+        self.output
     }
 }
 
@@ -78,8 +92,66 @@ impl OfficialClient {
         self.spawn(&self.program.with_file_name("python"), &["-c", script], "")
     }
 
+    /// Starts a script that uses the client's library; the caller reads its output, and may end it before its time.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_python(&self, script: &str) -> anyhow::Result<Child> {
+        self.start(&self.program.with_file_name("python"), &["-c", script])
+    }
+
+    /// Runs a command that is to end well; its output.
+    ///
+    /// # Panics
+    /// When it doesn't, or one of `parts` isn't in the output.
+    #[track_caller]
+    pub fn does(&self, args: &[&str], parts: &[&str]) -> String {
+        self.does_when_told(args, "", parts)
+    }
+
+    /// As [`OfficialClient::does`], with answers to what the command asks.
+    ///
+    /// # Panics
+    /// As [`OfficialClient::does`].
+    #[track_caller]
+    pub fn does_when_told(&self, args: &[&str], input: &str, parts: &[&str]) -> String {
+        let ran = self.run_with_input(args, input).unwrap_or_else(|e| panic!("{args:?}: {e:#}"));
+        assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.end());
+        ran.has_all(args, parts)
+    }
+
+    /// Runs a command that is to be refused; its output.
+    ///
+    /// # Panics
+    /// When it isn't, or one of `parts` isn't in the output.
+    #[track_caller]
+    pub fn may_not(&self, args: &[&str], parts: &[&str]) -> String {
+        self.may_not_when_told(args, "", parts)
+    }
+
+    /// As [`OfficialClient::may_not`], with answers to what the command asks.
+    ///
+    /// # Panics
+    /// As [`OfficialClient::may_not`].
+    #[track_caller]
+    pub fn may_not_when_told(&self, args: &[&str], input: &str, parts: &[&str]) -> String {
+        let ran = self.run_with_input(args, input).unwrap_or_else(|e| panic!("{args:?}: {e:#}"));
+        assert_ne!(ran.code, Some(0), "{args:?}: {}", ran.end());
+        ran.has_all(args, parts)
+    }
+
     fn spawn(&self, program: &Path, args: &[&str], input: &str) -> anyhow::Result<Ran> {
-        let mut child = Command::new(program)
+        let mut child = self.start(program, args)?;
+        // A command that asks nothing may be gone before it reads.
+        let _ = child.stdin.take().context("standard input is piped")?.write_all(input.as_bytes());
+        let output = child.wait_with_output()?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Ok(Ran { code: output.status.code(), output: text })
+    }
+
+    fn start(&self, program: &Path, args: &[&str]) -> anyhow::Result<Child> {
+        Command::new(program)
             .args(args)
             .env("BACKEND_ENDPOINT", &self.endpoint)
             .env("BACKEND_ENDPOINT_TYPE", "api")
@@ -96,12 +168,6 @@ impl OfficialClient {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| program.display().to_string())?;
-        // A command that asks nothing may be gone before it reads.
-        let _ = child.stdin.take().context("standard input is piped")?.write_all(input.as_bytes());
-        let output = child.wait_with_output()?;
-        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        Ok(Ran { code: output.status.code(), output: text })
+            .with_context(|| program.display().to_string())
     }
 }

@@ -73,6 +73,17 @@ impl Process {
         self.child.id()
     }
 
+    /// The most memory that it ever had, in bytes; pages of files that it has mapped are counted.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib << 10)
+    }
+
     /// `kill -9`, and waits until it is gone.
     ///
     /// # Errors
@@ -129,7 +140,7 @@ pub struct Server {
     pub apps: Option<String>,
     /// Its data directory.
     pub data_dir: PathBuf,
-    database: String,
+    database: Database,
     env: Vec<(String, String)>,
 }
 
@@ -150,7 +161,7 @@ impl Server {
         let seed = seed_file().display().to_string();
         quarterdeck(&["db", "load", &seed, "--database", &database.url], &[])?;
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Self::spawn(&database.url, data_dir, env, ("127.0.0.1:0", "127.0.0.1:0"))
+        Self::spawn(database, data_dir, env, ("127.0.0.1:0", "127.0.0.1:0"))
     }
 
     /// Starts a server on a database that has its seed already.
@@ -167,11 +178,11 @@ impl Server {
     /// When it doesn't start.
     pub fn again_with(database: &Database, data_dir: &Path, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Self::spawn(&database.url, data_dir, env, ("127.0.0.1:0", "127.0.0.1:0"))
+        Self::spawn(database, data_dir, env, ("127.0.0.1:0", "127.0.0.1:0"))
     }
 
     fn spawn(
-        database: &str,
+        database: &Database,
         data_dir: &Path,
         env: Vec<(String, String)>,
         listen: (&str, &str),
@@ -179,7 +190,7 @@ impl Server {
         std::fs::create_dir_all(data_dir)?;
         let mut command = Command::new(binary()?);
         command
-            .args(["serve", "--listen", listen.0, "--rpc-listen", listen.1, "--database", database, "--data-dir"])
+            .args(["serve", "--listen", listen.0, "--rpc-listen", listen.1, "--database", &database.url, "--data-dir"])
             .arg(data_dir)
             .envs(env.iter().map(|(k, v)| (k.as_str(), v.as_str())))
             .stdout(Stdio::piped());
@@ -199,7 +210,7 @@ impl Server {
             apps,
             process,
             data_dir: data_dir.to_owned(),
-            database: database.to_owned(),
+            database: database.clone(),
             env,
         })
     }
@@ -211,9 +222,19 @@ impl Server {
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let strip = |url: &str| url.trim_start_matches("http://").to_owned();
         let listen = (strip(&self.url), strip(&self.rpc));
-        let fresh = Self::spawn(&self.database, &self.data_dir, self.env.clone(), (&listen.0, &listen.1))?;
-        *self = fresh;
-        Ok(())
+        // Its ports are anybody's while it is away: some connection of another test may have one for a moment.
+        for _ in 0..50 {
+            match Self::spawn(&self.database, &self.data_dir, self.env.clone(), (&listen.0, &listen.1)) {
+                Err(error) if format!("{error:#}").contains("Address already in use") => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                started => {
+                    *self = started?;
+                    return Ok(());
+                }
+            }
+        }
+        anyhow::bail!("the ports {} and {} stay taken", listen.0, listen.1)
     }
 
     /// What its log tells as errors; a server whose clients, agents and database behave has none to tell.
@@ -246,7 +267,7 @@ impl Server {
     /// # Errors
     /// When the command fails.
     pub fn join_token(&self) -> anyhow::Result<String> {
-        Ok(quarterdeck(&["agent-token", "new", "--database", &self.database], &[])?.trim().to_owned())
+        Ok(quarterdeck(&["agent-token", "new", "--database", &self.database.url], &[])?.trim().to_owned())
     }
 
     /// Runs a command of the binary against this server, as the superadmin.

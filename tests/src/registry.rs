@@ -1,4 +1,5 @@
-//! An image registry that speaks Docker's protocol of version 2, with tokens, pages and redirections, and Harbor's own.
+//! An image registry that speaks Docker's protocol of version 2, with tokens, pages and redirections, and the listings of
+//! Harbor (both versions) and of Docker Hub.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -207,6 +208,13 @@ async fn answer(shelf: &Shelf, url: &str, request: &Request<Incoming>) -> Respon
     if let Some(rest) = path.strip_prefix("/api/v2.0/projects/") {
         return if authorization == BASIC { harbor(shelf, rest) } else { plain(StatusCode::UNAUTHORIZED) };
     }
+    if path == "/api/projects" || path == "/api/repositories" {
+        return if authorization == BASIC { old_harbor(shelf, path, query) } else { plain(StatusCode::UNAUTHORIZED) };
+    }
+    // Docker Hub lists without credentials, at another address than that of its images.
+    if let Some(user) = path.strip_prefix("/listing/v2/repositories/") {
+        return hub(shelf, url, user.trim_end_matches('/'), query);
+    }
     let repository = path.strip_prefix("/v2/").unwrap_or_default();
     let repository =
         ["/tags/", "/manifests/", "/blobs/"].iter().find_map(|part| repository.split_once(part)).map_or("", |r| r.0);
@@ -271,4 +279,58 @@ fn harbor(shelf: &Shelf, rest: &str) -> Response<Full<Bytes>> {
         }
         None => plain(StatusCode::NOT_FOUND),
     }
+}
+
+/// The value of a query's parameter.
+fn given<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
+}
+
+/// A page of what there is by number, and the number of the next.
+fn numbered<'a, T>(all: &'a [T], query: &str) -> (&'a [T], Option<usize>) {
+    let page: usize = given(query, "page").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let begin = (page.max(1) - 1) * PAGE;
+    let end = (begin + PAGE).min(all.len());
+    (all.get(begin..end).unwrap_or_default(), (end < all.len()).then_some(page + 1))
+}
+
+/// Harbor's listings before version 2: projects have numbers, by which their repositories are asked for.
+fn old_harbor(shelf: &Shelf, path: &str, query: &str) -> Response<Full<Bytes>> {
+    let projects: BTreeSet<_> = shelf.tags.keys().filter_map(|name| name.split_once('/')).map(|n| n.0).collect();
+    let all: Vec<Value> = if path == "/api/projects" {
+        projects.iter().enumerate().map(|(n, name)| json!({"project_id": n + 1, "name": name})).collect()
+    } else {
+        let wanted = given(query, "project_id").and_then(|text| text.parse::<usize>().ok());
+        let Some(project) = wanted.and_then(|n| projects.iter().nth(n.wrapping_sub(1))) else {
+            return plain(StatusCode::NOT_FOUND);
+        };
+        let of_project = shelf.tags.iter().filter(|(name, _)| name.split_once('/').is_some_and(|n| n.0 == *project));
+        of_project
+            .enumerate()
+            .map(|(n, (name, tags))| json!({"id": n, "name": name, "tags_count": tags.len()}))
+            .collect()
+    };
+    let (shown, next) = numbered(&all, query);
+    let mut response = document(&shown.into());
+    if let Some(next) = next {
+        let others: String =
+            query.split('&').filter(|pair| !pair.starts_with("page=")).map(|pair| format!("&{pair}")).collect();
+        let link = format!("<{path}?page={next}{others}>; rel=\"next\"");
+        response.headers_mut().insert("link", link.parse().expect("a header"));
+    }
+    response
+}
+
+/// Docker Hub's listing of what a user has, by names without the user's.
+fn hub(shelf: &Shelf, url: &str, user: &str, query: &str) -> Response<Full<Bytes>> {
+    let prefix = format!("{user}/");
+    let all: Vec<_> = shelf
+        .tags
+        .keys()
+        .filter_map(|name| name.strip_prefix(&prefix))
+        .map(|name| json!({"user": user, "name": name, "is_private": false}))
+        .collect();
+    let (shown, next) = numbered(&all, query);
+    let next = next.map(|page| format!("{url}/listing/v2/repositories/{user}/?page={page}&page_size={PAGE}"));
+    document(&json!({"count": all.len(), "next": next, "previous": null, "results": shown}))
 }

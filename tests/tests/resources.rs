@@ -7,7 +7,7 @@ use std::time::Duration;
 use quarterdeck_tests::client::Client;
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::events::{Event, Events};
-use quarterdeck_tests::process::Server;
+use quarterdeck_tests::process::{Server, quarterdeck};
 use quarterdeck_tests::registry::{Guard, PASSWORD, Registry, Shelf, USER as SCANNER};
 use quarterdeck_tests::{ADMIN, DOMAIN_ADMIN, USER, wait};
 use serde_json::{Value, json};
@@ -181,16 +181,102 @@ async fn registries_are_asked_as_they_want() {
     configure(&admin, "harbor", config.clone()).await;
     config["type"] = json!("local");
     configure(&admin, "local", config).await;
-    for (name, expected) in [("open", 3), ("basic", 3), ("harbor", 2)] {
+
+    // Before version 2, Harbor has numbers for projects; several pages of each listing.
+    let mut shelf = Shelf::new(Guard::Token);
+    for name in ["crew/a", "other/c", "team/a", "team/b", "team/deep/er"] {
+        shelf.add(name, "1.0", "amd64", &labels(&[]));
+    }
+    let harbor1 = Registry::start(shelf).await.unwrap();
+    let mut config = credentials(&harbor1.url);
+    config["type"] = json!("harbor");
+    configure(&admin, "harbor1", config.clone()).await;
+    config["project"] = json!("team, crew");
+    configure(&admin, "harbor1-some", config).await;
+
+    // Docker Hub lists what the user has, elsewhere; its images for agents of the reference's are no images for sessions.
+    let mut shelf = Shelf::new(Guard::Token);
+    for name in ["a", "b", "c", "kernel-python"] {
+        shelf.add(&format!("{SCANNER}/{name}"), "1.0", "amd64", &labels(&[]));
+    }
+    shelf.add("somebody/else", "1.0", "amd64", &labels(&[]));
+    let hub = Registry::start(shelf).await.unwrap();
+    let mut config = credentials(&hub.url);
+    config["type"] = json!("hub");
+    config["hub"] = json!(format!("{}/listing", hub.url));
+    configure(&admin, "hub", config).await;
+    let nobody = json!({"": hub.url, "type": "hub", "hub": format!("{}/listing", hub.url)});
+    configure(&admin, "hub-nobody", nobody).await;
+    for (name, expected) in [("open", 3), ("basic", 3), ("harbor", 2), ("harbor1", 5), ("harbor1-some", 4), ("hub", 3)]
+    {
         let (_, end) = follow(&admin, &rescan(&admin, Some(name)).await.unwrap()).await;
         assert!(end.name.ends_with("task_done"), "{name}: {end:?}");
         assert_eq!(images(&admin, name).await.len(), expected, "{name}");
     }
-    for (name, reason) in [("stranger", "status 401"), ("local", "config/docker/registry/local/type")] {
+    for (name, reason) in [
+        ("stranger", "status 401"),
+        ("local", "config/docker/registry/local/type"),
+        ("hub-nobody", "its registry needs a username"),
+    ] {
         let (_, end) = follow(&admin, &rescan(&admin, Some(name)).await.unwrap()).await;
         assert!(end.data["message"].as_str().unwrap().contains(reason), "{name}: {end:?}");
     }
     server.assert_well().await.unwrap();
+}
+
+/// A request for an import, in the words of the API.
+fn import(changes: &[(&str, Value)]) -> Value {
+    let mut body = json!({
+        "src": "cr.test/foreign/torch:2.1", "target": "cr.test/stable/torch:2.1", "brand": "Torch", "baseDistro": "ubuntu",
+        "supportedAccelerators": ["cuda"], "runtimeType": "python", "runtimePath": "/usr/bin/python3", "CPUCountEnvs": [],
+        "servicePorts": [{"name": "jupyter", "protocol": "http", "ports": [8080]}], "architecture": "x86_64",
+    });
+    for (name, value) in changes {
+        body[*name] = value.clone();
+    }
+    body
+}
+
+async fn imports(database: Database) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let server = Server::start(&database, &dir.path().join("server"))?;
+    let importer = "lablup/importer:manylinux2010";
+    let add =
+        ["image", "add", importer, "--architecture", "x86_64", "--runtime-type", "app", "--database", &database.url];
+    quarterdeck(&add, &[])?;
+    let admin = server.client(ADMIN);
+    let _agent = server.agent("i-import", "synthetic", "cpu=4,mem=8g", &dir.path().join("agent"))?;
+    admin.await_agents(1).await?;
+    let task = admin.post("/image/import", &import(&[])).await?.ok()?["importTask"].clone();
+    let (name, kernel) = (task["sessionId"].as_str().unwrap(), task["taskId"].as_str().unwrap());
+    assert!(name.starts_with("image-import-"), "{task}");
+    let query = "query($k: UUID!) { compute_container(id: $k) { id status session_id } }";
+    let container = admin.gql(query, json!({"k": kernel})).await?["compute_container"].clone();
+    let id = container["session_id"].as_str().unwrap();
+    let session = admin.session(id, "name type image startup_command occupied_slots").await?;
+    assert_eq!((&session["name"], &session["type"]), (&json!(name), &json!("BATCH")));
+    assert_eq!(session["startup_command"], "/root/build-image.sh");
+    admin.await_status(id, &["RUNNING", "TERMINATED"], SOON).await?;
+
+    for (changes, status) in [
+        (vec![("baseDistro", json!("arch"))], 400),
+        (vec![("minCPU", json!(0))], 400),
+        (vec![("servicePorts", json!([{"name": "x", "protocol": "udp", "ports": [1]}]))], 400),
+        (vec![("src", json!("not an image"))], 400),
+        (vec![("launchOptions", json!({"group": "none"}))], 400),
+    ] {
+        assert_eq!(admin.post("/image/import", &import(&changes)).await?.status, status, "{changes:?}");
+    }
+    assert_eq!(server.client(USER).post("/image/import", &import(&[])).await?.status, 401);
+    server.assert_well().await
+}
+
+/// What the session does is the importer image's own; here it is enqueued, placed and started.
+#[tokio::test]
+async fn images_are_imported_by_a_batch_session() {
+    for database in Database::each().unwrap() {
+        imports(database).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -180,26 +180,15 @@ async fn a_model_is_served(database: Database) -> anyhow::Result<()> {
     let seed: Value = serde_json::from_str(&std::fs::read_to_string(quarterdeck_tests::seed_file())?)?;
     upload(&cli, &home, seed["environment"]["CONF_VFOLDER_HOST"].as_str().context("the seed's folder host")?)?;
 
-    let body = json!({
-        "name": "points-svc", "desired_session_count": 1, "image": PYTHON_IMAGE, "arch": "x86_64",
-        "group": "default", "domain": "default",
-        "config": {
-            "model": "points", "scaling_group": "default", "resources": {"cpu": 1, "mem": "512m"},
-            "environ": {"QD_TEST_SERVE": "/models"},
-        },
-    });
-    let id = user.post("/services", &body).await?.ok()?["endpoint_id"].as_str().context("an id")?.to_owned();
-    await_healthy(&user, &id, 1).await.with_context(|| server.process.tail())?;
-    let info = cli.run(&["service", "info", "points-svc"])?.ok()?;
-    assert!(info.contains("points-svc"), "{info}");
-
-    let token = user.post(&format!("/services/{id}/token"), &json!({"duration": "1h"})).await?.ok()?;
+    let make = ["service", "create", "-t", "points-svc", "-e", "QD_TEST_SERVE=/models", "--arch", "x86_64"];
+    let size = ["-r", "cpu=1", "-r", "mem=512m", PYTHON_IMAGE, "points", "1"];
+    cli.does(&[&make[..], &size].concat(), &["points-svc"]);
+    let listed = user.get("/services?name=points-svc").await?.ok()?;
+    let id = listed[0]["id"].as_str().with_context(|| format!("an id in {listed}"))?.to_owned();
+    let healthy = await_healthy(&user, &id, 1).await.with_context(|| server.process.tail())?;
     let url = format!("{}/e/points-svc", server.apps.as_deref().context("an app proxy")?);
-    let caller = Arc::new(Caller {
-        http: Http::builder(TokioExecutor::new()).build_http(),
-        url,
-        token: token["token"].as_str().context("a token")?.to_owned(),
-    });
+    let token = look_at(&cli, &user, &id, &url, &healthy[0]).await?;
+    let caller = Arc::new(Caller { http: Http::builder(TokioExecutor::new()).build_http(), url, token });
     caller.ask(true).await?;
     let stranger = Caller { token: "none".to_owned(), http: caller.http.clone(), url: caller.url.clone() };
     assert!(format!("{:#}", stranger.ask(true).await.unwrap_err()).contains("401"));
@@ -287,6 +276,23 @@ async fn a_model_is_served(database: Database) -> anyhow::Result<()> {
     assert!(format!("{gone:#}").contains("404"), "{gone:#}");
     assert_eq!(server.logged_errors()?, [""; 0]);
     Ok(())
+}
+
+/// What the official client shows of a service and does with its route; a token for it.
+async fn look_at(cli: &OfficialClient, user: &Client, id: &str, url: &str, session: &str) -> anyhow::Result<String> {
+    cli.does(&["service", "list"], &["points-svc", id]);
+    cli.does(&["service", "info", "points-svc"], &["points-svc", "HEALTHY", session]);
+    cli.does(&["service", "sync", "points-svc"], &["Done."]);
+    cli.does(&["service", "get-endpoint", id], &[url]);
+    let query = "query($id: UUID!) { endpoint(endpoint_id: $id) { routings { routing_id traffic_ratio } } }";
+    let route = async || anyhow::Ok(user.gql(query, json!({ "id": id })).await?["endpoint"]["routings"][0].clone());
+    let routing = route().await?["routing_id"].as_str().context("a route")?.to_owned();
+    cli.does(&["service", "update-traffic-ratio", "points-svc", &routing, "0.5"], &["Done."]);
+    ensure!(route().await?["traffic_ratio"] == 0.5, "the ratio stayed");
+    cli.does(&["service", "update-traffic-ratio", "points-svc", &routing, "1"], &["Done."]);
+    // The client's own command asks for a ratio that its code doesn't take.
+    cli.may_not(&["service", "downscale-route", "points-svc", &routing, "1"], &["TypeError"]);
+    Ok(cli.does(&["service", "generate-token", "points-svc", "1h", "--quiet"], &[]).trim().to_owned())
 }
 
 /// Kills the processes that serve a session, as a crash would.

@@ -2,25 +2,18 @@
 
 mod figures;
 mod live;
+pub(crate) mod requests;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use quarterdeck_tests::client::signed_headers;
 use quarterdeck_tests::database::Database;
-use quarterdeck_tests::postgres::Cluster;
-use quarterdeck_tests::process::{Server, quarterdeck};
-use quarterdeck_tests::{ADMIN, KeyPair, PYTHON_IMAGE, root};
-use serde_json::json;
+use quarterdeck_tests::process::Server;
+use quarterdeck_tests::{KeyPair, root};
 
-use crate::load;
-use crate::prerequisites::{postgresql, wasm_target};
+use crate::prerequisites::wasm_target;
 use crate::run::{cargo, run, say, step, timed};
-
-/// How long each load runs.
-const SECONDS: u64 = 8;
 
 /// Runs every benchmark.
 pub(crate) fn run_all() -> anyhow::Result<()> {
@@ -35,33 +28,45 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
     cold_start(&database, dir.path())?;
 
-    step("Signed requests and enqueueing on SQLite");
-    requests(&runtime, &database, dir.path())?;
+    requests::all(&runtime)?;
 
     step("Files of folders, beside cp on the same disk");
     crate::folders::transfers(&runtime, &Database::sqlite()?, dir.path())?;
 
-    postgresql()?;
-    step("Signed requests and enqueueing on PostgreSQL");
-    let cluster = Cluster::start()?;
-    let database = Database::postgres_on(&cluster.url())?;
-    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
-    requests(&runtime, &database, dir.path())?;
     crate::throughput::all(&runtime)
 }
 
-/// What policies cost: native and Wasm in one run, then on a server. `json` has the figures printed for programs.
-pub(crate) fn policies(json: bool) -> anyhow::Result<()> {
+/// Only signed requests, on both databases.
+pub(crate) fn requests() -> anyhow::Result<()> {
+    build()?;
+    requests::all(&runtime()?)
+}
+
+/// The load generator must not be slower than what it measures: runs this program again, built for release, with the
+/// same arguments. Whether it did.
+pub(crate) fn again_in_release() -> anyhow::Result<bool> {
+    if !cfg!(debug_assertions) {
+        return Ok(false);
+    }
+    let arguments = std::env::args_os().skip(1);
+    run(cargo().args(["run", "--quiet", "--release", "--locked", "--package", "xtask", "--"]).args(arguments))?;
+    Ok(true)
+}
+
+/// Builds the server for release, and has it be what is measured.
+pub(crate) fn build() -> anyhow::Result<()> {
     wasm_target()?;
     crate::guests::build()?;
     timed("Building for release", || {
         run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
     })?;
-    measure_policies(&root().join("target/release/quarterdeck"), json)
+    quarterdeck_tests::process::use_binary(&root().join("target/release/quarterdeck"));
+    Ok(())
 }
 
-fn measure_policies(binary: &std::path::Path, json: bool) -> anyhow::Result<()> {
-    quarterdeck_tests::process::use_binary(binary);
+/// What policies cost: native and Wasm in one run, then on a server. `json` has the figures printed for programs.
+pub(crate) fn policies(json: bool) -> anyhow::Result<()> {
+    build()?;
     let components = crate::authors::hooks();
     let mut figures = timed("Policies through the real host, beside native code", figures::in_process)?;
     let live = timed("Policies on a real server", || runtime()?.block_on(live::measure(&components)))?;
@@ -108,36 +113,6 @@ fn cold_start(database: &Database, dir: &std::path::Path) -> anyhow::Result<()> 
         .context("no Pss in smaps_rollup")?;
     say(&format!("idle memory: {:.1} MiB PSS after 5 s", kib as f64 / 1024.0));
     Ok(())
-}
-
-fn requests(runtime: &tokio::runtime::Runtime, database: &Database, dir: &std::path::Path) -> anyhow::Result<()> {
-    let server = Server::start(database, &dir.join("requests"))?;
-    let address = server.url.trim_start_matches("http://").to_owned();
-    quarterdeck(&["--version"], &[])?;
-    runtime.block_on(async {
-        let limit = Duration::from_secs(SECONDS);
-        let auth = request("GET", "/auth?echo=x", &address, "application/octet-stream", ADMIN, "");
-        let measured = load::run(&address, 32, limit, move |_, _| Some(auth.clone())).await?;
-        say(&format!("signed GET /auth:           {}", measured.line()));
-
-        let groups = request("GET", "/scaling-groups?group=default", &address, "application/octet-stream", ADMIN, "");
-        let measured = load::run(&address, 32, limit, move |_, _| Some(groups.clone())).await?;
-        say(&format!("signed GET /scaling-groups: {}", measured.line()));
-
-        let counter = Arc::new(AtomicU64::new(0));
-        let target = address.clone();
-        let measured = load::run(&address, 16, limit, move |_, _| {
-            let number = counter.fetch_add(1, Ordering::Relaxed);
-            let body = json!({
-                "name": format!("bench-{number}"), "image": PYTHON_IMAGE, "architecture": "x86_64", "enqueueOnly": true,
-                "config": {"resources": {"cpu": 1, "mem": "512m"}, "scaling_group": "default"},
-            });
-            Some(request("POST", "/session", &target, "application/json", ADMIN, &body.to_string()))
-        })
-        .await?;
-        say(&format!("POST /session (enqueue):    {}", measured.line()));
-        Ok(())
-    })
 }
 
 /// A signed request as it goes over the wire.

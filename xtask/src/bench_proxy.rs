@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use quarterdeck_tests::root;
@@ -31,6 +31,16 @@ impl Drop for Guard {
 
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Waits until somebody listens there: nginx doesn't tell when it does.
+fn await_listener(port: u16) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        ensure!(Instant::now() < deadline, "nobody listens on port {port}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// One nginx for the backend and for the proxy in front of it, each with a worker of its own.
@@ -71,6 +81,9 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
     let _front = Guard(front);
     let ours = line.trim().strip_prefix("listening on ").context("the app proxy didn't start")?.to_owned();
     let theirs = format!("127.0.0.1:{nginx_port}");
+    for port in [backend, nginx_port] {
+        await_listener(port)?;
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("host/store", "quarterdeck-store", &["quarterdeck-model"]),
     ("host/plugin", "quarterdeck-plugin", &["quarterdeck-model"]),
     ("host/rpc", "quarterdeck-rpc", &["quarterdeck-model"]),
-    ("host/storage", "quarterdeck-storage", &["quarterdeck-model"]),
+    ("host/storage", "quarterdeck-storage", &["quarterdeck-model", "quarterdeck-outgoing"]),
     ("host/outgoing", "quarterdeck-outgoing", &[]),
     ("host/proxy", "quarterdeck-proxy", &["quarterdeck-model"]),
     (
@@ -67,6 +67,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("tests", "quarterdeck-tests", &[]),
     ("xtask", "xtask", &["quarterdeck-tests"]),
 ];
+
+/// Crates that only benchmarks may use, which stand in no layer.
+const MEASURING: &[&str] = &["quarterdeck-native"];
 
 /// Paths that must not occur in a crate's sources: what it knows nothing of.
 const BANNED: &[(&str, &[&str])] = &[
@@ -129,13 +132,17 @@ fn manifest(dir: &str) -> anyhow::Result<toml::Table> {
 fn layers() -> anyhow::Result<()> {
     let known: BTreeMap<&str, &[&str]> = LAYERS.iter().map(|(_, name, allowed)| (*name, *allowed)).collect();
     let members = manifest(".")?["workspace"]["members"].as_array().map_or(0, Vec::len);
-    ensure!(members == LAYERS.len(), "the workspace has {members} crates, the table of layers {}", LAYERS.len());
+    let told = LAYERS.len() + MEASURING.len();
+    ensure!(members == told, "the workspace has {members} crates, the table of layers {told}");
     for (dir, name, allowed) in LAYERS {
         let manifest = manifest(dir)?;
         for section in ["dependencies", "build-dependencies", "dev-dependencies"] {
             for dependency in
                 manifest.get(section).and_then(toml::Value::as_table).into_iter().flat_map(toml::Table::keys)
             {
+                if section != "dev-dependencies" && MEASURING.contains(&dependency.as_str()) {
+                    bail!("{name} may use {dependency} for benchmarks alone ([{section}] of {dir}/Cargo.toml)");
+                }
                 let ours = known.contains_key(dependency.as_str());
                 if ours && !allowed.contains(&dependency.as_str()) {
                     bail!(

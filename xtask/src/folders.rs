@@ -18,7 +18,8 @@ use quarterdeck_tests::database::Database;
 use quarterdeck_tests::process::Server;
 use serde_json::json;
 
-use crate::run::say;
+use crate::bench::{build, runtime};
+use crate::run::{say, step};
 
 /// The file's size in MiB.
 const SIZE: usize = 512;
@@ -30,6 +31,14 @@ const TIMES: usize = 3;
 const TARGET: f64 = 70.0;
 
 type Http = Client<HttpConnector, Full<Bytes>>;
+
+/// Builds for release and measures.
+pub(crate) fn alone() -> anyhow::Result<()> {
+    build()?;
+    step("Files of folders, beside cp on the same disk");
+    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
+    transfers(&runtime()?, &Database::sqlite()?, dir.path())
+}
 
 /// Measures both ways.
 pub(crate) fn transfers(runtime: &tokio::runtime::Runtime, database: &Database, dir: &Path) -> anyhow::Result<()> {

@@ -47,12 +47,18 @@ enum Task {
         /// Only what policies cost
         #[arg(long)]
         policies: bool,
+        /// Only signed requests, beside the bare framework
+        #[arg(long)]
+        requests: bool,
         /// Only sessions and heartbeats
         #[arg(long)]
         sessions: bool,
         /// Only the app proxy, beside nginx
         #[arg(long)]
         proxy: bool,
+        /// Only files of folders, beside cp
+        #[arg(long)]
+        folders: bool,
         /// Only what policies cost; the figures as one JSON object a line, after whatever else is said
         #[arg(long)]
         json: bool,
@@ -60,6 +66,9 @@ enum Task {
         #[arg(long)]
         rehearse: bool,
     },
+    /// The framework by itself, as a measure for the server
+    #[command(hide = true)]
+    BareFramework,
     /// Run the official client's conformance suite (arguments go to pytest)
     Conformance {
         /// `sqlite` or `postgres`
@@ -79,11 +88,15 @@ fn main() -> anyhow::Result<()> {
         Task::Guests => guests::build(),
         Task::Authors => suite::authors_alone(),
         Task::Gen => docs::generate(),
+        Task::Bench { rehearse: false, .. } if bench::again_in_release()? => Ok(()),
+        Task::Bench { requests: true, .. } => bench::requests(),
         Task::Bench { sessions: true, .. } => throughput::alone(),
         Task::Bench { rehearse: true, .. } => bench::rehearse(),
         Task::Bench { json, policies, .. } if json || policies => bench::policies(json),
         Task::Bench { proxy: true, .. } => bench_proxy::run_all(),
+        Task::Bench { folders: true, .. } => folders::alone(),
         Task::Bench { .. } => bench::run_all(),
+        Task::BareFramework => bench::requests::serve_bare(&bench::runtime()?),
         Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
     }
 }

@@ -12,25 +12,6 @@ use quarterdeck_tests::{ADMIN, root};
 use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
-/// Families of the conformance suite that this release serves.
-const FAMILIES: &[&str] = &[
-    "test_acl.py",
-    "test_auth.py",
-    "test_config.py",
-    "test_events.py",
-    "test_graphql_identity.py",
-    "test_graphql_resources.py",
-    "test_logs.py",
-    "test_manager.py",
-    "test_resource.py",
-    "test_services.py",
-    "test_session.py",
-    "test_stream.py",
-    "test_system.py",
-    "test_templates.py",
-    "test_vfolder.py",
-];
-
 /// Runs all tests.
 pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     let start = Instant::now();
@@ -122,18 +103,7 @@ fn conformance(venv: &ClientVenv, database: &Database, pytest: &[String]) -> any
         command.env(name, value.as_str().unwrap_or_default());
     }
     command.env("CONF_ENDPOINT", &server.url).env("PYTHONDONTWRITEBYTECODE", "1");
-    if pytest.is_empty() {
-        command.args(FAMILIES);
-        let skip = suite.join("not-served-yet.txt");
-        for line in std::fs::read_to_string(&skip).unwrap_or_default().lines() {
-            let test = line.split('#').next().unwrap_or_default().trim();
-            if !test.is_empty() {
-                command.args(["--deselect", test]);
-            }
-        }
-    } else {
-        command.args(pytest);
-    }
+    command.args(pytest);
     if let Err(error) = run(&mut command) {
         println!("{}", server.process.tail());
         return Err(error);

@@ -10,14 +10,14 @@ use quarterdeck_tests::client::Client;
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::postgres::Cluster;
 use quarterdeck_tests::process::Server;
-use quarterdeck_tests::{ADMIN, PYTHON_IMAGE, root};
+use quarterdeck_tests::{ADMIN, PYTHON_IMAGE};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::bench::{request, runtime};
+use crate::bench::{build, request, runtime};
 use crate::load;
-use crate::prerequisites::{postgresql, wasm_target};
-use crate::run::{cargo, run, say, step, timed};
+use crate::prerequisites::postgresql;
+use crate::run::{say, step};
 
 /// Sessions of a run.
 const SESSIONS: u64 = 20_000;
@@ -31,12 +31,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 
 /// Builds for release and measures, on both databases.
 pub(crate) fn alone() -> anyhow::Result<()> {
-    wasm_target()?;
-    crate::guests::build()?;
-    timed("Building for release", || {
-        run(cargo().args(["build", "--release", "--locked", "--package", "quarterdeck"]))
-    })?;
-    quarterdeck_tests::process::use_binary(&root().join("target/release/quarterdeck"));
+    build()?;
     all(&runtime()?)
 }
 

@@ -1,19 +1,17 @@
 //! What this node offers to an agent, what is missing, and how to get it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::docker::gpu::Gpus;
+use crate::docker::{DockerOptions, engine};
 use crate::process::ProcessOptions;
 use crate::process::cgroup::ControlGroups;
 use crate::process::interpreters::Interpreters;
 use crate::process::services::finds;
 use crate::sandbox::{Isolation, Network};
 use crate::{Error, KERNEL_USER};
-
-const DOCKER: [&str; 2] = ["/var/run/docker.sock", "/run/docker.sock"];
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,11 +54,23 @@ fn finding(
 ///
 /// # Errors
 /// When `scratch` can't be worked in.
-pub async fn examine(options: &ProcessOptions, scratch: &Path) -> Result<Vec<Finding>, Error> {
+pub async fn examine(options: &ProcessOptions, docker: &DockerOptions, scratch: &Path) -> Result<Vec<Finding>, Error> {
     let home = scratch.canonicalize().map_err(Error::io(format!("resolving {}", scratch.display())))?;
     let user = options.kernel_user.unwrap_or(KERNEL_USER);
-    let isolation =
-        Isolation::find(options.sandbox_program.clone(), &home, options.network, options.exposed.clone(), user).await;
+    let isolation = Isolation::find(
+        options.sandbox_program.clone(),
+        &home,
+        options.network,
+        options.exposed.clone(),
+        user,
+        !options.all_system_calls,
+    )
+    .await;
+    let none = || "kernels aren't isolated".to_owned();
+    let (filter, sharing) = match &isolation {
+        Ok(isolation) => (isolation.filter().map_err(str::to_owned), isolation.sharing().map_err(str::to_owned)),
+        Err(_) => (Err(none()), Err(none())),
+    };
     let isolation = isolation.map(|isolation| {
         let network = match isolation.network() {
             Network::None => "network",
@@ -71,6 +81,19 @@ pub async fn examine(options: &ProcessOptions, scratch: &Path) -> Result<Vec<Fin
     let interpreters = Interpreters::find().await;
     let mut findings = vec![
         finding("isolation", isolation, Verdict::Unsafe, fix_namespaces),
+        finding("seccomp", filter.map(|()| "kernels' system calls are filtered".into()), Verdict::Missing, || {
+            "Linux with CONFIG_SECCOMP_FILTER on x86-64, ARM64 or RISC-V, and no --all-system-calls".into()
+        }),
+        finding(
+            "cluster-network",
+            sharing.map(|()| "kernels of a session share a network of their own".into()),
+            Verdict::Missing,
+            || {
+                "isolation, --network none, and a system with bridges and pairs of interfaces (modprobe bridge veth). \
+                 Until then kernels of a session don't reach each other by name, except over the node's network"
+                    .into()
+            },
+        ),
         finding("user-namespaces", user_namespaces(), Verdict::Missing, fix_namespaces),
         Finding {
             name: "bubblewrap",
@@ -118,9 +141,7 @@ pub async fn examine(options: &ProcessOptions, scratch: &Path) -> Result<Vec<Fin
         let found = finds(name).map(|path| path.display().to_string()).ok_or_else(|| "not installed".to_owned());
         findings.push(finding(name, found, Verdict::Missing, || format!("apt-get install {package}")));
     }
-    findings.push(finding("docker", docker().await, Verdict::Missing, || {
-        "only needed for containers: apt-get install docker.io, and let the agent's user write to its socket".into()
-    }));
+    findings.extend(self::docker(docker).await);
     Ok(findings)
 }
 
@@ -159,13 +180,32 @@ fn fix_namespaces() -> String {
     }
 }
 
-async fn docker() -> Result<String, String> {
-    let Some(socket) = DOCKER.into_iter().find(|path| Path::new(path).exists()) else {
-        return Err("no engine listens".into());
+/// The engine, and its devices.
+async fn docker(options: &DockerOptions) -> [Finding; 2] {
+    let docker_host = std::env::var("DOCKER_HOST").ok();
+    let found = match engine::socket(options.socket.as_deref(), docker_host.as_deref()) {
+        Ok(socket) => engine::connect(&socket).await.map(|(_, facts)| (socket, facts)),
+        Err(missing) => Err(missing),
     };
-    match tokio::time::timeout(TIMEOUT, tokio::net::UnixStream::connect(socket)).await {
-        Ok(Ok(_)) => Ok(format!("an engine listens at {socket}")),
-        Ok(Err(error)) => Err(format!("{socket}: {error}")),
-        Err(_) => Err(format!("{socket} doesn't answer")),
-    }
+    let gpus = found.as_ref().map_or_else(
+        |_| "no engine".into(),
+        |(_, facts)| match (facts.nvidia, Gpus::find().models()) {
+            (true, models) if models.is_empty() => "the engine has NVIDIA's runtime, the node no device".into(),
+            (true, models) => models.join(", "),
+            (false, models) if models.is_empty() => "none".into(),
+            (false, models) => {
+                format!("{}, but the engine has no NVIDIA runtime: nvidia-ctk runtime configure", models.join(", "))
+            }
+        },
+    );
+    let engine = found.map(|(socket, facts)| {
+        let swarm = if facts.swarm { ", manages a swarm" } else { "" };
+        format!("{} {}, cgroup version {}{swarm}", socket.display(), facts.version, facts.cgroup_version)
+    });
+    let fix =
+        || "only needed for --runtime docker: apt-get install docker.io, and let the agent's user write to its socket";
+    [
+        finding("docker", engine, Verdict::Missing, || fix().into()),
+        Finding { name: "gpus", verdict: Verdict::Ok, detail: gpus, fix: None },
+    ]
 }

@@ -2,8 +2,9 @@
 //! happens to them until the host acknowledged it.
 //!
 //! [`run`] is all that a program needs. A [`Runtime`](runtime::Runtime) says what a kernel is made of: `process` (a
-//! process tree of this node) or `synthetic` (an entry in a book).
+//! process tree of this node), `docker` (a container of its image) or `synthetic` (an entry in a book).
 
+pub mod docker;
 pub mod doctor;
 mod error;
 mod member;
@@ -18,6 +19,7 @@ mod synthetic;
 mod transfer;
 pub mod user_files;
 
+pub use docker::{ContainerNetwork, DockerOptions};
 pub use error::{Error, Failure};
 pub use node::run;
 pub use options::{AgentOptions, RuntimeKind, parse_slots};

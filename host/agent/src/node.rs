@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::docker::DockerRuntime;
 use crate::error::Error;
 use crate::member::{Announcement, Identity, Member, Shared};
 use crate::options::{AgentOptions, RuntimeKind, hostname};
@@ -40,6 +41,11 @@ pub async fn run(options: AgentOptions, shutdown: CancellationToken) -> Result<(
         let runtime: Arc<dyn Runtime> = match options.runtime {
             RuntimeKind::Synthetic => {
                 Arc::new(SyntheticRuntime::new(reporter.clone(), public_host.clone(), options.start_delay))
+            }
+            RuntimeKind::Docker => {
+                let (home, docker) = (options.state_dir.join(&id), &options.docker);
+                let (reporter, host) = (reporter.clone(), public_host.clone());
+                Arc::new(DockerRuntime::open(id.clone(), home, reporter, host, &options.process, docker).await?)
             }
             RuntimeKind::Process => {
                 let home = options.state_dir.join(&id);

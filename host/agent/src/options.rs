@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use quarterdeck_rpc::pb;
 
+use crate::docker::DockerOptions;
 use crate::error::Error;
 use crate::process::ProcessOptions;
 
@@ -15,6 +16,8 @@ use crate::process::ProcessOptions;
 pub enum RuntimeKind {
     /// Kernels are process trees of this node.
     Process,
+    /// Kernels are containers of an engine on this node.
+    Docker,
     /// Kernels are entries in a book; nothing runs.
     Synthetic,
 }
@@ -24,6 +27,7 @@ impl RuntimeKind {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Docker => "docker",
             Self::Synthetic => "synthetic",
         }
     }
@@ -40,8 +44,9 @@ impl FromStr for RuntimeKind {
     fn from_str(text: &str) -> Result<Self, Error> {
         match text {
             "process" => Ok(Self::Process),
+            "docker" => Ok(Self::Docker),
             "synthetic" => Ok(Self::Synthetic),
-            _ => Err(Error::Option(format!("no runtime is called {text:?}: process, synthetic"))),
+            _ => Err(Error::Option(format!("no runtime is called {text:?}: process, docker, synthetic"))),
         }
     }
 }
@@ -77,6 +82,8 @@ pub struct AgentOptions {
     pub public_host: Option<String>,
     /// `process` only: how kernels are kept apart, and what they see.
     pub process: ProcessOptions,
+    /// `docker` only: the engine, and what containers get of the node.
+    pub docker: DockerOptions,
     /// `synthetic` only: how long a kernel takes to start.
     pub start_delay: Duration,
 }
@@ -106,6 +113,7 @@ impl AgentOptions {
             region: "local".into(),
             public_host: None,
             process: ProcessOptions::default(),
+            docker: DockerOptions::default(),
             start_delay: Duration::ZERO,
         }
     }

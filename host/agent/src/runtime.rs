@@ -28,6 +28,21 @@ pub struct SessionSpec {
     pub access_key: String,
 }
 
+impl SessionSpec {
+    /// What a request says of the session, and the kernels that it asks for.
+    pub(crate) fn of(request: pb::CreateKernelsRequest) -> (Self, Vec<pb::KernelSpec>) {
+        let session = Self {
+            session_id: request.session_id,
+            session_name: request.session_name,
+            session_type: request.session_type,
+            cluster_mode: request.cluster_mode,
+            cluster_size: request.cluster_size,
+            access_key: request.access_key,
+        };
+        (session, request.kernels)
+    }
+}
+
 /// Live statistics.
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
@@ -63,7 +78,7 @@ pub struct Attachment {
 /// One agent's kernels. What happens to them is told through the agent's [`Reporter`](crate::reporter::Reporter).
 #[async_trait]
 pub trait Runtime: Send + Sync {
-    /// `process` or `synthetic`.
+    /// `process`, `docker` or `synthetic`.
     fn name(&self) -> &'static str;
     /// The runtime types (image label `ai.backend.runtime-type`) that it can run; `*` = any.
     fn runtime_types(&self) -> Vec<String>;

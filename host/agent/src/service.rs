@@ -42,31 +42,42 @@ impl Dispatcher {
     }
 }
 
+/// Accepts the kernels of a session, or says why none of them.
+fn create(runtime: &dyn Runtime, request: pb::CreateKernelsRequest) -> Result<(), String> {
+    let (session, kernels) = SessionSpec::of(request);
+    let session = Arc::new(session);
+    // Ids become names of directories.
+    let ids = kernels.iter().map(|kernel| &kernel.kernel_id).chain([&session.session_id]);
+    if let Some(bad) = ids.into_iter().find(|id| uuid::Uuid::parse_str(id).is_err()) {
+        return Err(format!("{bad:?} is no id"));
+    }
+    for kernel in kernels {
+        runtime.create(session.clone(), kernel);
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Agent for Dispatcher {
     async fn create_kernels(
         &self,
         request: Request<pb::CreateKernelsRequest>,
     ) -> Result<Response<pb::CreateKernelsResponse>, Status> {
-        let runtime = self.runtime(request.metadata())?;
-        let request = request.into_inner();
-        let session = Arc::new(SessionSpec {
-            session_id: request.session_id,
-            session_name: request.session_name,
-            session_type: request.session_type,
-            cluster_mode: request.cluster_mode,
-            cluster_size: request.cluster_size,
-            access_key: request.access_key,
-        });
-        // Ids become names of directories.
-        let ids = request.kernels.iter().map(|kernel| &kernel.kernel_id).chain([&session.session_id]);
-        if let Some(bad) = ids.into_iter().find(|id| uuid::Uuid::parse_str(id).is_err()) {
-            return Err(Status::invalid_argument(format!("{bad:?} is no id")));
-        }
-        for kernel in request.kernels {
-            runtime.create(session.clone(), kernel);
-        }
+        let runtime = self.runtime(request.metadata())?.clone();
+        create(&*runtime, request.into_inner()).map_err(Status::invalid_argument)?;
         Ok(Response::new(pb::CreateKernelsResponse {}))
+    }
+
+    async fn create_several(
+        &self,
+        request: Request<pb::CreateSeveralRequest>,
+    ) -> Result<Response<pb::CreateSeveralResponse>, Status> {
+        let runtime = self.runtime(request.metadata())?.clone();
+        let refused = request.into_inner().sessions.into_iter().filter_map(|session| {
+            let session_id = session.session_id.clone();
+            create(&*runtime, session).err().map(|reason| pb::Refusal { session_id, reason })
+        });
+        Ok(Response::new(pb::CreateSeveralResponse { refused: refused.collect() }))
     }
 
     async fn destroy_kernels(

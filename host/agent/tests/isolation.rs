@@ -3,35 +3,13 @@
 
 mod common;
 
-use common::{Rig, spec, text, until};
+use common::{Rig, isolated, spec, started, text, until};
 use quarterdeck_agent::{AgentOptions, RuntimeKind};
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{CallError, pb};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
-
-async fn started(rig: &Rig, kernel: &str) -> pb::Started {
-    rig.event(kernel, |event| match event {
-        Event::Started(started) => Some(started.clone()),
-        Event::StartFailed(failed) => panic!("{failed:?}"),
-        _ => None,
-    })
-    .await
-}
-
-/// An agent whose kernels are isolated; nothing where the node doesn't allow it.
-async fn isolated() -> Option<Rig> {
-    let mut rig = Rig::start(RuntimeKind::Process).await;
-    let kernel = rig.kernel("shell").await;
-    let info: Value = serde_json::from_str(&started(&rig, &kernel).await.runtime_info).unwrap();
-    if let Some(reason) = info["isolation"]["missing"].as_str() {
-        eprintln!("skipped: this node doesn't isolate kernels: {reason}");
-        rig.stop().await;
-        return None;
-    }
-    Some(rig)
-}
 
 /// The processes of the node that have that in their command line.
 fn processes(word: &str) -> Vec<u32> {
@@ -360,5 +338,60 @@ async fn ssh_lets_the_owner_in() {
         "{told}\n{}",
         rig.log(&kernel).await
     );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn system_calls_that_nobody_needs_are_refused() {
+    let Some(mut rig) = isolated().await else { return };
+    let kernel = rig.kernel("python").await;
+    let info: Value = serde_json::from_str(&started(&rig, &kernel).await.runtime_info).unwrap();
+    if info["isolation"]["system_calls"] != "filtered" {
+        eprintln!("skipped: system calls aren't filtered here: {}", info["isolation"]["system_calls"]);
+        return rig.stop().await;
+    }
+    // Numbers of x86-64 and of all others; what fails with EPERM is refused, by the filter and not for want of rights
+    // where those would say the same: keyctl, userfaultfd and the like need none.
+    let code = "import ctypes, errno, os, platform, subprocess, threading, concurrent.futures\n\
+        libc = ctypes.CDLL(None, use_errno=True)\n\
+        x86 = platform.machine() == 'x86_64'\n\
+        def call(x, other, *arguments):\n\
+        \x20   ctypes.set_errno(0)\n\
+        \x20   libc.syscall(x if x86 else other, *arguments, 0, 0, 0)\n\
+        \x20   return errno.errorcode.get(ctypes.get_errno(), 'done')\n\
+        print(call(165, 40, None, b'/tmp', b'tmpfs'), call(272, 97, 0x10000000), call(272, 97, 0x20000), call(272, 97, 0x400))\n\
+        print(call(250, 219, 0), call(323, 282, 0), call(321, 280, 0), call(425, 425, 1, None), call(435, 435, 0))\n\
+        print(libc.mount(b'x', b'/tmp', b'tmpfs', 0, None), os.strerror(ctypes.get_errno()))\n\
+        print(subprocess.run(['sh', '-c', 'echo child; unshare -m true 2>&1 | tail -1'], capture_output=True, text=True).stdout)\n\
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:\n\
+        \x20   print(sum(pool.map(lambda n: int(subprocess.check_output(['echo', str(n)])), range(8))))\n\
+        import multiprocessing\n\
+        with multiprocessing.get_context('fork').Pool(2) as pool:\n\
+        \x20   print(pool.map(abs, [-1, -2]))\n\
+        print(open('/proc/self/status').read().split('Seccomp:')[1].split()[0])";
+    let result = rig.run_code(&kernel, code).await;
+    let printed = text(&result, "stdout");
+    let lines: Vec<&str> = printed.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(lines[..2], ["EPERM EPERM EPERM done", "EPERM EPERM EPERM EPERM ENOSYS"], "{result}");
+    assert_eq!((lines[2], lines[3]), ("-1 Operation not permitted", "child"), "{printed}");
+    assert!(lines[4].contains("not permitted"), "{printed}");
+    assert_eq!(lines[5..], ["28", "[1, 2]", "2"], "{printed}");
+    if std::process::Command::new("node").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        let node = rig.kernel("nodejs").await;
+        let code = "const { Worker } = require('worker_threads')\n\
+                    const { execSync } = require('child_process')\n\
+                    await new Promise(done => new Worker('1', { eval: true }).on('exit', done))\n\
+                    console.log(require('fs').readFileSync('/etc/hostname', 'utf8').trim(), String(execSync('echo child')).trim())";
+        assert_eq!(text(&rig.run_code(&node, code).await, "stdout"), "main1 child\n");
+    }
+    rig.stop().await;
+
+    let mut rig = Rig::without_agent().await;
+    let mut options = rig.options(RuntimeKind::Process);
+    options.process.all_system_calls = true;
+    rig.run(options).await;
+    let free = rig.kernel("python").await;
+    let code = "print(open('/proc/self/status').read().split('Seccomp:')[1].split()[0])";
+    assert_eq!(text(&rig.run_code(&free, code).await, "stdout"), "0\n");
     rig.stop().await;
 }

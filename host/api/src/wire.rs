@@ -51,8 +51,6 @@ classes! {
     INTERNAL = INTERNAL_SERVER_ERROR, "internal-server-error", "Internal server error.";
     /// Something is missing (now). The title's spelling is what clients know.
     UNAVAILABLE = SERVICE_UNAVAILABLE, "service-unavailable", "Serivce unavailable.";
-    /// Not in this release.
-    NOT_IMPLEMENTED = SERVICE_UNAVAILABLE, "not-implemented", "This API query is not implemented.";
     /// The request's signature can't even be checked.
     INVALID_AUTH_PARAMS = BAD_REQUEST, "invalid-auth-params", "Missing or invalid authorization parameters.";
     /// Not, or not rightly, authenticated.
@@ -79,6 +77,8 @@ classes! {
     VFOLDER_OPERATION_FAILED = BAD_REQUEST, "vfolder-operation-failed", "Virtual folder operation has failed.";
     /// A folder's status forbids what is wanted.
     VFOLDER_STATUS = BAD_REQUEST, "vfolder-filter-status-failed", "Virtual folder status filtering has failed.";
+    /// What a storage said no to, where that is passed on. Comes with the storage's own status.
+    STORAGE_PROXY_ERROR = BAD_GATEWAY, "storage-proxy-error", "The storage proxy returned an error.";
     /// A limit of the caller's policy.
     QUOTA_EXCEEDED = PRECONDITION_FAILED, "quota-exceeded", "You have reached your resource limit.";
     /// Too many requests.
@@ -173,6 +173,15 @@ impl Problem {
     pub fn method_not_allowed(allow: String) -> Self {
         let mut problem = Self::new(METHOD_NOT_ALLOWED);
         problem.0.allow = Some(allow);
+        problem
+    }
+
+    /// A storage's refusal as it is.
+    pub fn of_storage(refusal: storage::Problem) -> Self {
+        let status = StatusCode::from_u16(refusal.status).unwrap_or(STORAGE_PROXY_ERROR.status);
+        let mut problem = Self::new(Class { status, ..STORAGE_PROXY_ERROR });
+        problem.0.msg = refusal.msg.map(Cow::Owned);
+        problem.0.data = (!refusal.data.is_empty()).then_some(Value::Object(refusal.data));
         problem
     }
 
@@ -315,7 +324,6 @@ impl From<Error> for Problem {
                 Self::new(RATE_LIMIT_EXCEEDED).msg("Too many wrong passwords.").retry_after(retry_after_s)
             }
             Error::Overloaded(msg) => Self::new(UNAVAILABLE).msg(msg).retry_after(OVERLOADED_SECONDS),
-            Error::NotImplemented => Self::new(NOT_IMPLEMENTED),
             Error::Agent { operation, timeout, message } => Self::agent(operation, timeout, &message),
             Error::LaunchFailed(why) => {
                 Self::new(INTERNAL).msg("Failed to launch the app service").data(Value::String(why))

@@ -4,9 +4,13 @@
 
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::duration::Duration;
-pub use quarterdeck_store::audit::{Act, Actor, AuditRow, Filter, Via, carried, current, scope, whole_process};
+use quarterdeck_model::redaction::cut;
+pub use quarterdeck_model::redaction::{HIDDEN, is_secret, is_secret_key, redacted};
+pub use quarterdeck_store::audit::{
+    Act, Actor, AuditRow, ChangeRow, Changes, Filter, Via, carried, current, scope, whole_process,
+};
 use quarterdeck_store::{Store, audit};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use crate::Control;
 use crate::config::ConfigCache;
@@ -22,21 +26,6 @@ const RETENTION_DAYS: i64 = 365;
 /// The database itself keeps younger ones.
 const DAY_MS: i64 = 24 * 3_600_000;
 
-/// Texts are cut to so many characters, lists to so many members, and documents that are longer all the same keep their
-/// first names only.
-const MAX_TEXT: usize = 256;
-const MAX_ITEMS: usize = 64;
-const MAX_DOCUMENT: usize = 8 << 10;
-
-/// What stands in place of what must not be read.
-const HIDDEN: &str = "***";
-/// Values under names with one of these in them are secrets.
-const SECRET_WORDS: &[&str] =
-    &["password", "passwd", "passphrase", "secret", "privkey", "private", "token", "credential", "api_key", "apikey"];
-/// Values under these names hold whatever people put there, secrets included.
-const SECRET_NAMES: &[&str] =
-    &["data", "script", "bootstrap_script", "bootstrapscript", "environ", "env", "envs", "payload"];
-
 /// Who a caller is, as the audit tells it.
 pub fn actor(caller: &Principal) -> Actor {
     Actor {
@@ -44,57 +33,6 @@ pub fn actor(caller: &Principal) -> Actor {
         name: Some(caller.email.clone()),
         access_key: Some(caller.access_key.to_string()),
         ..Actor::default()
-    }
-}
-
-fn is_secret(name: &str) -> bool {
-    let name = name.to_lowercase();
-    SECRET_NAMES.contains(&name.as_str()) || SECRET_WORDS.iter().any(|word| name.contains(word))
-}
-
-/// What was asked for, fit to be kept: without secrets, `null`s and length.
-pub fn redacted(asked: &Json) -> Json {
-    let kept = kept(asked);
-    match &kept {
-        Json::Object(map) if kept.to_string().len() > MAX_DOCUMENT => {
-            let names = map.keys().take(MAX_ITEMS).map(|name| (cut(name), Json::from("…")));
-            Json::Object(names.collect())
-        }
-        _ if kept.to_string().len() > MAX_DOCUMENT => Json::from("…"),
-        _ => kept,
-    }
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
-        Some((at, _)) => format!("{}… ({} characters)", &text[..at], text.chars().count()),
-        None => text.to_owned(),
-    }
-}
-
-fn kept(value: &Json) -> Json {
-    match value {
-        Json::String(text) => Json::from(cut(text)),
-        Json::Array(items) => items.iter().take(MAX_ITEMS).map(kept).collect(),
-        Json::Object(map) => {
-            // A key of the configuration tree beside its value.
-            let names_secret =
-                map.get("key").and_then(Json::as_str).is_some_and(|key| key.rsplit('/').next().is_some_and(is_secret));
-            let mut out = Map::new();
-            for (name, value) in map.iter().filter(|(_, value)| !value.is_null()).take(MAX_ITEMS) {
-                let value = match value {
-                    _ if is_secret(name) || (names_secret && name == "value") => Json::from(HIDDEN),
-                    // What follows may let somebody in.
-                    Json::String(url) if name.to_lowercase().contains("url") => {
-                        Json::from(cut(url.split('?').next().unwrap_or_default()))
-                    }
-                    other => kept(other),
-                };
-                out.insert(cut(name), value);
-            }
-            Json::Object(out)
-        }
-        other => other.clone(),
     }
 }
 
@@ -195,35 +133,6 @@ mod tests {
             let left = audit::page(&mut db.store.reader(), &Filter::default(), 10).await.unwrap();
             assert_eq!(left.len(), 1);
         }
-    }
-
-    #[test]
-    fn secrets_stay_out() {
-        let asked = json!({
-            "email": "a@x", "props": {"password": "hunter2", "full_name": null, "role": "admin"},
-            "callback_url": "http://x/y?token=1", "privkey": "PEM", "data": "export KEY=1", "environ": {"KEY": "1"},
-            "oneTimeToken": "t",
-        });
-        assert_eq!(
-            redacted(&asked),
-            json!({
-                "email": "a@x", "props": {"password": "***", "role": "admin"}, "callback_url": "http://x/y",
-                "privkey": "***", "data": "***", "environ": "***", "oneTimeToken": "***",
-            })
-        );
-        let set = |key: &str| redacted(&json!({"key": key, "value": "v"}))["value"].clone();
-        assert_eq!(set("config/docker/registry/cr/password"), "***");
-        assert_eq!(set("config/watcher/token"), "***");
-        assert_eq!(set("config/logs/error/retention"), "v");
-    }
-
-    #[test]
-    fn length_stays_out() {
-        let long = redacted(&json!({"name": "x".repeat(10_000)}))["name"].as_str().unwrap_or_default().to_owned();
-        assert!(long.ends_with("… (10000 characters)") && long.len() < 300, "{long}");
-        let wide: Json = (0..60).map(|i| (i.to_string(), json!("y".repeat(250)))).collect::<Map<_, _>>().into();
-        let kept = redacted(&wide);
-        assert_eq!((kept["0"].as_str(), kept.to_string().len() < MAX_DOCUMENT), (Some("…"), true));
     }
 
     #[test]

@@ -6,11 +6,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use parking_lot::Mutex;
 use quarterdeck_model::{TaskId, TaskStatus, Timestamp, UserId};
 use quarterdeck_store::Dialect;
@@ -154,7 +152,7 @@ where
     }
     tracing::info!(task = %id, kind, "a background task begins");
     let (progress, host) = (Progress(Arc::default()), control.clone());
-    let work = AssertUnwindSafe(work(progress.clone())).catch_unwind();
+    let work = work(progress.clone());
     tasks.tracker.spawn(async move {
         run(&host, id, progress, work).await;
         host.tasks().under_way.lock().remove(&id);
@@ -167,16 +165,23 @@ async fn run(
     control: &Control,
     id: TaskId,
     progress: Progress,
-    work: impl Future<Output = std::thread::Result<Result<String>>>,
+    work: impl Future<Output = Result<String>> + Send + 'static,
 ) {
-    tokio::pin!(work);
+    // A task of its own: while progress is written here, the work must go on. It may have the connection that writing
+    // waits for, or be next in the row for it.
+    let mut work = tokio::spawn(work);
     let mut timer = interval(FLUSH);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut written = 0;
     let outcome = loop {
         tokio::select! {
             outcome = &mut work => break outcome,
-            () = control.closing().cancelled() => break Ok(Err(Error::Unavailable(STOPPED.to_owned()))),
+            () = control.closing().cancelled() => {
+                work.abort();
+                // What it was in the middle of is rolled back before the end is written.
+                let _ = (&mut work).await;
+                break Ok(Err(Error::Unavailable(STOPPED.to_owned())));
+            }
             _ = timer.tick() => written += flush(control, id, &progress).await,
         }
         if written > KEPT_STEPS {
@@ -374,6 +379,54 @@ impl Follow {
                     return Ok(None);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
+    use quarterdeck_store::testing;
+
+    use super::*;
+    use crate::Settings;
+
+    async fn end_of(control: &Control, id: TaskId) -> TaskRow {
+        let mut follow = follow(control, id, None).await.unwrap();
+        let ended = async {
+            loop {
+                if let Some(News::Ended(row)) = follow.next().await.unwrap() {
+                    return row;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap()
+    }
+
+    /// With SQLite there is one connection that writes: work that has it must not be kept from giving it back.
+    #[tokio::test]
+    async fn progress_is_written_beside_what_the_work_writes() {
+        for db in testing::databases().await {
+            let options = RuntimeOptions { compiler: Compiler::InProcess, ..RuntimeOptions::default() };
+            let runtime = Runtime::new(options).unwrap();
+            let control = Control::new(db.store.clone(), runtime, Settings::default()).await.unwrap();
+            let host = control.clone();
+            let id = start(&control, "test", None, move |progress| async move {
+                progress.add_total(4);
+                for step in 1..=4 {
+                    let tx = host.store().begin().await?;
+                    progress.advance(1, format!("step {step}"));
+                    tokio::time::sleep(FLUSH * 2).await;
+                    tx.commit().await?;
+                }
+                Ok("written".to_owned())
+            });
+            let row = end_of(&control, id.await.unwrap()).await;
+            assert_eq!((row.status, row.current, row.message.as_deref()), (TaskStatus::Done, 4, Some("written")));
+            let broken = start(&control, "test", None, |_| async { panic!("it was meant to") });
+            let row = end_of(&control, broken.await.unwrap()).await;
+            assert_eq!(row.status, TaskStatus::Failed);
         }
     }
 }

@@ -5,10 +5,10 @@ use quarterdeck_model::{ProjectId, UserRole};
 use quarterdeck_store::dotfiles::{self, Holder};
 use quarterdeck_store::{domains, keypairs, projects};
 
-use crate::Control;
 use crate::error::{Error, Result};
 use crate::principal::Principal;
 use crate::scope::resolve_owner;
+use crate::{Control, identity};
 
 /// Whose dotfiles a request is about, as the request says it.
 #[derive(Clone, Debug)]
@@ -135,8 +135,7 @@ pub async fn bootstrap_script(control: &Control, caller: &Principal) -> Result<S
 pub async fn set_bootstrap_script(control: &Control, caller: &Principal, script: &str) -> Result<()> {
     let mut tx = control.store().begin().await?;
     keypairs::set_bootstrap_script(&mut tx, caller.access_key.as_str(), script.trim()).await?;
-    tx.commit().await?;
-    Ok(())
+    identity::commit(control, tx).await
 }
 
 /// What a session of this owner, project and domain finds in its home.
@@ -166,8 +165,7 @@ async fn change(
         return Err(no_room("No leftover space for dotfile storage"));
     }
     dotfiles::replace(&mut tx, &holder, packed).await?;
-    tx.commit().await?;
-    Ok(())
+    identity::commit(control, tx).await
 }
 
 fn remove(files: &mut Vec<Dotfile>, path: &str) -> Result<()> {

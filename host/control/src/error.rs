@@ -121,9 +121,6 @@ pub enum Error {
         /// When another try may succeed at the latest, in seconds.
         retry_after_s: u64,
     },
-    /// This release doesn't serve that call.
-    #[error("not implemented")]
-    NotImplemented,
     /// An agent failed.
     #[error("agent: {message}")]
     Agent {

@@ -6,7 +6,6 @@ use quarterdeck_model::policy::Target;
 use quarterdeck_store::revisions;
 
 use crate::Control;
-use crate::leadership;
 
 /// How long the database may take for the simplest question.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(3);
@@ -40,8 +39,8 @@ pub async fn faults(control: &Control) -> Vec<String> {
     if stuck(CACHES, CACHES_PATIENCE_S) {
         faults.push("the caches are stale".to_owned());
     }
-    for name in leadership::LOOPS {
-        if control.leadership().leads(name) && stuck(name, LOOP_PATIENCE_S) {
+    for name in control.leadership().all_led().iter() {
+        if stuck(name, LOOP_PATIENCE_S) {
             faults.push(format!("the loop `{name}` is stuck"));
         }
     }

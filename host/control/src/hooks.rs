@@ -1,7 +1,8 @@
 //! Calling hooks at the documented events: order, vetoes, patches, time limits.
 
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 use quarterdeck_plugin::hooks::{Actor, Event, Verdict};
 use quarterdeck_plugin::{Call, Failure};
@@ -75,15 +76,14 @@ pub async fn dispatch(
 ) -> Result<Dispatched> {
     let watched = control.policies().has_listening(event).then(|| message(control, event, actor, &body));
     let asked = ask_all(control, event, mode, actor, domain, body, true).await;
+    let Some(message) = watched else { return asked };
     let outcome = match &asked {
         Ok(dispatched) => Ok(dispatched.clone()),
         Err(Error::RejectedByHook { reason, .. }) => Err(reason.clone()),
         Err(_) => return asked,
     };
-    if let Some(message) = watched {
-        let shown = ShownEvent { event: message, name: event, domain: domain.map(str::to_owned), outcome };
-        control.shadows().offer_event(control, shown);
-    }
+    let shown = ShownEvent { event: message, name: event, domain: domain.map(str::to_owned), outcome };
+    control.shadows().offer_event(control, shown);
     asked
 }
 
@@ -110,7 +110,7 @@ async fn ask_all(
     body: Json,
     counts: bool,
 ) -> Result<Dispatched> {
-    let mut out = Dispatched { body, values: Vec::new() };
+    let out = Dispatched { body, values: Vec::new() };
     if !control.policies().has_hooks(event) {
         return Ok(out);
     }
@@ -121,13 +121,62 @@ async fn ask_all(
         }
         other => other?,
     };
-    for hook in hooks {
-        let answer = ask(control, event, &hook, actor, &out.body, counts).await;
-        if out.take(event, mode, &hook.plugin.info.name, hook.fail_open, answer)?.is_break() {
-            break;
+    if hooks.is_empty() {
+        return Ok(out);
+    }
+    // All of them on one thread that may block: each change of threads would cost as much as a hook.
+    let message = message(control, event, actor, &out.body);
+    let (hooks, calls, result) = tokio::task::spawn_blocking(move || {
+        let (calls, result) = ask_in_turn(&hooks, event, mode, message, out);
+        (hooks, calls, result)
+    })
+    .await
+    .map_err(|e| Error::Internal(format!("the calls of hooks were lost: {e}")))?;
+    if counts {
+        for (hook, call) in hooks.iter().zip(calls) {
+            match call {
+                Some(Ok(took)) => control.policies().succeeded(hook, took).await,
+                Some(Err(failure)) => control.policies().failed(hook, &failure).await,
+                None => {}
+            }
         }
     }
-    Ok(out)
+    result
+}
+
+/// Asks hooks one after the other, for callers that may block: how each call ended that was made (`None`: it was lost, and
+/// that isn't the plugin's fault), and what came of it.
+fn ask_in_turn(
+    hooks: &[Bound],
+    event: &'static str,
+    mode: Mode,
+    mut message: Event,
+    mut out: Dispatched,
+) -> (Vec<Option<Result<Duration, Failure>>>, Result<Dispatched>) {
+    let mut calls = Vec::with_capacity(hooks.len());
+    for hook in hooks {
+        let started = Instant::now();
+        let call = Call::new(hook.config.clone());
+        // A panic of ours in the midst of a call is about this hook alone, as its own failures are.
+        let answer = catch_unwind(AssertUnwindSafe(|| hook.plugin.handle(&call, &message)))
+            .map(|verdict| verdict.and_then(|verdict| check(event, verdict)));
+        let patches = matches!(answer, Ok(Ok(Answer::Reply { patch: Some(_), .. })));
+        let (call, answer) = match answer {
+            Ok(Ok(answer)) => (Some(Ok(started.elapsed())), Ok(answer)),
+            Ok(Err(failure)) => (Some(Err(failure.clone())), Err(failure.to_string())),
+            Err(_) => (None, Err("the call was lost".to_owned())),
+        };
+        calls.push(call);
+        match out.take(event, mode, &hook.plugin.info.name, hook.fail_open, answer) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            Err(error) => return (calls, Err(error)),
+        }
+        if patches {
+            message.body = out.body.to_string();
+        }
+    }
+    (calls, Ok(out))
 }
 
 impl Dispatched {
@@ -200,31 +249,6 @@ fn message(control: &Control, event: &str, actor: Option<&Principal>, body: &Jso
         }),
         body: body.to_string(),
     }
-}
-
-async fn ask(
-    control: &Control,
-    event: &'static str,
-    hook: &Bound,
-    actor: Option<&Principal>,
-    body: &Json,
-    counts: bool,
-) -> Result<Answer, String> {
-    let call = Call::new(hook.config.clone());
-    let message = message(control, event, actor, body);
-    let plugin = hook.plugin.clone();
-    let started = Instant::now();
-    let result = tokio::task::spawn_blocking(move || plugin.handle(&call, &message))
-        .await
-        .map_err(|e| format!("the call was lost: {e}"))?;
-    let checked = result.and_then(|verdict| check(event, verdict));
-    if counts {
-        match &checked {
-            Ok(_) => control.policies().succeeded(hook, started.elapsed()).await,
-            Err(failure) => control.policies().failed(hook, failure).await,
-        }
-    }
-    checked.map_err(|failure| failure.to_string())
 }
 
 /// Holds an answer against what the event allows.

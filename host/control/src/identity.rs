@@ -1,27 +1,37 @@
-//! Who signs requests: key pairs and their users, kept in memory.
+//! Who signs requests, and what they may use: key pairs, their users, projects and scaling groups, kept in memory.
 //!
-//! A signed request costs no database access while its key pair is cached. Every transaction that
-//! changes identity bumps a revision; [`IdentityCache::refresh`] compares it, and entries that were
-//! read under an older revision count as missing from then on.
+//! A signed request costs no database access while its key pair is cached, and neither do the questions that clients ask
+//! all the time. Every transaction that changes identity bumps a revision; [`IdentityCache::refresh`] compares it, and
+//! entries that were read under an older revision count as missing from then on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use quarterdeck_model::{AccessKey, UserStatus};
-use quarterdeck_store::{Store, Tx, keypairs, revisions, users};
+use quarterdeck_model::{AccessKey, ProjectId, UserStatus};
+use quarterdeck_store::lists::keypairs::{self as shown, KeyPairItem};
+use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
+use quarterdeck_store::{Store, Tx, keypairs, projects, revisions, users};
 
 use crate::Control;
 use crate::error::{Error, Result};
+use crate::known::{Known, Revision};
 use crate::password;
 use crate::principal::Principal;
 
 /// Key pairs kept in memory at most.
 const CAPACITY: u64 = 100_000;
+/// Scaling groups kept in memory at most, each counted once for everybody who may use it.
+const GROUPS: u64 = 50_000;
+/// Names and ids of projects kept in memory at most.
+const PROJECTS: u64 = 20_000;
+/// Key pairs as their owners see them, kept in memory at most.
+const SHOWN: u64 = 20_000;
 /// Nobody has a longer key, so nothing longer is looked up or kept.
 const MAX_ACCESS_KEY: usize = 64;
+/// Names that are longer are looked up, but not kept.
+const MAX_NAME: usize = 256;
 
 /// What a signature is checked against.
 #[derive(Clone)]
@@ -51,10 +61,13 @@ impl std::fmt::Debug for Credential {
 struct Inner {
     store: Store,
     /// The revision of identity that this host has seen.
-    revision: AtomicI64,
-    /// Key pair → the revision it was read under, and what was read.
+    revision: Revision,
     /// Unknown ones too, so that asking for them costs as little as asking for known ones.
-    entries: moka::sync::Cache<String, (i64, Option<Arc<Credential>>)>,
+    credentials: Known<String, Option<Arc<Credential>>>,
+    groups: Known<Holders, Arc<[ScalingGroupRow]>>,
+    /// By domain and what was asked for: a project's id, or its name in the domain.
+    projects: Known<(String, String), Option<FoundProject>>,
+    shown: Known<shown::Scope, Option<Arc<KeyPairItem>>>,
     /// The highest cost of a bcrypt hash that was stored when this host first looked. New hashes aren't of that kind.
     slowest_bcrypt: tokio::sync::OnceCell<Option<u32>>,
     counts: Mutex<HashMap<AccessKey, i64>>,
@@ -62,7 +75,22 @@ struct Inner {
     flushing: tokio::sync::Mutex<()>,
 }
 
-/// The credentials in memory. Cheap to clone.
+/// Whose scaling groups are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Holders {
+    domain: String,
+    project: Option<ProjectId>,
+    access_key: AccessKey,
+}
+
+/// A project that was asked for by its id, or by its name in a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundProject {
+    pub(crate) id: ProjectId,
+    pub(crate) domain: String,
+}
+
+/// What is known of identity in memory. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct IdentityCache {
     inner: Arc<Inner>,
@@ -71,12 +99,14 @@ pub struct IdentityCache {
 impl IdentityCache {
     /// An empty cache over `store`.
     pub fn new(store: Store) -> Self {
-        let entries = moka::sync::Cache::new(CAPACITY);
         Self {
             inner: Arc::new(Inner {
                 store,
-                revision: AtomicI64::new(0),
-                entries,
+                revision: Revision::default(),
+                credentials: Known::new(CAPACITY, |_| 1),
+                groups: Known::new(GROUPS, |groups| u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1)),
+                projects: Known::new(PROJECTS, |_| 1),
+                shown: Known::new(SHOWN, |_| 1),
                 slowest_bcrypt: tokio::sync::OnceCell::new(),
                 counts: Mutex::default(),
                 flushing: tokio::sync::Mutex::default(),
@@ -89,20 +119,74 @@ impl IdentityCache {
     /// # Errors
     /// [`Error::Store`] when it is not cached and the database can't be read.
     pub async fn credential(&self, access_key: &str) -> Result<Option<Arc<Credential>>> {
-        // Taken before the read: a change that commits meanwhile raises it and this entry is stale.
-        let revision = self.inner.revision.load(Ordering::Acquire);
-        if let Some((read_under, credential)) = self.inner.entries.get(access_key)
-            && read_under == revision
-        {
-            return Ok(credential);
-        }
         if access_key.len() > MAX_ACCESS_KEY {
             return Ok(None);
         }
-        let row = keypairs::credential(&mut self.inner.store.reader(), access_key).await?;
-        let credential = row.map(credential).transpose()?.map(Arc::new);
-        self.inner.entries.insert(access_key.to_owned(), (revision, credential.clone()));
-        Ok(credential)
+        let read = async {
+            let row = keypairs::credential(&mut self.inner.store.reader(), access_key).await?;
+            Ok(row.map(credential).transpose()?.map(Arc::new))
+        };
+        self.inner.credentials.get(&self.inner.revision, access_key, read).await
+    }
+
+    /// The scaling groups that a domain, a project or a key pair may use, by name; those that aren't in use included.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when they are not cached and the database can't be read.
+    pub(crate) async fn scaling_groups(
+        &self,
+        domain: &str,
+        project: Option<ProjectId>,
+        access_key: &AccessKey,
+    ) -> Result<Arc<[ScalingGroupRow]>> {
+        let holders = Holders { domain: domain.to_owned(), project, access_key: access_key.clone() };
+        let read = async {
+            let sql = &mut self.inner.store.reader();
+            Ok(scaling_groups::associated(sql, Some(domain), project, Some(access_key)).await?.into())
+        };
+        self.inner.groups.get(&self.inner.revision, &holders, read).await
+    }
+
+    /// The project with this id, in whatever domain, or of this name in `domain`.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it is not cached and the database can't be read.
+    pub(crate) async fn project(&self, domain: &str, id_or_name: &str) -> Result<Option<FoundProject>> {
+        let read = async {
+            let sql = &mut self.inner.store.reader();
+            let row = match id_or_name.parse::<ProjectId>() {
+                Ok(id) => projects::get(sql, id).await?,
+                Err(_) if id_or_name.contains('\0') => None,
+                Err(_) => projects::by_name(sql, domain, id_or_name).await?,
+            };
+            Ok(row.map(|row| FoundProject { id: row.id, domain: row.domain_name }))
+        };
+        if id_or_name.len() > MAX_NAME {
+            return read.await;
+        }
+        let question = (domain.to_owned(), id_or_name.to_owned());
+        self.inner.projects.get(&self.inner.revision, &question, read).await
+    }
+
+    /// The key pair in scope as its owner sees it, if there is one. What sessions change about it
+    /// ([`KeyPairItem::concurrency_used`]) and its counter of requests are those of some time ago.
+    ///
+    /// # Errors
+    /// [`Error::Store`] when it is not cached and the database can't be read.
+    pub async fn keypair(&self, scope: &shown::Scope) -> Result<Option<Arc<KeyPairItem>>> {
+        let read = async {
+            let rows = shown::select(&mut self.inner.store.reader(), scope, 1).await?;
+            Ok(rows.into_iter().next().map(Arc::new))
+        };
+        if scope.texts().any(|text| text.len() > MAX_NAME) {
+            return read.await;
+        }
+        self.inner.shown.get(&self.inner.revision, scope, read).await
+    }
+
+    /// The revision of identity that this host has seen: for answers that are kept elsewhere.
+    pub(crate) fn revision(&self) -> &Revision {
+        &self.inner.revision
     }
 
     /// The highest cost among the bcrypt hashes of passwords; `None` without any.
@@ -160,7 +244,7 @@ impl IdentityCache {
     /// [`Error::Store`].
     pub async fn refresh(&self) -> Result<()> {
         let revision = revisions::get(&mut self.inner.store.reader(), revisions::IDENTITY).await?;
-        self.inner.revision.fetch_max(revision, Ordering::AcqRel);
+        self.inner.revision.reached(revision);
         Ok(())
     }
 }

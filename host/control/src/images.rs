@@ -14,6 +14,7 @@ pub mod rescan;
 
 use crate::Control;
 use crate::error::{Error, Result};
+use crate::identity::commit;
 use crate::principal::Principal;
 use crate::scope::superadmin_changes;
 use crate::validate::integrity;
@@ -98,16 +99,12 @@ async fn by_reference<S: Sql>(sql: &mut S, reference: &str, architecture: &str) 
     Ok(rows.into_iter().next())
 }
 
-/// Whether users of a domain may use an image: it is local, or its registry is allowed.
+/// Whether users of a domain that allows these registries may use an image: it is local, or its registry is among them.
 ///
 /// # Errors
 /// [`Error::NotFound`] when they may not.
-pub async fn check_registry(control: &Control, domain: &str, image: &ImageRow) -> Result<()> {
-    if image.is_local {
-        return Ok(());
-    }
-    let row = domains::get(&mut control.store().reader(), domain).await?;
-    if row.is_some_and(|d| d.allowed_docker_registries.contains(&image.registry)) {
+pub fn check_registry(registries: &[String], image: &ImageRow) -> Result<()> {
+    if image.is_local || registries.contains(&image.registry) {
         return Ok(());
     }
     Err(Error::not_found_msg(OBJECT, "unknown alias or disallowed registry"))
@@ -210,14 +207,13 @@ pub async fn add_local(control: &Control, caller: &Principal, image: LocalImage)
             images::insert_alias(&mut tx, alias, row.id).await.map_err(integrity)?;
         }
     }
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(row)
 }
 
 fn digest_of(text: &str) -> String {
     use sha2::{Digest as _, Sha256};
-    let hex: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{}", crate::hex::hex(&Sha256::digest(text.as_bytes())))
 }
 
 /// Gives an image another name.
@@ -232,7 +228,7 @@ pub async fn alias(control: &Control, caller: &Principal, alias: &str, target: &
     let mut tx = control.store().begin().await?;
     let row = resolve_in(&mut tx, target, architecture).await?;
     images::insert_alias(&mut tx, alias, row.id).await.map_err(integrity)?;
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(())
 }
 
@@ -246,7 +242,7 @@ pub async fn dealias(control: &Control, caller: &Principal, alias: &str) -> Resu
     if images::delete_alias(&mut tx, alias).await? == 0 {
         return Err(Error::BadRequest("No such alias".to_owned()));
     }
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(())
 }
 
@@ -259,7 +255,7 @@ pub async fn forget(control: &Control, caller: &Principal, reference: &str, arch
     let mut tx = control.store().begin().await?;
     let row = resolve_in(&mut tx, reference, architecture).await?;
     images::delete(&mut tx, row.id).await.map_err(integrity)?;
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(())
 }
 
@@ -272,7 +268,7 @@ pub async fn clear(control: &Control, caller: &Principal, registry: Option<&str>
     let Some(registry) = registry else { return Err(Error::BadRequest("A registry must be given.".to_owned())) };
     let mut tx = control.store().begin().await?;
     images::delete_of_registry(&mut tx, registry).await.map_err(integrity)?;
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(())
 }
 
@@ -307,7 +303,7 @@ pub async fn modify(
         return Err(Error::BadRequest("Image not found".to_owned()));
     };
     images::update(&mut tx, row.id, &changes).await.map_err(integrity)?;
-    tx.commit().await?;
+    commit(control, tx).await?;
     Ok(())
 }
 

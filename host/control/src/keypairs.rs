@@ -154,8 +154,7 @@ pub async fn set_ssh_keypair(control: &Control, caller: &Principal, public: &str
 async fn store_ssh_keypair(control: &Control, caller: &Principal, pair: &SshKeypair) -> Result<()> {
     let mut tx = control.store().begin().await?;
     keypairs::set_ssh_keypair(&mut tx, caller.access_key.as_str(), &pair.public, &pair.private).await?;
-    tx.commit().await?;
-    Ok(())
+    commit(control, tx).await
 }
 
 /// A fresh, active key pair of a user, without administrator flag and SSH keys.

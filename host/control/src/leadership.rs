@@ -4,15 +4,13 @@
 //! would only do the same work twice.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use quarterdeck_store::Store;
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
-
-/// The loops that need a leader.
-pub const LOOPS: &[&str] = &["schedule", "start", "terminate", "idle", "liveness", "retention", "scale", "folders"];
 
 /// How often this host tries to lead what nobody leads.
 const CAMPAIGN_EVERY: Duration = Duration::from_secs(1);
@@ -21,13 +19,30 @@ const CAMPAIGN_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Leadership {
     locks: Mutex<quarterdeck_store::locks::Leadership>,
+    /// The loops that this host would lead.
+    wanted: parking_lot::Mutex<BTreeSet<&'static str>>,
     led: ArcSwap<BTreeSet<String>>,
     changed: Notify,
 }
 
 impl Leadership {
     pub(crate) fn new(store: &Store) -> Self {
-        Self { locks: Mutex::new(store.leadership()), led: ArcSwap::default(), changed: Notify::new() }
+        Self {
+            locks: Mutex::new(store.leadership()),
+            wanted: parking_lot::Mutex::default(),
+            led: ArcSwap::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Makes this host campaign for that loop from now on.
+    pub(crate) fn want(&self, name: &'static str) {
+        self.wanted.lock().insert(name);
+    }
+
+    /// The loops that this host leads.
+    pub fn all_led(&self) -> Arc<BTreeSet<String>> {
+        self.led.load_full()
     }
 
     /// Whether this host leads that loop.
@@ -62,7 +77,8 @@ impl Leadership {
     }
 
     async fn campaign(&self) {
-        let led = match self.locks.lock().await.campaign(LOOPS).await {
+        let wanted: Vec<_> = self.wanted.lock().iter().copied().collect();
+        let led = match self.locks.lock().await.campaign(&wanted).await {
             Ok(led) => led,
             Err(error) => {
                 tracing::warn!(%error, "leadership is lost: the database can't be reached");
@@ -71,7 +87,7 @@ impl Leadership {
         };
         if **self.led.load() != led {
             tracing::info!(loops = ?led, "this host leads");
-            self.led.store(std::sync::Arc::new(led));
+            self.led.store(Arc::new(led));
             self.changed.notify_waiters();
         }
     }
@@ -91,7 +107,7 @@ impl Leadership {
     /// Gives up everything, so that another host takes over at once.
     pub(crate) async fn resign(&self) {
         self.locks.lock().await.resign().await;
-        self.led.store(std::sync::Arc::default());
+        self.led.store(Arc::default());
         self.changed.notify_waiters();
     }
 }

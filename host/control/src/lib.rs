@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 pub mod agents;
 pub mod audit;
 pub mod background_tasks;
+mod callbacks;
 mod calls;
 mod clusters;
 pub mod config;
@@ -30,9 +31,11 @@ mod error;
 pub mod explain;
 mod guesses;
 pub mod health;
+mod hex;
 pub mod hooks;
 pub mod identity;
 pub mod idle;
+mod known;
 pub mod leadership;
 pub mod listeners;
 pub mod liveness;
@@ -40,6 +43,7 @@ mod loops;
 pub mod maintenance;
 pub mod metrics;
 mod news;
+mod orders;
 mod outgoing;
 pub mod password;
 pub mod plugins;
@@ -51,6 +55,7 @@ pub mod retention;
 pub mod rounds;
 pub mod schedule;
 pub mod scope;
+pub mod secrets;
 pub mod session_events;
 pub mod sessions;
 pub mod shadow;
@@ -213,6 +218,7 @@ pub(crate) struct Inner {
     others: news::Others,
     rpc: quarterdeck_rpc::AgentClient,
     calls: calls::Calls,
+    orders: orders::Orders,
     listeners: listeners::Listeners,
     key_stock: clusters::KeyStock,
     intake: agents::intake::Intake,
@@ -298,6 +304,7 @@ impl Control {
             identity: identity::IdentityCache::new(store.clone()),
             guesses: guesses::Guesses::default(),
             calls: calls::Calls::new(settings.agent_calls),
+            orders: orders::Orders::default(),
             listeners: listeners::Listeners::default(),
             key_stock: clusters::KeyStock::default(),
             leadership: leadership::Leadership::new(&store),
@@ -476,6 +483,10 @@ impl Control {
 
     pub(crate) fn calls(&self) -> &calls::Calls {
         &self.inner.calls
+    }
+
+    pub(crate) fn orders(&self) -> &orders::Orders {
+        &self.inner.orders
     }
 
     pub(crate) fn connections(&self) -> &connections::Connections {

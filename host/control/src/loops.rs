@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Result;
+use crate::signals::Wake;
 use crate::start::Starter;
 use crate::terminate::Terminator;
 use crate::{
-    Control, agents, background_tasks, connections, drops, health, idle, liveness, news, plugins, retention, schedule,
-    services, session_events, usage, usage_records, vfolders,
+    Control, agents, background_tasks, callbacks, connections, drops, health, idle, liveness, news, plugins, retention,
+    schedule, services, session_events, usage, usage_records, vfolders,
 };
 
 /// How long a wake-up waits for others of its burst: what comes together is written together.
@@ -32,9 +33,14 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     loops.spawn(led(control.clone(), "idle", shutdown.clone(), |control, stop| async move {
         idle::run(control, stop).await;
     }));
-    loops.spawn(led(control.clone(), "start", shutdown.clone(), starts));
-    loops.spawn(led(control.clone(), "terminate", shutdown.clone(), ends));
-    loops.spawn(led(control.clone(), "scale", shutdown.clone(), services::upkeep::run));
+    loops.spawn(led(control.clone(), "start", shutdown.clone(), |control, stop| async move {
+        message(&control, "start", &control.signals().start, stop, Starter::new(control.clone())).await;
+    }));
+    loops.spawn(led(control.clone(), "terminate", shutdown.clone(), |control, stop| async move {
+        message(&control, "terminate", &control.signals().terminate, stop, Terminator::new(control.clone())).await;
+    }));
+    loops.spawn(led(control.clone(), "services", shutdown.clone(), services::upkeep::run));
+    loops.spawn(led(control.clone(), "callbacks", shutdown.clone(), callbacks::run));
     loops.spawn(led(control.clone(), "liveness", shutdown.clone(), |control, stop| async move {
         let since = control.clock().now();
         every(&control, "liveness", control.settings().tick_interval, stop, move |control| async move {
@@ -103,8 +109,19 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     tracker
 }
 
-/// Runs a loop while this host leads it.
-async fn led<F: Future<Output = ()>>(
+/// Campaigns for a loop, and runs it while this host leads it.
+fn led<F: Future<Output = ()>>(
+    control: Control,
+    name: &'static str,
+    shutdown: CancellationToken,
+    run: impl Fn(Control, CancellationToken) -> F,
+) -> impl Future<Output = ()> {
+    // At once, and not when the loop is first polled: the first campaign is for all of them.
+    control.leadership().want(name);
+    lead(control, name, shutdown, run)
+}
+
+async fn lead<F: Future<Output = ()>>(
     control: Control,
     name: &'static str,
     shutdown: CancellationToken,
@@ -154,56 +171,69 @@ async fn every<F: Future<Output = Result<()>>>(
     }
 }
 
-async fn starts(control: Control, stop: CancellationToken) {
-    let starter = Starter::new(control.clone());
-    let mut timer = interval(control.settings().tick_interval);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut begun = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = control.signals().start.notified() => tokio::time::sleep(COALESCE).await,
-            _ = timer.tick() => starter.tidy(),
-        }
-        let pass = async {
-            if !begun {
-                starter.begin().await?;
-            }
-            starter.pass().await
-        };
-        match pass.await {
-            Ok(()) => {
-                begun = true;
-                control.metrics().passed("start", control.clock().now());
-            }
-            Err(error) => tracing::error!(%error, "sessions can't be started"),
-        }
+/// Tells agents what to do, as long as this host leads that.
+trait Messenger: Sync {
+    /// This host begins to lead.
+    fn begin(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Tells what is due.
+    fn pass(&self) -> impl Future<Output = Result<()>> + Send;
+    /// Comes at each tick.
+    fn tidy(&self) {}
+}
+
+impl Messenger for Starter {
+    async fn begin(&self) -> Result<()> {
+        Self::begin(self).await
+    }
+
+    async fn pass(&self) -> Result<()> {
+        Self::pass(self).await
+    }
+
+    fn tidy(&self) {
+        Self::tidy(self);
     }
 }
 
-async fn ends(control: Control, stop: CancellationToken) {
-    let terminator = Terminator::new(control.clone());
+impl Messenger for Terminator {
+    async fn begin(&self) -> Result<()> {
+        Self::begin(self).await
+    }
+
+    async fn pass(&self) -> Result<()> {
+        Self::pass(self).await
+    }
+}
+
+/// Runs a pass at each tick and whenever `due`, until stopped.
+async fn message(
+    control: &Control,
+    name: &'static str,
+    due: &Wake,
+    stop: CancellationToken,
+    messenger: impl Messenger,
+) {
     let mut timer = interval(control.settings().tick_interval);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut begun = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = control.signals().terminate.notified() => tokio::time::sleep(COALESCE).await,
-            _ = timer.tick() => {}
+            () = due.notified() => tokio::time::sleep(COALESCE).await,
+            _ = timer.tick() => messenger.tidy(),
         }
         let pass = async {
             if !begun {
-                terminator.begin().await?;
+                messenger.begin().await?;
             }
-            terminator.pass().await
+            messenger.pass().await
         };
         match pass.await {
             Ok(()) => {
                 begun = true;
-                control.metrics().passed("terminate", control.clock().now());
+                control.metrics().passed(name, control.clock().now());
             }
-            Err(error) => tracing::error!(%error, "sessions can't be ended"),
+            Err(error) => tracing::error!(%error, name, "a loop's pass failed"),
         }
     }
 }

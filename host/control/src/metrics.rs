@@ -116,6 +116,10 @@ pub struct Metrics {
     pub starts: Family<ByOutcome, Counter>,
     /// Calls that end kernels, by outcome.
     pub destroys: Family<ByOutcome, Counter>,
+    /// Calls to those who want to know of sessions' lives: `delivered`, `retried`, or `failed` for good.
+    pub callbacks: Family<ByOutcome, Counter>,
+    /// Such calls that are still to be made; on the host that makes them.
+    pub callbacks_pending: Gauge,
     /// Recordings of rounds that were not kept: too many at once, too large, or the database failed.
     pub lost_recordings: Counter,
     /// What single kernels use now; set when scraped.
@@ -159,6 +163,10 @@ impl Default for Metrics {
         registry.register("agent_starts", "Calls to agents that start kernels, by outcome", starts.clone());
         let destroys = Family::default();
         registry.register("agent_destroys", "Calls to agents that end kernels, by outcome", destroys.clone());
+        let callbacks = Family::default();
+        registry.register("callbacks", "Call-backs of sessions, by outcome", callbacks.clone());
+        let callbacks_pending = Gauge::default();
+        registry.register("callbacks_pending", "Call-backs still to be made", callbacks_pending.clone());
         let lost_recordings = Counter::default();
         registry.register("schedule_lost_recordings", "Recordings of rounds not kept", lost_recordings.clone());
         let kernel_usage = Family::default();
@@ -183,6 +191,8 @@ impl Default for Metrics {
             enqueued,
             starts,
             destroys,
+            callbacks,
+            callbacks_pending,
             lost_recordings,
             kernel_usage,
             usage,
@@ -228,6 +238,11 @@ impl Metrics {
     /// When a loop of this host last finished a pass, in Unix seconds.
     pub fn last_pass(&self, name: &str) -> Option<i64> {
         self.loop_passes.get(&ByLoop { name: name.to_owned() }).map(|gauge| gauge.get())
+    }
+
+    /// Counts calls to those who want to know of sessions' lives.
+    pub fn callbacks_ended(&self, outcome: &str, count: u64) {
+        self.callbacks.get_or_create(&ByOutcome { outcome: outcome.to_owned() }).inc_by(count);
     }
 
     /// Counts a call into a plugin.

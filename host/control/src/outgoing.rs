@@ -11,7 +11,6 @@ pub const ALLOWED_NETWORKS_KEY: &str = "config/outgoing/allowed-networks";
 
 /// A client for addresses that users gave (call-backs, notifications): it reaches public addresses, and the networks
 /// that the configuration allows. What administrators configured is called with [`Reach::Anywhere`].
-#[allow(dead_code, reason = "call-backs of sessions come through here")]
 pub(crate) fn to_users(control: &Control) -> Client {
     Client::new(
         Reach::Public(allowed(control.config_tree().value(ALLOWED_NETWORKS_KEY).as_deref())),

@@ -159,7 +159,8 @@ pub async fn modify(
             let added = projects::add_members(&mut tx, id, users).await.map_err(integrity)?;
             // Whoever has no place in the domain looks like nobody: what other domains have is none of its business.
             if added < users.len() as u64 {
-                return Err(Error::BadRequest("only users of the project's domain can be its members".to_owned()));
+                let what = "violates foreign key constraint: only users of the project's domain can be its members";
+                return Err(Error::Integrity(what.to_owned()));
             }
         }
         Some(Members::Remove(users)) => {

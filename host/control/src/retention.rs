@@ -7,8 +7,8 @@ use crate::Control;
 use crate::error::Result;
 use crate::metrics::ByStatus;
 
-/// Drops the oldest events beyond the ring's size; error logs, usage records, live statistics and entries of the audit that
-/// are too old; and gives up components that nobody takes in any more.
+/// Drops the oldest events beyond the ring's size; error logs, usage records, live statistics, call-backs and entries of the
+/// audit that are too old; and gives up components that nobody takes in any more.
 ///
 /// # Errors
 /// [`crate::Error::Store`].
@@ -20,6 +20,7 @@ pub async fn pass(control: &Control) -> Result<u64> {
     crate::plugins::tidy(control).await?;
     crate::agents::statistics::expire(control).await?;
     let expired = crate::error_logs::expire(control).await? + crate::usage_records::expire(control).await?;
+    let expired = expired + crate::callbacks::expire(control).await?;
     Ok(dropped + expired + crate::audit::expire(control).await?)
 }
 

@@ -4,20 +4,19 @@ use std::sync::Arc;
 
 use quarterdeck_model::policy::PluginKind;
 use quarterdeck_plugin::{Meter, Plugin};
+use quarterdeck_store::plugins as revisions;
 use quarterdeck_store::rounds::{self, Filter, RoundRow};
-use quarterdeck_store::{meta, plugins as revisions};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 use tokio::sync::Semaphore;
 
-use crate::Control;
 use crate::error::{Error, Result};
-use crate::plugins;
 use crate::principal::Principal;
 use crate::schedule::{
     Change, Changes, Decisions, Difference, Fate, Pseudonyms, Reason, RecordedBooks, RecordedPlugin, Recording, Replay,
     RoundMetrics,
 };
+use crate::{Control, plugins, secrets};
 
 /// Rounds that one page, one export or one look may have at most.
 pub const MAX_ROUNDS: i64 = 1000;
@@ -162,11 +161,7 @@ impl Export {
         if !pseudonymise {
             return Ok(Self { key: None, compress });
         }
-        let fresh: [u8; 32] = rand::random();
-        let fresh: String = fresh.iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut tx = control.store().begin().await?;
-        let key = meta::get_or_set(&mut tx, PSEUDONYM_KEY, &fresh).await?;
-        tx.commit().await?;
+        let key = secrets::of(control.store(), PSEUDONYM_KEY).await?;
         Ok(Self { key: Some(key.into_bytes()), compress })
     }
 

@@ -4,7 +4,6 @@ pub mod proxy;
 
 use quarterdeck_model::scheduler_opts::SchedulerOpts;
 use quarterdeck_model::{AccessKey, ProjectId, SessionType, UserRole};
-use quarterdeck_store::projects;
 use quarterdeck_store::scaling_groups::{self, Associate, ScalingGroupChanges, ScalingGroupRow};
 use serde_json::Value as Json;
 
@@ -209,10 +208,8 @@ pub async fn allowed(
     project: Option<ProjectId>,
     access_key: &AccessKey,
 ) -> Result<Vec<ScalingGroupRow>> {
-    let mut rows =
-        scaling_groups::associated(&mut control.store().reader(), Some(domain), project, Some(access_key)).await?;
-    rows.retain(|group| group.is_active);
-    Ok(rows)
+    let rows = control.identity().scaling_groups(domain, project, access_key).await?;
+    Ok(rows.iter().filter(|group| group.is_active).cloned().collect())
 }
 
 /// The names of the scaling groups that the caller may use with a project, given by id or name.
@@ -222,23 +219,18 @@ pub async fn allowed(
 /// [`Error::Store`].
 pub async fn names_for(control: &Control, caller: &Principal, project: &str) -> Result<Vec<String>> {
     let project = find_project(control, caller, project).await?;
-    let rows = allowed(control, &caller.domain, project, &caller.access_key).await?;
-    Ok(rows.into_iter().filter(|group| group.is_public || caller.is_admin).map(|group| group.name).collect())
+    let rows = control.identity().scaling_groups(&caller.domain, project, &caller.access_key).await?;
+    let usable = rows.iter().filter(|group| group.is_active && (group.is_public || caller.is_admin));
+    Ok(usable.map(|group| group.name.clone()).collect())
 }
 
 /// A project that the caller may ask about, by id or name: superadmins about any, others about those of their domain. The
 /// rest is unknown to them.
 async fn find_project(control: &Control, caller: &Principal, project: &str) -> Result<Option<ProjectId>> {
-    let sql = &mut control.store().reader();
-    let row = match project.parse::<ProjectId>() {
-        Ok(id) => projects::get(sql, id).await?,
-        Err(_) if project.contains('\0') => None,
-        Err(_) => projects::by_name(sql, &caller.domain, project).await?,
-    };
-    let Some(row) = row else { return Ok(None) };
+    let Some(found) = control.identity().project(&caller.domain, project).await? else { return Ok(None) };
     // Clients ask about groups that their user is not in; other domains' are nobody's business.
-    let may = caller.role == UserRole::Superadmin || row.domain_name == caller.domain;
-    Ok(may.then_some(row.id))
+    let may = caller.role == UserRole::Superadmin || found.domain == caller.domain;
+    Ok(may.then_some(found.id))
 }
 
 /// A scaling group by name, if the caller may use it (with a project, given by id or name).
@@ -255,8 +247,9 @@ pub async fn find_allowed(
         Some(project) => find_project(control, caller, project).await?,
         None => None,
     };
-    let rows = allowed(control, &caller.domain, project, &caller.access_key).await?;
-    rows.into_iter().find(|group| group.name == name).ok_or_else(|| Error::not_found("scaling group"))
+    let rows = control.identity().scaling_groups(&caller.domain, project, &caller.access_key).await?;
+    let found = rows.iter().find(|group| group.is_active && group.name == name);
+    found.cloned().ok_or_else(|| Error::not_found("scaling group"))
 }
 
 /// The scaling group of a new session: the requested one, or the first that accepts its type.

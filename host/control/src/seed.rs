@@ -3,11 +3,13 @@
 //! Works on a [`Store`] alone, since `db load` runs without a server. Hosts that are up notice by
 //! the revisions.
 
+mod defaults;
+mod format;
+
 use std::collections::HashMap;
 
 use indexmap::IndexMap;
-use quarterdeck_model::vfolder::HostPermission;
-use quarterdeck_model::{DefaultForUnspecified, ImageId, ProjectId, Timestamp, UserId, UserRole, UserStatus};
+use quarterdeck_model::{ImageId, ProjectId, Timestamp, UserId};
 use quarterdeck_store::domains::{self, DomainChanges, DomainRow};
 use quarterdeck_store::images::{self, ImageRow};
 use quarterdeck_store::keypairs::{self, KeypairChanges, KeypairRow};
@@ -15,14 +17,18 @@ use quarterdeck_store::projects::{self, ProjectChanges, ProjectRow};
 use quarterdeck_store::resource_policies::{self, PolicyChanges, PolicyRow};
 use quarterdeck_store::scaling_groups::{self, Associate, ScalingGroupChanges, ScalingGroupRow};
 use quarterdeck_store::users::{self, UserChanges, UserRow};
-use quarterdeck_store::{Store, Tx, Violation, config, revisions};
-use serde::Deserialize;
-use serde_json::{Value as Json, json};
+use quarterdeck_store::{Store, Tx, config, revisions};
+use serde_json::Value as Json;
 
+use self::format::{
+    Seed, SeedDomain, SeedFolders, SeedImage, SeedKeypair, SeedPolicy, SeedProject, SeedScalingGroup, SeedUser,
+};
 use crate::config::quote;
 use crate::error::{Error, Result};
-use crate::validate::empty;
 use crate::{keypairs as keypair_rules, password};
+
+pub use self::defaults::ensure_defaults;
+pub(crate) use self::defaults::write_defaults;
 
 /// How many objects of each kind a seed had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,173 +67,6 @@ impl std::fmt::Display for Report {
             self.config_keys
         )
     }
-}
-
-fn yes() -> bool {
-    true
-}
-fn fifo() -> String {
-    "fifo".to_owned()
-}
-fn static_driver() -> String {
-    "static".to_owned()
-}
-
-#[derive(Deserialize)]
-struct Seed {
-    #[serde(default)]
-    domains: Vec<SeedDomain>,
-    #[serde(default)]
-    groups: Vec<SeedProject>,
-    #[serde(default)]
-    keypair_resource_policies: Vec<SeedPolicy>,
-    #[serde(default)]
-    users: Vec<SeedUser>,
-    #[serde(default)]
-    scaling_groups: Vec<SeedScalingGroup>,
-    #[serde(default)]
-    resource_slot_types: IndexMap<String, String>,
-    #[serde(default)]
-    docker_registries: IndexMap<String, IndexMap<String, String>>,
-    #[serde(default)]
-    images: Vec<SeedImage>,
-    #[serde(default)]
-    image_aliases: IndexMap<String, String>,
-    #[serde(default)]
-    vfolder: SeedFolders,
-}
-
-#[derive(Deserialize)]
-struct SeedDomain {
-    name: String,
-    description: Option<String>,
-    #[serde(default = "yes")]
-    is_active: bool,
-    #[serde(default = "empty")]
-    total_resource_slots: Json,
-    #[serde(default = "empty")]
-    allowed_vfolder_hosts: Json,
-    #[serde(default)]
-    allowed_docker_registries: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct SeedProject {
-    id: Option<ProjectId>,
-    name: String,
-    domain_name: String,
-    description: Option<String>,
-    #[serde(default = "yes")]
-    is_active: bool,
-    #[serde(default = "empty")]
-    total_resource_slots: Json,
-    #[serde(default = "empty")]
-    allowed_vfolder_hosts: Json,
-}
-
-#[derive(Deserialize)]
-struct SeedPolicy {
-    name: String,
-    default_for_unspecified: DefaultForUnspecified,
-    #[serde(default = "empty")]
-    total_resource_slots: Json,
-    #[serde(default)]
-    max_session_lifetime: i64,
-    max_concurrent_sessions: i64,
-    #[serde(default)]
-    max_concurrent_sftp_sessions: i64,
-    max_containers_per_session: i64,
-    #[serde(default)]
-    max_vfolder_count: i64,
-    #[serde(default)]
-    max_vfolder_size: i64,
-    #[serde(default)]
-    idle_timeout: i64,
-    #[serde(default = "empty")]
-    allowed_vfolder_hosts: Json,
-}
-
-#[derive(Deserialize)]
-struct SeedUser {
-    uuid: Option<UserId>,
-    username: Option<String>,
-    email: String,
-    password: Option<String>,
-    #[serde(default)]
-    need_password_change: bool,
-    full_name: Option<String>,
-    description: Option<String>,
-    status: UserStatus,
-    status_info: Option<String>,
-    domain_name: String,
-    role: UserRole,
-    #[serde(default)]
-    groups: Vec<String>,
-    #[serde(default)]
-    keypairs: Vec<SeedKeypair>,
-}
-
-#[derive(Deserialize)]
-struct SeedKeypair {
-    access_key: Option<String>,
-    secret_key: Option<String>,
-    #[serde(default = "yes")]
-    is_active: bool,
-    #[serde(default)]
-    is_admin: bool,
-    resource_policy: String,
-    rate_limit: i64,
-}
-
-#[derive(Deserialize)]
-struct SeedScalingGroup {
-    name: String,
-    description: Option<String>,
-    #[serde(default = "yes")]
-    is_active: bool,
-    #[serde(default = "yes")]
-    is_public: bool,
-    wsproxy_addr: Option<String>,
-    #[serde(default = "static_driver")]
-    driver: String,
-    #[serde(default = "empty")]
-    driver_opts: Json,
-    #[serde(default = "fifo")]
-    scheduler: String,
-    #[serde(default = "empty")]
-    scheduler_opts: Json,
-    #[serde(default)]
-    use_host_network: bool,
-    #[serde(default)]
-    domains: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct SeedImage {
-    id: Option<ImageId>,
-    name: String,
-    image: String,
-    tag: String,
-    registry: String,
-    architecture: String,
-    config_digest: String,
-    size_bytes: i64,
-    #[serde(default)]
-    is_local: bool,
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    accelerators: Option<String>,
-    #[serde(default)]
-    labels: IndexMap<String, String>,
-    #[serde(default = "empty")]
-    resources: Json,
-}
-
-#[derive(Default, Deserialize)]
-struct SeedFolders {
-    default_host: Option<String>,
-    #[serde(default)]
-    types: Vec<String>,
 }
 
 /// Brings the database to what a seed file lists. Objects that the file doesn't mention stay, and
@@ -574,92 +413,11 @@ async fn write_image(tx: &mut Tx, image: SeedImage, now: Timestamp) -> Result<()
     Ok(())
 }
 
-/// Gives a database without any domain what a first user needs: a domain, a project, a resource
-/// policy and a scaling group, all called `default`. No user. Whether it did.
-///
-/// # Errors
-/// [`Error::Store`].
-pub async fn ensure_defaults(store: &Store) -> Result<bool> {
-    if domains::any(&mut store.reader()).await? {
-        return Ok(false);
-    }
-    let mut tx = store.begin().await?;
-    if domains::any(&mut tx).await? {
-        return Ok(false);
-    }
-    match write_defaults(&mut tx, Timestamp::now()).await {
-        Ok(()) => tx.commit().await?,
-        // Another host that started at the same time was faster.
-        Err(Error::Store(e)) if matches!(e.violation(), Some((Violation::Unique, _))) => return Ok(false),
-        Err(error) => return Err(error),
-    }
-    Ok(true)
-}
-
-pub(crate) async fn write_defaults(tx: &mut Tx, now: Timestamp) -> Result<()> {
-    const NAME: &str = "default";
-    const FOLDER_HOST: &str = "local:volume1";
-    let domain = SeedDomain {
-        name: NAME.to_owned(),
-        description: Some("The default domain".to_owned()),
-        is_active: true,
-        total_resource_slots: empty(),
-        // The volume that a server has unless it is told otherwise.
-        allowed_vfolder_hosts: json!({ FOLDER_HOST: HostPermission::ALL }),
-        allowed_docker_registries: Vec::new(),
-    };
-    write_domain(tx, domain, now).await?;
-    let project = SeedProject {
-        id: None,
-        name: NAME.to_owned(),
-        domain_name: NAME.to_owned(),
-        description: Some("The default project".to_owned()),
-        is_active: true,
-        total_resource_slots: empty(),
-        allowed_vfolder_hosts: empty(),
-    };
-    write_project(tx, project, now).await?;
-    let policy = SeedPolicy {
-        name: NAME.to_owned(),
-        default_for_unspecified: DefaultForUnspecified::Unlimited,
-        total_resource_slots: empty(),
-        max_session_lifetime: 0,
-        max_concurrent_sessions: 30,
-        max_concurrent_sftp_sessions: 3,
-        max_containers_per_session: 16,
-        max_vfolder_count: 20,
-        max_vfolder_size: 0,
-        idle_timeout: 0,
-        allowed_vfolder_hosts: empty(),
-    };
-    write_policy(tx, policy, now).await?;
-    let group = SeedScalingGroup {
-        name: NAME.to_owned(),
-        description: Some("The default scaling group".to_owned()),
-        is_active: true,
-        is_public: true,
-        wsproxy_addr: None,
-        driver: static_driver(),
-        driver_opts: empty(),
-        scheduler: fifo(),
-        // One session that fits nowhere must not hold up everybody behind it.
-        scheduler_opts: json!({"config": {"skip_blocked": true}}),
-        use_host_network: false,
-        domains: vec![NAME.to_owned()],
-    };
-    write_scaling_group(tx, group, now).await?;
-    let folders =
-        SeedFolders { types: vec!["user".to_owned(), "group".to_owned()], default_host: Some(FOLDER_HOST.to_owned()) };
-    config::set(tx, &config_keys(IndexMap::new(), IndexMap::new(), folders)).await?;
-    revisions::bump(tx, revisions::CONFIG).await?;
-    revisions::bump(tx, revisions::IDENTITY).await?;
-    Ok(())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use quarterdeck_store::testing;
+    use serde_json::json;
 
     use super::*;
 

@@ -11,6 +11,7 @@ mod metrics;
 mod table;
 pub(crate) mod upkeep;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -114,13 +115,12 @@ pub async fn list(control: &Control, caller: &Principal, name: Option<String>) -
     let scope = EndpointScope { owner: Some(caller.user_id), name, ..EndpointScope::default() };
     let rows = endpoints::select(&mut sql, &scope).await?;
     let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
-    let mut routes = endpoints::of_endpoints(&mut sql, &ids).await?;
-    let with_routes = rows.into_iter().map(|row| {
-        let (own, others) = std::mem::take(&mut routes).into_iter().partition(|r: &RouteRow| r.endpoint == row.id);
-        routes = others;
-        Found { row, routes: own }
-    });
-    Ok(with_routes.collect())
+    let mut routes: HashMap<EndpointId, Vec<RouteRow>> = HashMap::new();
+    for route in endpoints::of_endpoints(&mut sql, &ids).await? {
+        routes.entry(route.endpoint).or_default().push(route);
+    }
+    let found = |row: EndpointRow| Found { routes: routes.remove(&row.id).unwrap_or_default(), row };
+    Ok(rows.into_iter().map(found).collect())
 }
 
 /// A service by its id, if the caller may look after it.

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use quarterdeck_model::policy::{BindingMode, PluginKind, Target};
 use quarterdeck_plugin::Limits;
 use quarterdeck_store::plugins::{self, BindingRow, RevisionRow};
-use quarterdeck_store::shadow::{self as rows, RunRow, Totals};
+use quarterdeck_store::shadow::{self as rows, Run, RunRow, Totals};
 use serde::Serialize;
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
@@ -60,6 +60,35 @@ const WAITING_EVENTS: usize = 256;
 pub(crate) trait Shown: Send + 'static {
     /// Shows it to every candidate that it concerns. `skipped` others came too fast.
     fn play(self, control: &Control, ledger: &mut Ledger, skipped: i64) -> impl Future<Output = ()> + Send;
+}
+
+/// What candidates answer on the thread that yields to everybody else.
+trait Asked: Send + Sync + 'static {
+    /// What there is to say of a candidate that gave no answer.
+    fn failed(&self, problem: String) -> Run;
+    /// Asks a candidate; with whether it decided all alike.
+    fn ask(&self, bound: &Bound, limits: Limits) -> (Run, bool);
+}
+
+/// Asks candidates, one after the other.
+async fn ask_each(shown: impl Asked, candidates: Vec<Candidate>, control: &Control, ledger: &mut Ledger, skipped: i64) {
+    let shown = Arc::new(shown);
+    for candidate in candidates {
+        let binding = candidate.binding;
+        if !ledger.awake(control, &binding).await {
+            continue;
+        }
+        ledger.skipped(&binding, skipped);
+        let answered = match candidate.bound {
+            Err(problem) => Err(problem),
+            Ok(bound) => {
+                let (asked, limits) = (Arc::clone(&shown), limits(control));
+                quietly(control, move || asked.ask(&bound, limits)).await
+            }
+        };
+        let (run, alike) = answered.unwrap_or_else(|problem| (shown.failed(problem), false));
+        ledger.note(control, &binding, run, alike);
+    }
 }
 
 /// A queue and the task at its other end.

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::metrics::ByOutcome;
+use crate::registries::{self, Login};
 use crate::{AgentOperation, Control, agents, clusters};
 
 /// Sessions looked at in one pass.
@@ -47,6 +48,9 @@ struct Memory {
     cut_off: Mutex<HashMap<SessionId, Timestamp>>,
 }
 
+/// The runtime of agents that fetch images from registries.
+const FETCHES: &str = "docker";
+
 /// What is common to the sessions of one pass.
 #[derive(Debug)]
 struct Facts {
@@ -55,6 +59,8 @@ struct Facts {
     dotfiles: HashMap<SessionId, Vec<Dotfile>>,
     /// (canonical name, architecture) → (digest, local)
     images: HashMap<(String, String), (String, bool)>,
+    /// Registry → what engines show to it; empty when no agent among these has an engine.
+    logins: HashMap<String, Login>,
     slot_types: Arc<SlotTypes>,
 }
 
@@ -75,51 +81,45 @@ impl Starter {
 
     /// One pass: newly placed sessions become `PREPARING`, and agents are told of everything that is due.
     pub(crate) async fn pass(&self) -> Result<()> {
-        while self.prepare().await? {}
-        let control = &self.control;
-        let now = control.clock().now();
-        let mut reader = control.store().reader();
+        loop {
+            let (prepared, full) = self.prepare().await?;
+            // Nobody else looks at these for a while, so they are told of at once.
+            self.tell(prepared, true).await?;
+            if !full {
+                break;
+            }
+        }
+        let now = self.control.clock().now();
         loop {
             // Calls may take longer than the time after which they are due again.
             let under_way: Vec<_> = self.under_way.lock().iter().copied().collect();
             let statuses = [SessionStatus::Preparing, SessionStatus::Pulling];
+            let mut reader = self.control.store().reader();
             let due = sessions::due(&mut reader, &statuses, now, PASS, &under_way).await?;
             let full = due.len() as i64 == PASS;
-            let due: Vec<_> = {
-                let mut under_way = self.under_way.lock();
-                due.into_iter().filter(|(id, _)| under_way.insert(*id)).collect()
-            };
-            if due.is_empty() {
-                return Ok(());
-            }
-            if let Err(error) = self.send(&due, now).await {
-                let mut under_way = self.under_way.lock();
-                for (id, _) in &due {
-                    under_way.remove(id);
-                }
-                return Err(error);
-            }
-            if !full {
+            if due.is_empty() || !self.tell(due, false).await? || !full {
                 return Ok(());
             }
         }
     }
 
-    /// Moves placed sessions to `PREPARING`, many at once. Returns whether there may be more.
-    async fn prepare(&self) -> Result<bool> {
+    /// Moves placed sessions to `PREPARING`, many at once, as told of: they are due again only after [`ASK_AGAIN`]. A host
+    /// that leads anew doesn't count on that. Returns them, and whether there may be more.
+    async fn prepare(&self) -> Result<(Vec<(SessionId, SessionStatus)>, bool)> {
         let control = &self.control;
         let now = control.clock().now();
         let due = sessions::due(&mut control.store().reader(), &[SessionStatus::Scheduled], now, PASS, &[]).await?;
         if due.is_empty() {
-            return Ok(false);
+            return Ok((Vec::new(), false));
         }
         let full = due.len() as i64 == PASS;
-        crate::retry(|| async {
+        let changes = crate::retry(|| async {
             let mut tx = control.store().begin().await?;
             let mut work = Work::open(&mut tx, due.iter().map(|(id, _)| *id), now).await?;
             for (id, _) in &due {
                 let kernels: Vec<_> = work.kernels_of(*id).iter().map(|k| k.id).collect();
                 if work.set_session(*id, SessionStatus::Preparing, Some(""), Some(json!({}))) {
+                    work.retry_at(*id, later(now));
                     work.session_event("session_preparing", *id, "unknown", None);
                     for kernel in kernels {
                         work.set_kernel(kernel, KernelStatus::Preparing, Some(""), Some(json!({})));
@@ -128,20 +128,57 @@ impl Starter {
             }
             let changes = work.flush(&mut tx).await?;
             tx.commit().await?;
-            control.announce(&changes);
-            Ok(())
+            Ok(changes)
         })
         .await?;
-        Ok(full)
+        control.announce(&changes);
+        Ok((changes.into_iter().map(|change| (change.session, change.to)).collect(), full))
     }
 
-    async fn send(&self, due: &[(SessionId, SessionStatus)], now: Timestamp) -> Result<()> {
+    /// Has the agents of these sessions told, unless that is under way already. `leased`: nobody else looks at them now.
+    /// Returns whether there was any.
+    async fn tell(&self, due: Vec<(SessionId, SessionStatus)>, leased: bool) -> Result<bool> {
+        let (due, busy): (Vec<_>, Vec<_>) = {
+            let mut under_way = self.under_way.lock();
+            due.into_iter().partition(|(id, _)| under_way.insert(*id))
+        };
+        if leased && !busy.is_empty() {
+            // What is under way is about an earlier place of theirs.
+            self.hasten(&busy).await;
+        }
+        if due.is_empty() {
+            return Ok(false);
+        }
+        if let Err(error) = self.send(&due, leased).await {
+            {
+                let mut under_way = self.under_way.lock();
+                for (id, _) in &due {
+                    under_way.remove(id);
+                }
+            }
+            self.hasten(&due).await;
+            return Err(error);
+        }
+        Ok(true)
+    }
+
+    /// Takes leases back. Where that doesn't succeed they run out.
+    async fn hasten(&self, leased: &[(SessionId, SessionStatus)]) {
+        let ids: Vec<_> = leased.iter().map(|(id, _)| *id).collect();
+        if let Err(error) = sessions::hasten(&mut self.control.store().reader(), &ids).await {
+            tracing::debug!(%error, "sessions wait until they are due again");
+        }
+    }
+
+    async fn send(&self, due: &[(SessionId, SessionStatus)], leased: bool) -> Result<()> {
         let control = &self.control;
         let ids: Vec<_> = due.iter().map(|(id, _)| *id).collect();
-        let later = now.plus_micros(i64::try_from(ASK_AGAIN.as_micros()).unwrap_or(i64::MAX));
-        let leases: Vec<_> = due.iter().map(|(id, status)| (*id, *status, later)).collect();
         let mut reader = control.store().reader();
-        sessions::postpone(&mut reader, &leases, false).await?;
+        if !leased {
+            let later = later(control.clock().now());
+            let leases: Vec<_> = due.iter().map(|(id, status)| (*id, *status, later)).collect();
+            sessions::postpone(&mut reader, &leases, false).await?;
+        }
         let rows = sessions::get_many(&mut reader, &ids).await?;
         let mut by_session: HashMap<SessionId, Vec<KernelRow>> = HashMap::new();
         for kernel in kernels::of_sessions(&mut reader, &ids).await? {
@@ -179,6 +216,11 @@ impl Starter {
     }
 }
 
+/// When sessions that were told of are due again.
+fn later(now: Timestamp) -> Timestamp {
+    now.plus_micros(i64::try_from(ASK_AGAIN.as_micros()).unwrap_or(i64::MAX))
+}
+
 async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<SessionId, Vec<KernelRow>>) -> Result<Facts> {
     let mut reader = control.store().reader();
     let mut agents: Vec<AgentId> = kernels.values().flatten().filter_map(|k| k.agent_id.clone()).collect();
@@ -190,13 +232,15 @@ async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<Sessio
     let mut keys: Vec<AccessKey> = rows.iter().map(|s| s.access_key.clone()).collect();
     keys.sort();
     keys.dedup();
+    let agents = agent_rows::get_many(&mut reader, &agents).await?;
+    let logins = match agents.iter().any(|row| row.runtime == FETCHES) {
+        true => registries::logins(control).await,
+        false => HashMap::new(),
+    };
     Ok(Facts {
+        logins,
         slot_types: control.config_tree().slot_types(),
-        agents: agent_rows::get_many(&mut reader, &agents)
-            .await?
-            .into_iter()
-            .map(|row| (row.id.clone(), Arc::new(row)))
-            .collect(),
+        agents: agents.into_iter().map(|row| (row.id.clone(), Arc::new(row))).collect(),
         ssh_keypairs: sessions::ssh_keypairs(&mut reader, &keys)
             .await?
             .into_iter()
@@ -310,12 +354,8 @@ enum Told {
     Lost,
 }
 
-async fn call(control: &Control, agent: &AgentRow, request: pb::CreateKernelsRequest) -> Told {
-    let _permit = control.calls().permit(&agent.id).await;
-    let result = match control.rpc().agent(&agent.addr, agent.id.as_str(), &agent.host_secret) {
-        Ok(handle) => handle.create_kernels(request).await,
-        Err(error) => Err(error),
-    };
+async fn call(control: &Control, agent: &Arc<AgentRow>, request: pb::CreateKernelsRequest) -> Told {
+    let result = control.orders().place(control, agent, request).await;
     let outcome = if result.is_ok() { "ok" } else { "failed" };
     control.metrics().starts.get_or_create(&ByOutcome { outcome: outcome.to_owned() }).inc();
     let Err(error) = result else { return Told::Accepted };
@@ -409,10 +449,14 @@ fn spec(
     let is_batch = session.session_type == SessionType::Batch;
     let runs_command = is_batch || session.session_type == SessionType::Inference;
     let ssh = facts.ssh_keypairs.get(&session.access_key);
+    let agent = kernel.agent_id.as_ref().and_then(|id| facts.agents.get(id));
+    let fetches = !is_local && agent.is_some_and(|row| row.runtime == FETCHES);
+    let login = facts.logins.get(&kernel.registry).filter(|_| fetches);
     let internal = json!({
         "dotfiles": facts.dotfiles.get(&session.id).map_or(&[][..], Vec::as_slice),
         "ssh_keypair": ssh.map(|(public, private)| json!({"public_key": public, "private_key": private})),
         "cluster": trust.map(|pair| clusters::info(session, all, &addresses, pair)),
+        "registry": login.map(Login::document),
     });
     pb::KernelSpec {
         kernel_id: kernel.id.to_string(),

@@ -214,8 +214,11 @@ fn units(thousandths: i64) -> f64 {
 
 fn kernel(zone: Tz, row: ReportRow) -> KernelUsage {
     let devices = row.attached_devices.get("cuda").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
-    let data =
-        |name: &str| devices.iter().filter_map(|device| device.pointer(&format!("/data/{name}"))).map(number).sum();
+    // Added up from 0: the sum of no floats is -0, and so it would be told.
+    let data = |name: &str| {
+        let values = devices.iter().filter_map(|device| device.pointer(&format!("/data/{name}")));
+        values.map(number).fold(0.0, |sum, value| sum + value)
+    };
     let used = row.used;
     let mounts = row.mounts.as_array().filter(|mounts| !mounts.is_empty());
     KernelUsage {

@@ -227,8 +227,7 @@ pub async fn modify(control: &Control, caller: &Principal, email: &str, input: M
         keypairs_follow(&mut tx, &after).await?;
     }
     if let Some(ids) = group_ids {
-        projects::leave_all(&mut tx, after.id).await?;
-        projects::join_all(&mut tx, after.id, &after.domain_name, &project_ids(&ids)).await?;
+        projects::move_to(&mut tx, after.id, &after.domain_name, &project_ids(&ids)).await?;
     } else if before.domain_name != after.domain_name {
         projects::leave_all(&mut tx, after.id).await?;
     }

@@ -10,7 +10,7 @@ use desk::{ADMIN, DOMAIN_ADMIN, USER, controls, who};
 use quarterdeck_control::auth::{Authorize, Signup};
 use quarterdeck_control::store::{self, Store, agents, keypairs as key_rows, users as user_rows};
 use quarterdeck_control::{
-    Error, Result, auth, config, domains, images, keypairs, manager, presets, projects, resource_policies,
+    Control, Error, Result, auth, config, domains, images, keypairs, manager, presets, projects, resource_policies,
     scaling_groups, scope, users,
 };
 use quarterdeck_model::{AccessKey, ProjectId, Timestamp, UserRole, UserStatus};
@@ -318,7 +318,8 @@ async fn domains_and_projects() {
         let stranger = users::UserInput { domain_name: "d1".into(), ..new_user("stranger") };
         users::create(&control, &admin, "stranger@x.test", stranger).await.unwrap();
         let stranger = user_rows::by_email(&mut db.store.reader(), "stranger@x.test").await.unwrap().unwrap();
-        let refused = "only users of the project's domain can be its members";
+        let refused = "integrity error: violates foreign key constraint: \
+                       only users of the project's domain can be its members";
         for other in [stranger.id.to_string(), ProjectId::new().to_string()] {
             let both =
                 projects::ModifyProjectInput { user_uuids: Some(vec![user.id.to_string(), other]), ..members("add") };
@@ -493,7 +494,7 @@ async fn scaling_groups_images_and_maintenance() {
         scaling_groups::delete(&control, &admin, "g1").await.unwrap();
 
         let image = images::visible(&control, &user, "python", "x86_64").await.unwrap();
-        images::check_registry(&control, "default", &image).await.unwrap();
+        images::check_registry(std::slice::from_ref(&image.registry), &image).unwrap();
         images::alias(&control, &admin, "py", &image.name, "x86_64").await.unwrap();
         assert!(matches!(images::alias(&control, &admin, "py", "python", "x86_64").await, Err(Error::Integrity(_))));
         assert_eq!(images::resolve(&control, "py", "x86_64").await.unwrap(), image);
@@ -501,7 +502,7 @@ async fn scaling_groups_images_and_maintenance() {
         assert_eq!(text(images::dealias(&control, &admin, "py").await), "No such alias");
         let no_registry = domains::ModifyDomainInput { allowed_docker_registries: Some(vec![]), ..Default::default() };
         domains::modify(&control, &admin, "default", no_registry).await.unwrap();
-        assert!(images::check_registry(&control, "default", &image).await.is_err());
+        assert!(images::check_registry(&[], &image).is_err());
         assert_eq!(images::list(&control, &user, None).await.unwrap(), []);
         assert_eq!(images::list(&control, &admin, None).await.unwrap().len(), 2);
         assert_eq!(images::list(&control, &admin, Some(true)).await.unwrap().len(), 0);
@@ -526,5 +527,48 @@ async fn scaling_groups_images_and_maintenance() {
         assert_eq!(types, ["group", "user"]);
         assert_eq!(config::docker_registries(&control).await["conf-registry"], "http://127.0.0.1:55000/");
         assert_eq!(config::resource_slots(&control), json!({"cpu": "count", "mem": "bytes", "cuda.device": "count"}));
+    }
+}
+
+/// Statements that some work takes.
+async fn statements<T>(control: &Control, work: impl Future<Output = T>) -> (T, u64) {
+    let before = control.store().statements();
+    let done = work.await;
+    (done, control.store().statements() - before)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_all_the_time_is_read_once_a_change() {
+    for (_db, control) in controls().await {
+        let (admin, user) = (who(&control, ADMIN).await, who(&control, USER).await);
+        let names = || async { scaling_groups::names_for(&control, &user, "default").await.unwrap() };
+        assert_eq!(names().await, ["default"]);
+        assert_eq!(statements(&control, names()).await, (vec!["default".to_owned()], 0));
+
+        let input = scaling_groups::ScalingGroupInput {
+            driver: "static".into(),
+            scheduler: "fifo".into(),
+            ..Default::default()
+        };
+        scaling_groups::create(&control, &admin, "g1", input).await.unwrap();
+        let with = store::scaling_groups::Associate::Keypair(&user.access_key);
+        scaling_groups::associate(&control, &admin, "g1", with).await.unwrap();
+        assert_eq!(names().await, ["default", "g1"]);
+        let rename = projects::ModifyProjectInput { name: Some("renamed".into()), ..Default::default() };
+        projects::modify(&control, &admin, PROJECT.parse().unwrap(), rename).await.unwrap();
+        assert_eq!(names().await, ["default", "g1"], "an unknown project adds none and takes none away");
+        scaling_groups::delete(&control, &admin, "g1").await.unwrap();
+        assert_eq!(names().await, ["default"]);
+
+        let scope = store::lists::keypairs::Scope { access_key: Some(user.access_key.clone()), ..Default::default() };
+        let shown = || async { control.identity().keypair(&scope).await.unwrap().unwrap() };
+        let before = shown().await;
+        assert_eq!(statements(&control, shown()).await.1, 0);
+        auth::update_full_name(&control, &user, "Another Name").await.unwrap();
+        assert_eq!(shown().await.full_name.as_deref(), Some("Another Name"));
+        keypairs::set_ssh_keypair(&control, &user, "ssh-rsa new", "private").await.unwrap();
+        let after = shown().await;
+        assert_ne!(before.ssh_public_key, after.ssh_public_key);
+        assert_eq!(after.ssh_public_key.as_deref(), Some("ssh-rsa new\n"));
     }
 }

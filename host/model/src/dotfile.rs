@@ -1,6 +1,7 @@
 //! Dotfiles: small files that their owner's sessions find in their home.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Most dotfiles of one owner.
 pub const MAX_ENTRIES: usize = 100;
@@ -21,6 +22,13 @@ pub struct Dotfile {
     pub perm: String,
     /// Its content.
     pub data: String,
+}
+
+impl Dotfile {
+    /// The SHA-256 of its content, in 64 hexadecimal digits.
+    pub fn digest(&self) -> String {
+        Sha256::digest(self.data.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Whether the system keeps this path for itself.

@@ -2,13 +2,16 @@
 
 pub mod dotfile;
 pub mod duration;
+pub mod file_mode;
 pub mod ids;
 pub mod image;
+pub mod jwt;
 pub mod lifecycle;
 pub mod names;
 pub mod policy;
 pub mod predicates;
 pub mod quantity;
+pub mod redaction;
 pub mod request;
 pub mod scheduler_opts;
 pub mod service;

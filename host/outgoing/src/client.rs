@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderName, LOCATION, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::ext::ReasonPhrase;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::rt::TokioExecutor;
@@ -94,7 +95,7 @@ impl Client {
         let outgoing =
             outgoing.body(Full::new(request.body.clone())).map_err(|_| Error::Url(request.url.to_string()))?;
         let answer = self.http.request(outgoing).await.map_err(|error| told(&host, &error))?;
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
         let body = Limited::new(body, request.limit).collect().await.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 Error::TooLarge { host: host.clone(), limit: request.limit }
@@ -105,6 +106,7 @@ impl Client {
         Ok(Response {
             url: request.url.clone(),
             status: parts.status.as_u16(),
+            reason: parts.extensions.remove::<ReasonPhrase>(),
             headers: parts.headers,
             body: body.to_bytes(),
         })
@@ -119,7 +121,7 @@ fn told(host: &str, error: &hyper_util::client::legacy::Error) -> Error {
         if let Some(ours) = cause.downcast_ref::<Error>() {
             return ours.clone();
         }
-        deepest = cause.to_string();
+        deepest = tls::refusal(cause).unwrap_or_else(|| cause.to_string());
         source = cause.source();
     }
     if error.is_connect() {
@@ -148,12 +150,17 @@ pub struct Request {
 }
 
 impl Request {
-    fn new(method: Method, url: Url, body: Bytes) -> Result<Self> {
+    /// Any request; `body` goes with every method, as some protocols want it.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for an address that can't be called.
+    pub fn new(method: Method, url: Url, body: impl Into<Bytes>) -> Result<Self> {
         let callable = matches!(url.scheme(), "http" | "https") && url.has_host();
         // Credentials in addresses would end up in logs.
         if !callable || !url.username().is_empty() || url.password().is_some() {
             return Err(Error::Url(format!("{}://{}", url.scheme(), place(&url))));
         }
+        let body = body.into();
         Ok(Self { method, url, headers: HeaderMap::new(), body, timeout: TIMEOUT, limit: LIMIT, redirects: 0 })
     }
 
@@ -170,7 +177,7 @@ impl Request {
     /// # Errors
     /// As [`Request::get`].
     pub fn post(url: Url, body: impl Into<Bytes>) -> Result<Self> {
-        Self::new(Method::POST, url, body.into())
+        Self::new(Method::POST, url, body)
     }
 
     /// Asks for something's end.
@@ -212,7 +219,7 @@ impl Request {
         self
     }
 
-    /// With another time limit than 30 seconds.
+    /// With another time limit than 30 seconds; `Duration::MAX` is none.
     #[must_use]
     pub fn within(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -239,6 +246,7 @@ impl Request {
 pub struct Response {
     url: Url,
     status: u16,
+    reason: Option<ReasonPhrase>,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -247,6 +255,14 @@ impl Response {
     /// Its status.
     pub fn status(&self) -> u16 {
         self.status
+    }
+
+    /// What its status is called: the other side's own words, else the usual ones.
+    pub fn reason(&self) -> String {
+        let own = self.reason.as_ref().map(|reason| String::from_utf8_lossy(reason.as_bytes()));
+        let usual = || StatusCode::from_u16(self.status).ok().and_then(|status| status.canonical_reason());
+        own.filter(|text| !text.is_empty())
+            .map_or_else(|| usual().unwrap_or_default().to_owned(), std::borrow::Cow::into_owned)
     }
 
     /// What was asked for in the end.
@@ -301,7 +317,7 @@ impl Response {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use axum::Router;
-    use axum::http::{StatusCode, header};
+    use axum::http::header;
     use axum::response::Redirect;
     use axum::routing::{get, post};
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Whether the other side must prove who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,20 @@ pub(crate) fn config(certificates: Certificates) -> ClientConfig {
         }),
     }
     .clone()
+}
+
+/// What is wrong with the other side's certificate, if an error says that, however it is wrapped.
+pub(crate) fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        return refusal(io.get_ref()?);
+    }
+    let rustls::Error::InvalidCertificate(fault) = error.downcast_ref()? else { return None };
+    Some(match fault {
+        CertificateError::UnknownIssuer => {
+            "its certificate is refused: no authority that we trust issued it".to_owned()
+        }
+        fault => format!("its certificate is refused: {fault}"),
+    })
 }
 
 fn builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {

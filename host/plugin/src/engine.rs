@@ -86,7 +86,8 @@ fn running_engine(metering: Metering, concurrency: u32) -> Result<Engine, LoadEr
         .max_core_instance_size(4 << 20)
         .max_memory_size(Limits::MAX_MEMORY)
         .max_unused_warm_slots(8)
-        .linear_memory_keep_resident(256 << 10)
+        .linear_memory_keep_resident(4 << 20)
+        .pagemap_scan(wasmtime::Enabled::Auto)
         .table_keep_resident(16 << 10)
         .decommit_batch_size(1);
     let mut config = code_config(metering);

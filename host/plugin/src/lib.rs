@@ -46,7 +46,7 @@ pub use plugin::{CallTrace, Plugin};
 pub use producers::producers;
 pub use quarterdeck_model::policy::PluginKind as Kind;
 pub use runtime::{Runtime, RuntimeOptions};
-pub use schedule::{ExchangeTimes, Judge, RoundTrace, subject};
+pub use schedule::{ExchangeTimes, Judge, Party, RoundTrace, play, subject};
 pub use selftest::{SelfTest, Unsound};
 pub use verify::{Outline, outline};
 

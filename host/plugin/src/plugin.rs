@@ -286,15 +286,11 @@ impl Visit {
         }
     }
 
-    /// Lends time to the host: what `function` takes doesn't count.
-    pub(crate) fn off_the_clock<R>(&mut self, function: impl FnOnce() -> R) -> R {
-        let started = Instant::now();
-        let result = function();
-        let spent = started.elapsed();
+    /// Lends time to the host: what it `spent` doesn't count.
+    pub(crate) fn lend(&mut self, spent: Duration) {
         if let Some(deadline) = &mut self.store.data_mut().deadline {
             *deadline += spent;
         }
-        result
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -93,17 +93,10 @@ impl Plugin {
         let started = Instant::now();
         let called = self.call_traced(call, wall, now_ms, |visit| {
             out.budget = visit.limits().budget;
-            let mut round = Round::open(visit, snapshot)?;
+            let bounds = Bounds::of(visit.limits());
+            let mut guest = Guest::open(visit, snapshot)?;
             out.open = started.elapsed();
-            loop {
-                let settled = round.step(visit, snapshot, judge);
-                out.exchanges.push(round.last);
-                out.calls = round.calls;
-                match settled? {
-                    Some(settled) => out.proposals.extend(settled),
-                    None => return Ok(()),
-                }
-            }
+            Round::new(snapshot, bounds).play(&mut guest, judge, &mut out)
         });
         match called {
             Ok((result, trace)) => {
@@ -133,14 +126,14 @@ impl Plugin {
         }
         let now_ms = i64::try_from(snapshot.now_ms).unwrap_or(i64::MAX);
         let (explanation, _) = self.call(call, wall, now_ms, |visit| {
-            let mut round = Round::open(visit, snapshot)?;
-            while let Some(settled) = round.step(visit, snapshot, judge)? {
+            let mut round = Round::new(snapshot, Bounds::of(visit.limits()));
+            let mut guest = Guest::open(visit, snapshot)?;
+            while let Some(settled) = round.step(&mut guest, judge)? {
                 if settled.iter().any(|(proposal, _)| subject(proposal) == session) {
                     break;
                 }
             }
-            let explanation =
-                visit.run("explain", |store| round.guest.round().call_explain(store, round.handle, session, limit))?;
+            let explanation = guest.explain(session, limit)?;
             checked_explanation(explanation, snapshot, limit, visit.limits())
         })?;
         Ok(explanation)
@@ -159,58 +152,149 @@ pub fn subject(proposal: &Proposal) -> u32 {
     }
 }
 
-struct Round {
+/// Who decides a round that was opened: a component in its sandbox, or code that was compiled with this program, which
+/// components are compared with.
+pub trait Party {
+    /// At most `limit` further proposals.
+    ///
+    /// # Errors
+    /// What ends the round.
+    fn propose(&mut self, limit: u32) -> Result<Vec<Proposal>, Failure>;
+
+    /// Takes the verdicts on the last proposals.
+    ///
+    /// # Errors
+    /// What ends the round.
+    fn settle(&mut self, outcomes: &[Outcome]) -> Result<(), Failure>;
+
+    /// The host took that long, which doesn't count against the party's time.
+    fn lend(&mut self, spent: Duration) {
+        let _ = spent;
+    }
+}
+
+/// Plays a round with whoever opened it, as [`Plugin::schedule`] does with a component: with the same checks of what is
+/// proposed, and the same trace, as far as it isn't about a sandbox.
+///
+/// # Errors
+/// What ended the round.
+pub fn play(
+    party: &mut impl Party,
+    snapshot: &Snapshot,
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Result<RoundTrace, Failure> {
+    let mut out = RoundTrace::default();
+    Round::new(snapshot, Bounds::of(limits)).play(party, judge, &mut out)?;
+    Ok(out)
+}
+
+/// What an answer may amount to.
+#[derive(Clone, Copy)]
+struct Bounds {
+    proposals: u32,
+    text_bytes: usize,
+}
+
+impl Bounds {
+    fn of(limits: &Limits) -> Self {
+        Bounds { proposals: limits.proposals_per_call, text_bytes: limits.text_bytes }
+    }
+}
+
+/// The round as its component sees it.
+struct Guest<'v> {
+    visit: &'v mut Visit,
     guest: wit::Guest,
     handle: ResourceAny,
+}
+
+impl<'v> Guest<'v> {
+    fn open(visit: &'v mut Visit, snapshot: &Snapshot) -> Result<Self, Failure> {
+        let guest = visit.scheduling()?;
+        let handle = visit
+            .run("open", |store| guest.round().call_open(store, snapshot))?
+            .map_err(|message| Failure::Guest { export: "open", message: presentable(&message, 1000) })?;
+        Ok(Guest { visit, guest, handle })
+    }
+
+    fn explain(&mut self, session: u32, limit: u32) -> Result<Explanation, Failure> {
+        let (round, handle) = (self.guest.round(), self.handle);
+        self.visit.run("explain", |store| round.call_explain(store, handle, session, limit))
+    }
+}
+
+impl Party for Guest<'_> {
+    fn propose(&mut self, limit: u32) -> Result<Vec<Proposal>, Failure> {
+        let (round, handle) = (self.guest.round(), self.handle);
+        self.visit.run("propose", |store| round.call_propose(store, handle, limit))
+    }
+
+    fn settle(&mut self, outcomes: &[Outcome]) -> Result<(), Failure> {
+        let (round, handle) = (self.guest.round(), self.handle);
+        self.visit.run("settle", |store| round.call_settle(store, handle, outcomes))
+    }
+
+    fn lend(&mut self, spent: Duration) {
+        self.visit.lend(spent);
+    }
+}
+
+/// The host's side of the exchange.
+struct Round<'s> {
+    snapshot: &'s Snapshot,
+    bounds: Bounds,
     proposed: Vec<bool>,
     calls: u32,
     /// Times of the exchange under way or just ended.
     last: ExchangeTimes,
 }
 
-impl Round {
-    fn open(visit: &mut Visit, snapshot: &Snapshot) -> Result<Round, Failure> {
-        let guest = visit.scheduling()?;
-        let handle = visit
-            .run("open", |store| guest.round().call_open(store, snapshot))?
-            .map_err(|message| Failure::Guest { export: "open", message: presentable(&message, 1000) })?;
-        Ok(Round {
-            guest,
-            handle,
-            proposed: vec![false; snapshot.pending.count as usize],
-            calls: 0,
-            last: ExchangeTimes::default(),
-        })
+impl<'s> Round<'s> {
+    fn new(snapshot: &'s Snapshot, bounds: Bounds) -> Self {
+        let proposed = vec![false; snapshot.pending.count as usize];
+        Round { snapshot, bounds, proposed, calls: 0, last: ExchangeTimes::default() }
+    }
+
+    /// All exchanges until the party proposes nothing.
+    fn play(&mut self, party: &mut impl Party, judge: &mut dyn Judge, out: &mut RoundTrace) -> Result<(), Failure> {
+        loop {
+            let settled = self.step(party, judge);
+            out.exchanges.push(self.last);
+            out.calls = self.calls;
+            match settled? {
+                Some(settled) => out.proposals.extend(settled),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// One exchange; none when the round has ended.
     fn step(
         &mut self,
-        visit: &mut Visit,
-        snapshot: &Snapshot,
+        party: &mut impl Party,
         judge: &mut dyn Judge,
     ) -> Result<Option<Vec<(Proposal, Outcome)>>, Failure> {
-        let limit = visit.limits().proposals_per_call;
-        let text_bytes = visit.limits().text_bytes;
+        let Bounds { proposals: limit, text_bytes } = self.bounds;
         self.calls += 1;
         self.last = ExchangeTimes::default();
-        let round = self.guest.round();
         let started = Instant::now();
-        let proposals = visit.run("propose", |store| round.call_propose(store, self.handle, limit));
+        let proposals = party.propose(limit);
         self.last.propose = started.elapsed();
         let proposals = proposals?;
         if proposals.is_empty() {
             return Ok(None);
         }
-        check_proposals(&proposals, snapshot, &mut self.proposed, limit, text_bytes)
+        check_proposals(&proposals, self.snapshot, &mut self.proposed, limit, text_bytes)
             .map_err(|reason| Failure::Output { export: "propose", reason })?;
         let started = Instant::now();
-        let mut outcomes = visit.off_the_clock(|| judge.judge(&proposals));
+        let mut outcomes = judge.judge(&proposals);
         let judged = Instant::now();
         self.last.judge = judged - started;
+        party.lend(self.last.judge);
         debug_assert_eq!(outcomes.len(), proposals.len(), "the judge owes a verdict on each proposal");
         outcomes.resize(proposals.len(), Outcome::Refused(Refusal::Stale));
-        let settled = visit.run("settle", |store| round.call_settle(store, self.handle, &outcomes));
+        let settled = party.settle(&outcomes);
         self.last.settle = judged.elapsed();
         settled?;
         Ok(Some(proposals.into_iter().zip(outcomes).collect()))

@@ -19,6 +19,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         replicas: vec![Replica { route: Uuid::from_u128(2), authority: backend, weight: 1.0 }],
     }]);
     println!("listening on {}", listener.local_addr()?);
-    proxy.serve(listener, CancellationToken::new()).await;
+    proxy.serve(listener, CancellationToken::new()).await?;
     Ok(())
 }

@@ -68,9 +68,14 @@ pub struct Proxy {
 struct Inner {
     table: ArcSwap<Table>,
     secret: Vec<u8>,
-    client: Client<HttpConnector, Body>,
-    pub(crate) options: ProxyOptions,
+    options: ProxyOptions,
     observer: Option<Arc<dyn Observe>>,
+}
+
+/// What one thread forwards with: the proxy, and connections to replicas of the thread's own.
+pub(crate) struct Forwarder {
+    proxy: Proxy,
+    client: Client<HttpConnector, Body>,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -137,15 +142,8 @@ fn plain(value: &serde_json::Value) -> Response<Body> {
 impl Proxy {
     /// A proxy that knows no service yet. `secret` signs the tokens of services that aren't public.
     pub fn new(secret: impl Into<Vec<u8>>, options: ProxyOptions, observer: Option<Arc<dyn Observe>>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(options.connect_timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(options.idle_timeout)
-            .build(connector);
         let table = ArcSwap::from_pointee(Table::empty());
-        Self { inner: Arc::new(Inner { table, secret: secret.into(), client, options, observer }) }
+        Self { inner: Arc::new(Inner { table, secret: secret.into(), options, observer }) }
     }
 
     /// Takes the newest table. Requests under way go on.
@@ -156,6 +154,35 @@ impl Proxy {
 
     pub(crate) fn options(&self) -> &ProxyOptions {
         &self.inner.options
+    }
+
+    /// Whether a request may reach the service: it is public, or a token opens it.
+    fn admit(&self, entry: &Entry, authorization: Option<&HeaderValue>) -> Result<(), Refusal> {
+        if entry.service.is_public {
+            return Ok(());
+        }
+        let text = authorization.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let token = ["Bearer ", "BackendAI "].iter().find_map(|scheme| {
+            let head = text.get(..scheme.len())?;
+            head.eq_ignore_ascii_case(scheme).then(|| text[scheme.len()..].trim())
+        });
+        let token = token.ok_or_else(|| unauthorized(None))?;
+        token::check(&self.inner.secret, token, entry.service.id).map(drop).map_err(|e| unauthorized(Some(e)))
+    }
+}
+
+impl Forwarder {
+    /// To be made on the thread that uses it.
+    pub(crate) fn new(proxy: Proxy) -> Self {
+        let options = proxy.options();
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(options.connect_timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(options.idle_timeout)
+            .build(connector);
+        Self { proxy, client }
     }
 
     /// Answers a request.
@@ -171,32 +198,19 @@ impl Proxy {
         };
         let name = rest.split('/').next().unwrap_or_default();
         let decoded = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
-        let table = self.inner.table.load_full();
+        let inner = &self.proxy.inner;
+        let table = inner.table.load_full();
         let Some(entry) = table.find(&decoded) else { return NO_SERVICE.answer() };
         let prefix = format!("/e/{name}");
-        let response = match self.admit(entry, request.headers().get(AUTHORIZATION)) {
+        let response = match self.proxy.admit(entry, request.headers().get(AUTHORIZATION)) {
             Ok(()) => self.pass_on(&table, entry, request, peer, &prefix).await,
             Err(refusal) => Err(refusal),
         };
         let response = response.unwrap_or_else(|refusal| refusal.answer());
-        if let Some(observer) = &self.inner.observer {
+        if let Some(observer) = &inner.observer {
             observer.answered(&entry.service.name, response.status().as_u16(), begun.elapsed());
         }
         response
-    }
-
-    /// Whether a request may reach the service: it is public, or a token opens it.
-    fn admit(&self, entry: &Entry, authorization: Option<&HeaderValue>) -> Result<(), Refusal> {
-        if entry.service.is_public {
-            return Ok(());
-        }
-        let text = authorization.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let token = ["Bearer ", "BackendAI "].iter().find_map(|scheme| {
-            let head = text.get(..scheme.len())?;
-            head.eq_ignore_ascii_case(scheme).then(|| text[scheme.len()..].trim())
-        });
-        let token = token.ok_or_else(|| unauthorized(None))?;
-        token::check(&self.inner.secret, token, entry.service.id).map(drop).map_err(|e| unauthorized(Some(e)))
     }
 
     async fn pass_on(
@@ -229,7 +243,7 @@ impl Proxy {
             };
             let Some(sent) = body.take() else { return Err(UNREACHABLE) };
             let request = outgoing(&parts, &target, prefix, sent)?;
-            let answer = tokio::time::timeout(self.inner.options.response_timeout, self.inner.client.request(request));
+            let answer = tokio::time::timeout(self.proxy.options().response_timeout, self.client.request(request));
             match answer.await {
                 Err(_) => return Err(TOO_SLOW),
                 Ok(Ok(response)) => return Ok(returned(response, on_upgrade)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::error::CallError;
 use crate::line::Line;
@@ -74,6 +74,11 @@ impl AgentClient {
     }
 }
 
+/// How many bytes an order travels in.
+pub fn order_size(order: &pb::CreateKernelsRequest) -> usize {
+    prost::Message::encoded_len(order)
+}
+
 /// One agent, as the host calls it.
 #[derive(Clone)]
 pub struct AgentHandle {
@@ -99,6 +104,39 @@ impl AgentHandle {
         let request = metadata::request(request, &self.agent_id, &self.secret)?;
         within(limits::COMMAND_TIMEOUT, self.stub().create_kernels(request)).await?;
         Ok(())
+    }
+
+    /// As [`Self::create_kernels`] for several sessions, each by itself; answers in their order.
+    pub async fn create_several(&self, sessions: Vec<pb::CreateKernelsRequest>) -> Vec<Result<(), CallError>> {
+        let ids: Vec<String> = sessions.iter().map(|session| session.session_id.clone()).collect();
+        let call = async {
+            let sent = pb::CreateSeveralRequest { sessions: sessions.clone() };
+            let request = metadata::request(sent, &self.agent_id, &self.secret)?;
+            let mut stub = self.stub();
+            let call = stub.create_several(request);
+            match tokio::time::timeout(limits::COMMAND_TIMEOUT, call).await {
+                Ok(Ok(answer)) => Ok(Some(answer.into_inner().refused)),
+                Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(None),
+                Ok(Err(status)) => Err(CallError::from(status)),
+                Err(_) => Err(CallError::Timeout),
+            }
+        };
+        match call.await {
+            Ok(Some(refused)) => {
+                let mut refused: HashMap<String, String> =
+                    refused.into_iter().map(|refusal| (refusal.session_id, refusal.reason)).collect();
+                ids.iter().map(|id| refused.remove(id).map_or(Ok(()), |why| Err(CallError::Refused(why)))).collect()
+            }
+            // An older agent hears of one after the other.
+            Ok(None) => {
+                let mut answers = Vec::with_capacity(sessions.len());
+                for session in sessions {
+                    answers.push(self.create_kernels(session).await);
+                }
+                answers
+            }
+            Err(error) => ids.iter().map(|_| Err(error.clone())).collect(),
+        }
     }
 
     /// Has kernels destroyed. Returns those that the agent doesn't have; the others' ends come as reports.

@@ -10,6 +10,7 @@ mod error;
 pub mod limits;
 mod line;
 pub mod metadata;
+mod redacted;
 pub mod service;
 pub mod tunnel;
 
@@ -21,6 +22,7 @@ pub mod pb;
 
 pub use client::{
     AgentClient, AgentHandle, Commit, Download, HostClient, Terminal, TerminalInput, TerminalOutput, is_exposed,
+    order_size,
 };
 pub use error::CallError;
 pub use service::{agent_service, host_service};

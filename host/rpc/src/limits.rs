@@ -10,6 +10,10 @@ pub const MAX_LOG: usize = 10 * 1024 * 1024;
 pub const MAX_REPORT_BATCH: usize = 4 * 1024 * 1024;
 /// How many reports travel in one call.
 pub const MAX_REPORTS: usize = 256;
+/// How many bytes of orders to create kernels travel in one call (a larger single one travels alone).
+pub const MAX_ORDER_BATCH: usize = 4 * 1024 * 1024;
+/// For how many sessions kernels are ordered in one call.
+pub const MAX_ORDERS: usize = 128;
 /// The largest file that is taken in at once.
 pub const MAX_UPLOAD: u64 = 64 * 1024 * 1024;
 /// The largest file that is sent at once.

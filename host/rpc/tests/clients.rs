@@ -20,6 +20,19 @@ impl Agent for Fake {
     ) -> Result<Response<pb::CreateKernelsResponse>, Status> {
         Err(Status::failed_precondition("no room"))
     }
+    async fn create_several(
+        &self,
+        request: Request<pb::CreateSeveralRequest>,
+    ) -> Result<Response<pb::CreateSeveralResponse>, Status> {
+        let sessions = request.into_inner().sessions;
+        if sessions.len() == 3 {
+            return Err(Status::unimplemented("an older agent"));
+        }
+        let refuse =
+            |s: &pb::CreateKernelsRequest| pb::Refusal { session_id: s.session_id.clone(), reason: "no".into() };
+        let refused = sessions.iter().filter(|s| s.session_id == "b").map(refuse).collect();
+        Ok(Response::new(pb::CreateSeveralResponse { refused }))
+    }
     async fn destroy_kernels(
         &self,
         request: Request<pb::DestroyKernelsRequest>,
@@ -147,6 +160,11 @@ async fn calls_carry_metadata_and_errors_are_typed() {
         .unwrap();
     assert_eq!(gone, ["k"]);
     assert_eq!(agent.logs("k").await.unwrap().len(), quarterdeck_rpc::limits::MAX_LOG);
+    let order = |id: &str| pb::CreateKernelsRequest { session_id: id.to_owned(), ..Default::default() };
+    let answers = agent.create_several(vec![order("a"), order("b")]).await;
+    assert_eq!(answers, [Ok(()), Err(CallError::Refused("no".into()))]);
+    let answers = agent.create_several(vec![order("a"), order("b"), order("c")]).await;
+    assert_eq!(answers, vec![Err(CallError::Refused("no room".into())); 3], "one by one");
     let refused = agent.create_kernels(pb::CreateKernelsRequest::default()).await.unwrap_err();
     assert_eq!(refused, CallError::Refused("no room".into()));
     assert!(matches!(agent.interrupt("k").await, Err(CallError::Unauthenticated(_))));

@@ -110,21 +110,27 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// How the audit tells of a command that opens the database itself.
 fn at_console(matches: &ArgMatches) -> Act {
-    let account = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-    let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()));
-    let actor = Actor { name: Some(account), address: Some("console".to_owned()), ..Actor::default() };
-    let (mut words, mut innermost) = (vec!["quarterdeck"], matches);
+    let cli = Cli::command();
+    let actor =
+        Actor { name: Some(command::console::account()), address: Some("console".to_owned()), ..Actor::default() };
+    let (mut words, mut innermost, mut command) = (vec!["quarterdeck"], matches, Some(&cli));
     while let Some((word, matches)) = innermost.subcommand() {
         words.push(word);
         innermost = matches;
+        command = command.and_then(|command| command.find_subcommand(word));
     }
+    // Arguments that belong together are a group, which nobody types.
+    let is_group = |id: &str| command.is_some_and(|command| command.get_groups().any(|group| group.get_id() == id));
     let mut given = serde_json::Map::new();
-    for id in innermost.ids() {
+    for id in innermost.ids().filter(|id| !is_group(id.as_str())) {
         let typed = innermost.value_source(id.as_str()) == Some(ValueSource::CommandLine);
         // Where the database is may hold its password.
         if let (true, Some(values)) = (typed && id != "database", innermost.try_get_raw(id.as_str()).ok().flatten()) {
             let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
-            given.insert(id.to_string(), values.join(" ").into());
+            let text = values.join(" ");
+            // Secrets within a document are known by their names there.
+            let document = serde_json::from_str(&text).ok().filter(serde_json::Value::is_object);
+            given.insert(id.to_string(), document.unwrap_or_else(|| text.into()));
         }
     }
     let given = serde_json::Value::Object(given);

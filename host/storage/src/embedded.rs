@@ -5,6 +5,7 @@
 
 mod download;
 mod files;
+mod quota;
 mod tree;
 mod upload;
 mod zip;
@@ -23,7 +24,7 @@ use serde_json::{Value as Json, json};
 
 use crate::error::{Error, Result};
 use crate::token::{DownloadClaims, TokenError, UploadClaims, sign, verify};
-use crate::{Entry, FsUsage, Limits, Place, Storage, Usage, Volume};
+use crate::{Entry, FsUsage, Limits, Place, Room, Storage, Usage, Volume};
 
 pub use download::{Archive, OpenFile, Opened};
 pub use upload::{Receipt, Upload, UploadError};
@@ -64,6 +65,7 @@ pub struct Embedded {
 struct Inner {
     settings: EmbeddedSettings,
     volumes: BTreeMap<String, VolumeDir>,
+    counts: quota::Counts,
 }
 
 struct VolumeDir {
@@ -97,7 +99,7 @@ impl Embedded {
             }
             volumes.insert(name.clone(), VolumeDir { path, dir });
         }
-        Ok(Self { inner: Arc::new(Inner { settings, volumes }) })
+        Ok(Self { inner: Arc::new(Inner { settings, volumes, counts: quota::Counts::default() }) })
     }
 
     /// How it is set up.
@@ -153,6 +155,9 @@ fn steps(folder: &FolderPath) -> [String; 4] {
     let hex = folder.id.0.simple().to_string();
     [folder.scope.clone(), hex[..2].to_owned(), hex[2..4].to_owned(), hex[4..].to_owned()]
 }
+
+/// How many levels below its scope's directory a folder lies.
+const BELOW_SCOPE: usize = 3;
 
 /// Where a folder lies below its volume.
 fn relative(folder: &FolderPath) -> PathBuf {
@@ -451,9 +456,9 @@ impl Storage for Embedded {
         Ok(sign(&self.inner.settings.secret, &claims))
     }
 
-    async fn scope_usage(&self, volume: &str, scope: &str) -> Result<Option<u64>> {
-        let (volume, scope) = (volume.to_owned(), scope.to_owned());
-        self.blocking(move |inner| Ok(Some(inner.scope_usage(&volume, &scope)?))).await
+    async fn room(&self, place: &Place, size: u64, limits: Limits) -> Result<Room> {
+        let place = place.clone();
+        self.blocking(move |inner| inner.room(&place, size, limits)).await
     }
 
     async fn maintain(&self) -> Result<()> {
@@ -471,17 +476,6 @@ impl Storage for Embedded {
 
     fn client_api(&self) -> Option<&str> {
         self.inner.settings.client_api.as_deref()
-    }
-}
-
-impl Inner {
-    /// Bytes in all folders of a quota scope.
-    fn scope_usage(&self, volume: &str, scope: &str) -> Result<u64> {
-        match self.volume(volume)?.dir.open_dir(scope) {
-            Ok(dir) => Ok(u64::try_from(tree::usage(&dir, None).used_bytes).unwrap_or_default()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(Error::io(&error)),
-        }
     }
 }
 

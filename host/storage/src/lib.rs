@@ -97,6 +97,17 @@ pub struct Limits {
     pub scope: Option<u64>,
 }
 
+/// Whether there is room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is, as far as the storage can tell.
+    Enough,
+    /// The folder would hold more than it may.
+    FolderFull,
+    /// Its owner's folders together would.
+    OwnerFull,
+}
+
 /// What folders need of a storage. Paths of files are relative to the folder's root and `/`-separated.
 #[async_trait]
 pub trait Storage: Send + Sync + std::fmt::Debug {
@@ -160,8 +171,9 @@ pub trait Storage: Send + Sync + std::fmt::Debug {
     /// A token that lets its bearer download a file or directory.
     async fn download_token(&self, place: &Place, path: &str, archive: bool) -> Result<String>;
 
-    /// Bytes in use in a quota scope, where the storage can tell without being asked for each folder.
-    async fn scope_usage(&self, volume: &str, scope: &str) -> Result<Option<u64>>;
+    /// Whether a folder and its owner may hold `size` bytes more. A storage that can't tell what an owner's folders hold
+    /// together judges by the folder alone.
+    async fn room(&self, place: &Place, size: u64, limits: Limits) -> Result<Room>;
 
     /// Tidies up what was left behind.
     async fn maintain(&self) -> Result<()>;

@@ -7,17 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::Method;
+use quarterdeck_outgoing::{Certificates, Client, Reach, Request, Response, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
 
 use crate::error::{Error, Problem, Result};
-use crate::{Entry, FsUsage, Limits, Place, Storage, Usage, Volume};
+use crate::{Entry, FsUsage, Limits, Place, Room, Storage, Usage, Volume};
 
 /// Answers are at most so large.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -35,12 +32,14 @@ pub struct ProxySettings {
     pub client_api: String,
     /// What we prove ourselves with.
     pub secret: String,
+    /// Whether its certificate has to be good.
+    pub ssl_verify: bool,
 }
 
 /// A storage proxy.
 pub struct Proxy {
     settings: ProxySettings,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -52,39 +51,38 @@ impl std::fmt::Debug for Proxy {
 impl Proxy {
     /// A storage proxy; nothing is asked yet.
     pub fn new(settings: ProxySettings) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(Duration::from_secs(10)));
-        connector.set_nodelay(true);
-        Self { settings, client: Client::builder(TokioExecutor::new()).build(connector) }
+        let certificates = if settings.ssl_verify { Certificates::Checked } else { Certificates::Unchecked };
+        // Storages are the site's own: they may be anywhere.
+        Self { settings, client: Client::new(Reach::Anywhere, certificates) }
     }
 
-    /// Asks with a time limit.
+    /// Asks with the usual time limit.
     async fn ask(&self, method: Method, path: &str, parameters: Option<Json>) -> Result<Bytes> {
-        tokio::time::timeout(PATIENCE, self.ask_patiently(method, path, parameters))
-            .await
-            .unwrap_or_else(|_| Err(Error::Unreachable(format!("{} gave no answer in time", self.settings.name))))
+        self.ask_within(PATIENCE, method, path, parameters).await
     }
 
-    async fn ask_patiently(&self, method: Method, path: &str, parameters: Option<Json>) -> Result<Bytes> {
+    async fn ask_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        parameters: Option<Json>,
+    ) -> Result<Bytes> {
         let unreachable =
             |error: &dyn std::fmt::Display| Error::Unreachable(format!("{}: {error}", self.settings.name));
+        let url = format!("{}{path}", self.settings.manager_api.trim_end_matches('/'));
+        let url: Url = url.parse().map_err(|e| unreachable(&e))?;
         let body = parameters.map(|p| p.to_string()).unwrap_or_default();
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{}{path}", self.settings.manager_api.trim_end_matches('/')))
-            .header("X-BackendAI-Storage-Auth-Token", &self.settings.secret)
-            .header("Content-Type", "application/json")
-            .body(Full::new(Bytes::from(body)))
+        let request = Request::new(method, url, body)
+            .and_then(|request| request.header("x-backendai-storage-auth-token", &self.settings.secret))
+            .and_then(|request| request.header("content-type", "application/json"))
             .map_err(|e| unreachable(&e))?;
-        let response = self.client.request(request).await.map_err(|e| unreachable(&e))?;
-        let status = response.status();
-        let reason = response.extensions().get::<hyper::ext::ReasonPhrase>().map(|reason| reason.as_bytes().to_vec());
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await.map_err(|e| unreachable(&e))?;
-        let body = body.to_bytes();
-        if status.is_success() {
-            return Ok(body);
+        let request = request.within(patience).at_most(ANSWER_LIMIT);
+        let response = self.client.send(request).await.map_err(|e| unreachable(&e))?;
+        if (200..300).contains(&response.status()) {
+            return Ok(response.body().clone());
         }
-        Err(refusal(status, reason.as_deref(), &body))
+        Err(refusal(&response))
     }
 
     async fn read<T: DeserializeOwned>(&self, method: Method, path: &str, parameters: Option<Json>) -> Result<T> {
@@ -99,17 +97,16 @@ impl Proxy {
 }
 
 /// What an answer that is no success comes to (`spec/vfolder.md` §1.1).
-fn refusal(status: StatusCode, reason: Option<&[u8]>, body: &[u8]) -> Error {
-    if let Ok(Json::Object(mut document)) = serde_json::from_slice::<Json>(body) {
+fn refusal(response: &Response) -> Error {
+    if let Ok(Json::Object(mut document)) = serde_json::from_slice::<Json>(response.body()) {
         let msg = match document.remove("msg") {
             Some(Json::String(msg)) => Some(msg),
             _ => None,
         };
-        return Error::Refused(Problem { status: status.as_u16(), msg, data: document });
+        return Error::Refused(Problem { status: response.status(), msg, data: document });
     }
-    let reason = reason.map(String::from_utf8_lossy).filter(|r| !r.is_empty());
-    let reason = reason.as_deref().or_else(|| status.canonical_reason()).unwrap_or_default().to_owned();
-    Error::Failed(format!("Storage proxy responded with {} {reason}", status.as_u16()).trim_end().to_owned())
+    let told = format!("Storage proxy responded with {} {}", response.status(), response.reason());
+    Error::Failed(told.trim_end().to_owned())
 }
 
 /// The parameters that name a folder.
@@ -194,7 +191,7 @@ impl Storage for Proxy {
     }
 
     async fn delete(&self, place: &Place) -> Result<()> {
-        self.ask_patiently(Method::POST, "/folder/delete", Some(Json::Object(named(place)))).await.map(drop)
+        self.ask_within(Duration::MAX, Method::POST, "/folder/delete", Some(Json::Object(named(place)))).await.map(drop)
     }
 
     async fn duplicate(&self, from: &Place, to: &Place) -> Result<()> {
@@ -207,7 +204,7 @@ impl Storage for Proxy {
             "src_volume": from.volume, "src_vfid": from.folder.to_string(),
             "dst_volume": to.volume, "dst_vfid": to.folder.to_string(), "options": null,
         });
-        self.ask_patiently(Method::POST, "/folder/clone", Some(parameters)).await.map(drop)
+        self.ask_within(Duration::MAX, Method::POST, "/folder/clone", Some(parameters)).await.map(drop)
     }
 
     async fn mount_path(&self, place: &Place, subpath: &str) -> Result<String> {
@@ -286,8 +283,10 @@ impl Storage for Proxy {
         Ok(self.read::<Token>(Method::POST, "/folder/file/download", Some(with(place, parameters))).await?.token)
     }
 
-    async fn scope_usage(&self, _: &str, _: &str) -> Result<Option<u64>> {
-        Ok(None)
+    async fn room(&self, place: &Place, size: u64, limits: Limits) -> Result<Room> {
+        let Some(limit) = limits.folder else { return Ok(Room::Enough) };
+        let used = u64::try_from(self.used_bytes(place).await?).unwrap_or_default();
+        Ok(if used.saturating_add(size) > limit { Room::FolderFull } else { Room::Enough })
     }
 
     async fn maintain(&self) -> Result<()> {

@@ -2,13 +2,10 @@
 //!
 //! Whoever has one may use it as often as it likes until it expires; it names one path of one folder and one deed.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use quarterdeck_model::jwt::{self, Fault};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
-use sha2::Sha256;
 
 /// Tokens are at most so long; paths are shorter.
 const MAX_LENGTH: usize = 16 << 10;
@@ -57,57 +54,24 @@ pub struct DownloadClaims {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenError(pub Json);
 
-impl TokenError {
-    fn undecodable(why: &str) -> Self {
-        Self(json!(format!("cannot decode the given value as JWT: {why}")))
+impl From<Fault> for TokenError {
+    fn from(fault: Fault) -> Self {
+        Self(json!(format!("cannot decode the given value as JWT: {fault}")))
     }
-}
-
-fn mac(secret: &str, signed: &str) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(signed.as_bytes());
-    mac
 }
 
 /// Signs claims.
 pub(crate) fn sign(secret: &str, claims: &impl Serialize) -> String {
-    let claims = serde_json::to_vec(claims).expect("texts and numbers can always be written");
-    let head = URL_SAFE_NO_PAD.encode(br#"{"alg":"HS256","typ":"JWT"}"#);
-    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
-    let signature = URL_SAFE_NO_PAD.encode(mac(secret, &signed).finalize().into_bytes());
-    format!("{signed}.{signature}")
+    jwt::sign(secret.as_bytes(), claims)
 }
 
 /// Reads a token for the deed `op`.
 pub(crate) fn verify<T: DeserializeOwned>(secret: &str, token: &str, op: &str, now: i64) -> Result<T, TokenError> {
-    if token.len() > MAX_LENGTH {
-        return Err(TokenError::undecodable("Too long"));
-    }
-    let segments: Vec<&str> = token.split('.').collect();
-    let [head, claims, signature] = segments[..] else {
-        return Err(TokenError::undecodable("Not enough segments"));
-    };
-    let decode = |segment: &str| URL_SAFE_NO_PAD.decode(segment.trim_end_matches('='));
-    let header: Json = decode(head)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-        .ok_or_else(|| TokenError::undecodable("Invalid header padding"))?;
-    // Only this one: `none`, or a public key taken for a secret, must never pass.
-    if header.get("alg").and_then(Json::as_str) != Some("HS256") {
-        return Err(TokenError::undecodable("The specified alg value is not allowed"));
-    }
-    let failed = || TokenError::undecodable("Signature verification failed");
-    let signature = decode(signature).map_err(|_| failed())?;
-    mac(secret, &format!("{head}.{claims}")).verify_slice(&signature).map_err(|_| failed())?;
-    let invalid = || TokenError::undecodable("Invalid payload");
-    let claims: Json = decode(claims).ok().and_then(|b| serde_json::from_slice(&b).ok()).ok_or_else(invalid)?;
-    if claims.get("exp").and_then(Json::as_i64).is_none_or(|exp| exp <= now) {
-        return Err(TokenError::undecodable("Signature has expired"));
-    }
+    let claims = jwt::read(secret.as_bytes(), token, MAX_LENGTH, now)?;
     if claims.get("op").and_then(Json::as_str) != Some(op) {
         return Err(TokenError(json!({ "op": format!("value is not exactly '{op}'") })));
     }
-    serde_json::from_value(claims).map_err(|_| invalid())
+    serde_json::from_value(claims).map_err(|_| Fault::Payload.into())
 }
 
 #[cfg(test)]
@@ -149,9 +113,9 @@ mod tests {
         assert_eq!(why(UPLOAD, "download", 1), json!({"op": "value is not exactly 'download'"}));
         let forged = format!("{}A", &UPLOAD[..UPLOAD.len() - 1]);
         assert_eq!(why(&forged, "upload", 1), "cannot decode the given value as JWT: Signature verification failed");
-        let none = URL_SAFE_NO_PAD.encode(br#"{"alg":"none"}"#);
-        let claims = UPLOAD.split('.').nth(1).unwrap();
-        assert!(why(&format!("{none}.{claims}."), "upload", 1).as_str().unwrap().ends_with("alg value is not allowed"));
+        // {"alg":"none"}
+        let none = format!("eyJhbGciOiJub25lIn0.{}.", UPLOAD.split('.').nth(1).unwrap());
+        assert!(why(&none, "upload", 1).as_str().unwrap().ends_with("alg value is not allowed"));
         let longer = sign("another", &upload());
         assert!(why(&longer, "upload", 1).as_str().unwrap().ends_with("Signature verification failed"));
         let endless = sign(SECRET, &json!({"op": "upload"}));

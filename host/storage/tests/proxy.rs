@@ -72,6 +72,7 @@ async fn proxy(script: Script, secret: &str) -> (Proxy, Calls) {
         manager_api: format!("http://{address}/"),
         client_api: "https://files.example.org".to_owned(),
         secret: secret.to_owned(),
+        ssl_verify: true,
     };
     (Proxy::new(settings), calls)
 }
@@ -222,6 +223,7 @@ async fn a_wrong_secret_and_a_dead_proxy() {
         manager_api: "http://127.0.0.1:1".to_owned(),
         client_api: String::new(),
         secret: String::new(),
+        ssl_verify: false,
     };
     assert!(matches!(Proxy::new(settings).volumes().await, Err(Error::Unreachable(_))));
 }

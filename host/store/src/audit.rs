@@ -2,14 +2,17 @@
 //!
 //! Whoever brings a change about (a request, a command, a loop that acts on a file) opens a [`scope`]; every transaction
 //! that begins within it carries the [`Act`] along, and [`crate::Tx::commit`] writes the entry before it commits. So a use
-//! case can't forget it, and an entry tells of a change that really happened.
+//! case can't forget it, and an entry tells of a change that really happened. What it did to rows of some tables is told
+//! too, with values before and after.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quarterdeck_model::Timestamp;
 use serde_json::{Value as Json, json};
 
+use crate::changes::{self, Change};
 use crate::error::Result;
 use crate::set;
 use crate::sql::{Row, Sql, Stmt};
@@ -64,7 +67,8 @@ pub struct Act {
     actor: Actor,
     action: String,
     words: Mutex<Words>,
-    told: AtomicBool,
+    /// The number of its entry, once that is committed.
+    entry: AtomicI64,
 }
 
 /// What becomes known of an act while it is under way.
@@ -77,7 +81,7 @@ struct Words {
 impl Act {
     /// An act; `action` names it (`POST /config/set`, `modify_user`, `quarterdeck db load`).
     pub fn new(via: Via, actor: Actor, action: impl Into<String>) -> Self {
-        Self { via, actor, action: action.into(), words: Mutex::default(), told: AtomicBool::new(false) }
+        Self { via, actor, action: action.into(), words: Mutex::default(), entry: AtomicI64::new(0) }
     }
 
     /// With what it is done to, unless something says so later.
@@ -106,13 +110,14 @@ impl Act {
         words.details = words.details.take().or(details);
     }
 
-    /// Whether an entry of it is committed. One act has one entry, however many transactions it takes.
-    pub(crate) fn is_told(&self) -> bool {
-        self.told.load(Ordering::Acquire)
+    /// The number of its entry, if that is committed. One act has one entry, however many transactions it takes.
+    fn entry(&self) -> Option<i64> {
+        Some(self.entry.load(Ordering::Acquire)).filter(|entry| *entry != 0)
     }
 
-    pub(crate) fn set_told(&self) {
-        self.told.store(true, Ordering::Release);
+    /// Its entry is committed.
+    pub(crate) fn set_told(&self, entry: i64) {
+        self.entry.store(entry, Ordering::Release);
     }
 }
 
@@ -142,9 +147,28 @@ pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
     SCOPE.scope(current(), work)
 }
 
-/// Writes the entries of acts, in one statement.
-pub(crate) async fn tell<S: Sql>(sql: &mut S, acts: &[Arc<Act>]) -> Result<()> {
+/// Writes the entries of those acts that have none yet, and what changed beside the entries of all. The acts with their
+/// entries.
+pub(crate) async fn tell<S: Sql>(sql: &mut S, acts: Vec<Arc<Act>>, changed: &[Change]) -> Result<Vec<(Arc<Act>, i64)>> {
+    let now = Timestamp::now().micros();
+    let (told, new): (Vec<_>, Vec<_>) = acts.into_iter().partition(|act| act.entry().is_some());
+    let mut entries: Vec<_> = told.into_iter().filter_map(|act| act.entry().map(|entry| (act, entry))).collect();
+    if !new.is_empty() {
+        let numbers = insert(sql, &new, now).await?;
+        entries.extend(new.into_iter().zip(numbers));
+    }
+    if !changed.is_empty() {
+        for (_, entry) in &entries {
+            changes::write(sql, *entry, now, changed).await?;
+        }
+    }
+    Ok(entries)
+}
+
+/// Adds the entries of acts, in one statement; their numbers.
+async fn insert<S: Sql>(sql: &mut S, acts: &[Arc<Act>], now: i64) -> Result<Vec<i64>> {
     const COLUMNS: &[(&str, &str)] = &[
+        ("place", "bigint"),
         ("at", "bigint"),
         ("via", "text"),
         ("actor_id", "text"),
@@ -156,12 +180,13 @@ pub(crate) async fn tell<S: Sql>(sql: &mut S, acts: &[Arc<Act>]) -> Result<()> {
         ("target", "text"),
         ("details", "text"),
     ];
-    let now = Timestamp::now().micros();
     let rows: Json = acts
         .iter()
-        .map(|act| {
+        .enumerate()
+        .map(|(place, act)| {
             let words = act.words.lock().unwrap_or_else(PoisonError::into_inner);
             json!({
+                "place": place,
                 "at": now,
                 "via": act.via.as_str(),
                 "actor_id": act.actor.id,
@@ -175,13 +200,19 @@ pub(crate) async fn tell<S: Sql>(sql: &mut S, acts: &[Arc<Act>]) -> Result<()> {
             })
         })
         .collect();
-    let names: Vec<_> = COLUMNS.iter().map(|(name, _)| *name).collect();
+    let names: Vec<_> = COLUMNS.iter().map(|(name, _)| *name).filter(|name| *name != "place").collect();
     let source = set::rows(sql.dialect(), "$1", COLUMNS);
-    let stmt = Stmt::assembled(format!("INSERT INTO audit ({0}) SELECT {0} FROM {source}", names.join(", ")));
+    let stmt = Stmt::assembled(format!(
+        "INSERT INTO audit ({0}) SELECT {0} FROM {source} ORDER BY place RETURNING id",
+        names.join(", ")
+    ));
     // Documents hide NUL behind escapes of two depths: the list's own, and those of the details within it.
-    let text = rows.to_string().replace("\\u0000", "\\ufffd");
-    sql.execute(stmt.bind(text)).await?;
-    Ok(())
+    let text = set::clean_json(&rows.to_string()).into_owned();
+    let added = sql.fetch_all(stmt.bind(text)).await?;
+    let mut numbers: Vec<i64> = added.iter().map(|row| row.get("id")).collect::<Result<_>>()?;
+    // They are counted up in the order in which the rows go in, whatever order they come back in.
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// An entry.
@@ -201,6 +232,32 @@ pub struct AuditRow {
     pub target: String,
     /// What was asked for.
     pub details: Option<Json>,
+    /// What it did to rows that are kept an eye on.
+    pub changes: Changes,
+}
+
+/// What one act did to rows: configuration keys, domains, projects, users, key pairs, resource policies, scaling groups,
+/// presets and bindings of plugins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Row by row, in the order in which they changed.
+    pub rows: Vec<ChangeRow>,
+    /// How many more there were.
+    pub more: u64,
+}
+
+/// What was done to one row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangeRow {
+    /// `config`, `domain`, `project`, `user`, `keypair`, `resource-policy`, `scaling-group`, `resource-preset` or
+    /// `plugin-binding`.
+    pub kind: String,
+    /// As people know it.
+    pub name: String,
+    /// Values before, of the columns that changed, without secrets; nothing when it wasn't there.
+    pub before: Option<Json>,
+    /// Values after; nothing when it is gone.
+    pub after: Option<Json>,
 }
 
 /// Which entries are wanted.
@@ -210,7 +267,7 @@ pub struct Filter {
     pub actor: Option<String>,
     /// With this action, or one that has this text in it, whatever its case.
     pub action: Option<String>,
-    /// With this text in the target, whatever its case.
+    /// With this text in the target, or in the name of something that changed, whatever its case.
     pub target: Option<String>,
     /// Through this door.
     pub via: Option<String>,
@@ -237,7 +294,33 @@ fn row(row: &Row) -> Result<AuditRow> {
         action: row.get("action")?,
         target: row.get("target")?,
         details: row.json_opt("details")?,
+        changes: Changes::default(),
     })
+}
+
+/// Adds to entries what they changed.
+async fn with_changes<S: Sql>(sql: &mut S, mut entries: Vec<AuditRow>) -> Result<Vec<AuditRow>> {
+    if entries.is_empty() {
+        return Ok(entries);
+    }
+    // Numbers as texts are what lists are made of.
+    let numbers: HashMap<i64, usize> = entries.iter().enumerate().map(|(place, entry)| (entry.id, place)).collect();
+    let lookup = Stmt::dialect(
+        "SELECT * FROM audit_changes WHERE entry IN (SELECT CAST(value AS BIGINT) FROM json_each($1)) ORDER BY id",
+        "SELECT * FROM audit_changes WHERE entry IN \
+         (SELECT CAST(e AS BIGINT) FROM jsonb_array_elements_text(CAST($1 AS jsonb)) AS e) ORDER BY id",
+    );
+    for row in sql.fetch_all(lookup.bind(set::array(numbers.keys()))).await? {
+        let Some(entry) = numbers.get(&row.get("entry")?).and_then(|place| entries.get_mut(*place)) else { continue };
+        let (kind, name): (String, String) = (row.get("kind")?, row.get("name")?);
+        if kind == changes::MORE {
+            entry.changes.more += name.parse::<u64>().unwrap_or_default();
+            continue;
+        }
+        let (before, after) = (row.json_opt("old_values")?, row.json_opt("new_values")?);
+        entry.changes.rows.push(ChangeRow { kind, name, before, after });
+    }
+    Ok(entries)
 }
 
 /// A text between wildcards of `LIKE`, itself without any.
@@ -264,7 +347,11 @@ pub async fn page<S: Sql>(sql: &mut S, filter: &Filter, limit: i64) -> Result<Ve
         add("LOWER(action) LIKE ? ESCAPE '\\'", within(action).into());
     }
     if let Some(target) = &filter.target {
-        add("LOWER(target) LIKE ? ESCAPE '\\'", within(target).into());
+        add(
+            "(LOWER(target) LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM audit_changes c WHERE c.entry = audit.id \
+             AND LOWER(c.name) LIKE ? ESCAPE '\\'))",
+            within(target).into(),
+        );
     }
     if let Some(via) = &filter.via {
         add("via = ?", via.into());
@@ -279,9 +366,14 @@ pub async fn page<S: Sql>(sql: &mut S, filter: &Filter, limit: i64) -> Result<Ve
         add("id < ?", before.into());
     }
     values.push(limit.into());
-    let sql_text =
-        format!("SELECT * FROM audit WHERE {} ORDER BY id DESC LIMIT ${}", conditions.join(" AND "), values.len());
-    sql.fetch_all(Stmt::assembled(sql_text).bind_all(values)).await?.iter().map(row).collect()
+    let sql_text = format!(
+        "SELECT * FROM audit WHERE {} ORDER BY id DESC LIMIT CAST(${} AS BIGINT)",
+        conditions.join(" AND "),
+        values.len()
+    );
+    let entries =
+        sql.fetch_all(Stmt::assembled(sql_text).bind_all(values)).await?.iter().map(row).collect::<Result<_>>()?;
+    with_changes(sql, entries).await
 }
 
 /// Whether any entry is from before `horizon`.
@@ -300,110 +392,9 @@ pub async fn any_before<S: Sql>(sql: &mut S, horizon: Timestamp) -> Result<bool>
 pub async fn drop_before<S: Sql>(sql: &mut S, horizon: Timestamp) -> Result<u64> {
     let set = Stmt::new("UPDATE _audit_horizon SET before = $1 WHERE before < $1");
     sql.execute(set.bind(horizon.micros())).await?;
+    sql.execute(Stmt::new("DELETE FROM audit_changes WHERE at < $1").bind(horizon.micros())).await?;
     sql.execute(Stmt::new("DELETE FROM audit WHERE at < $1").bind(horizon.micros())).await
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::{config, testing};
-
-    fn somebody() -> Actor {
-        Actor { name: Some("a@x".to_owned()), access_key: Some("AKIA".to_owned()), ..Actor::default() }
-    }
-
-    async fn all(db: &testing::TestDb) -> Vec<AuditRow> {
-        page(&mut db.store.reader(), &Filter::default(), 100).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_committed_is_told_once_and_nothing_else() {
-        for db in testing::databases().await {
-            let store = &db.store;
-            let write = async |key: &str| {
-                let mut tx = store.begin().await.unwrap();
-                config::set(&mut tx, &[(key.to_owned(), "v".to_owned())]).await.unwrap();
-                tx.commit().await.unwrap();
-            };
-            write("nobody").await;
-            assert!(all(&db).await.is_empty(), "no act was under way");
-
-            scope(Act::new(Via::Rest, somebody(), "POST /x").on("t").with(json!({"k": "\0"})), async {
-                // Neither what is undone, nor looking, nor bookkeeping is an act.
-                let mut tx = store.begin().await.unwrap();
-                config::set(&mut tx, &[("undone".to_owned(), "v".to_owned())]).await.unwrap();
-                tx.rollback().await.unwrap();
-                let mut tx = store.begin().await.unwrap();
-                config::get(&mut tx, "nobody").await.unwrap();
-                assert_eq!(config::delete(&mut tx, "not there").await.unwrap(), 0);
-                tx.commit().await.unwrap();
-                let mut tx = store.begin_bookkeeping().await.unwrap();
-                config::set(&mut tx, &[("mark".to_owned(), "v".to_owned())]).await.unwrap();
-                tx.commit().await.unwrap();
-                assert!(all(&db).await.is_empty());
-                write("one").await;
-                write("two").await;
-            })
-            .await;
-            let told = all(&db).await;
-            assert_eq!(told.len(), 1, "{told:?}");
-            assert_eq!(
-                (told[0].action.as_str(), told[0].target.as_str(), told[0].via.as_str()),
-                ("POST /x", "t", "rest")
-            );
-            assert_eq!(told[0].details, Some(json!({"k": "\u{fffd}"})));
-
-            let acts = ["first", "second"].map(|name| Arc::new(Act::new(Via::System, Actor::default(), name)));
-            let mut tx = store.begin().await.unwrap();
-            tx.on_behalf_of(acts);
-            config::set(&mut tx, &[("both".to_owned(), "v".to_owned())]).await.unwrap();
-            tx.commit().await.unwrap();
-            assert_eq!(all(&db).await.len(), 3);
-
-            let count = async |filter: Filter| page(&mut store.reader(), &filter, 100).await.unwrap().len();
-            assert_eq!(count(Filter { actor: Some("AKIA".to_owned()), ..Filter::default() }).await, 1);
-            assert_eq!(count(Filter { action: Some("FIRST".to_owned()), ..Filter::default() }).await, 1);
-            assert_eq!(count(Filter { action: Some("_".to_owned()), ..Filter::default() }).await, 0);
-            assert_eq!(count(Filter { via: Some("system".to_owned()), ..Filter::default() }).await, 2);
-            assert_eq!(count(Filter { target: Some("T".to_owned()), ..Filter::default() }).await, 1);
-            assert_eq!(count(Filter { before: Some(told[0].id + 1), ..Filter::default() }).await, 1);
-            assert_eq!(count(Filter { since: Some(Timestamp::now()), ..Filter::default() }).await, 0);
-        }
-    }
-
-    #[tokio::test]
-    async fn entries_go_by_age_alone() {
-        for db in testing::databases().await {
-            let try_to = async |statement: &str| {
-                let mut tx = db.store.begin().await.unwrap();
-                let done = tx.execute(Stmt::assembled(statement.to_owned())).await;
-                if done.is_ok() {
-                    tx.commit().await.unwrap();
-                }
-                done.is_ok()
-            };
-            let day = 86_400_000_000;
-            let now = Timestamp::now().micros();
-            let entry =
-                |at: i64| format!("INSERT INTO audit (at, via, action, target) VALUES ({at}, 'rest', 'x', 'y')");
-            assert!(try_to(&entry(now)).await && try_to(&entry(now - 10 * day)).await);
-            for refused in [
-                "UPDATE audit SET actor = 'somebody else'",
-                "DELETE FROM audit",
-                "DELETE FROM _audit_horizon",
-                "INSERT INTO audit (id, at, via, action, target) SELECT MAX(id), 1, 'rest', 'x', 'y' FROM audit",
-                &format!("UPDATE _audit_horizon SET before = {}", now + day),
-            ] {
-                assert!(!try_to(refused).await, "{refused}");
-            }
-            let mut tx = db.store.begin().await.unwrap();
-            assert!(any_before(&mut tx, Timestamp(now - 5 * day)).await.unwrap());
-            assert_eq!(drop_before(&mut tx, Timestamp(now - 5 * day)).await.unwrap(), 1);
-            tx.commit().await.unwrap();
-            assert_eq!(all(&db).await.len(), 1);
-            let mut tx = db.store.begin().await.unwrap();
-            assert!(drop_before(&mut tx, Timestamp(now)).await.is_err(), "a day is kept");
-        }
-    }
-}
+mod tests;

@@ -129,7 +129,7 @@ pub async fn progress<S: Sql>(sql: &mut S, id: TaskId, steps: &[Update], now: Ti
 pub async fn trim<S: Sql>(sql: &mut S, id: TaskId, keep: i64) -> Result<u64> {
     let stmt = Stmt::new(
         "DELETE FROM background_task_updates WHERE task_id = $1 AND id <= (SELECT id FROM background_task_updates \
-         WHERE task_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+         WHERE task_id = $1 ORDER BY id DESC LIMIT 1 OFFSET CAST($2 AS BIGINT))",
     );
     sql.execute(stmt.bind(id.to_string()).bind(keep)).await
 }
@@ -141,7 +141,7 @@ pub async fn trim<S: Sql>(sql: &mut S, id: TaskId, keep: i64) -> Result<u64> {
 pub async fn updates_after<S: Sql>(sql: &mut S, id: TaskId, after: i64, limit: i64) -> Result<Vec<Update>> {
     let stmt = Stmt::new(
         "SELECT id, current, total, message FROM background_task_updates WHERE task_id = $1 AND id > $2 \
-         ORDER BY id LIMIT $3",
+         ORDER BY id LIMIT CAST($3 AS BIGINT)",
     );
     let rows = sql.fetch_all(stmt.bind(id.to_string()).bind(after).bind(limit)).await?;
     rows.iter()

@@ -1,7 +1,8 @@
 //! The shared configuration tree: one row a key, components percent-quoted and joined by `/`.
 
+use crate::changes::{self, CONFIG, Rows};
 use crate::error::Result;
-use crate::sql::{Row, Sql, Stmt};
+use crate::sql::{Dialect, Row, Sql, Stmt};
 
 /// A key below `$1`: the key itself, or one of its descendants. `LIKE` would take `_` and `%` in keys for wildcards.
 macro_rules! subtree {
@@ -16,6 +17,17 @@ fn pair(row: &Row) -> Result<(String, String)> {
 
 fn pairs_json(pairs: &[(String, String)]) -> serde_json::Value {
     pairs.iter().map(|(name, value)| serde_json::json!([name, value])).collect()
+}
+
+/// The rows of these keys.
+fn named(dialect: Dialect, pairs: &[(String, String)]) -> Rows {
+    let condition = match dialect {
+        Dialect::Sqlite => "name IN (SELECT value FROM json_each($1))",
+        Dialect::Postgres => "name IN (SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))",
+    };
+    // No stored text has a NUL, and PostgreSQL couldn't read a list that has.
+    let names = pairs.iter().map(|(name, _)| name.as_str()).filter(|name| !name.contains('\0'));
+    Rows::with(condition, serde_json::Value::from(names.collect::<Vec<_>>()))
 }
 
 /// The value of one key.
@@ -54,7 +66,7 @@ pub async fn set<S: Sql>(sql: &mut S, pairs: &[(String, String)]) -> Result<()> 
         "INSERT INTO config (name, value) SELECT e ->> 0, e ->> 1 FROM jsonb_array_elements(CAST($1 AS jsonb)) AS e \
          ON CONFLICT (name) DO UPDATE SET value = excluded.value",
     );
-    sql.execute(stmt.bind(pairs_json(pairs))).await?;
+    changes::execute(sql, &CONFIG, named(sql.dialect(), pairs), stmt.bind(pairs_json(pairs))).await?;
     Ok(())
 }
 
@@ -69,7 +81,7 @@ pub async fn set_absent<S: Sql>(sql: &mut S, pairs: &[(String, String)]) -> Resu
         "INSERT INTO config (name, value) SELECT e ->> 0, e ->> 1 FROM jsonb_array_elements(CAST($1 AS jsonb)) AS e \
          ON CONFLICT (name) DO NOTHING",
     );
-    sql.execute(stmt.bind(pairs_json(pairs))).await
+    changes::execute(sql, &CONFIG, named(sql.dialect(), pairs), stmt.bind(pairs_json(pairs))).await
 }
 
 /// Removes one key; its children stay.
@@ -77,7 +89,8 @@ pub async fn set_absent<S: Sql>(sql: &mut S, pairs: &[(String, String)]) -> Resu
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn delete<S: Sql>(sql: &mut S, key: &str) -> Result<u64> {
-    sql.execute(Stmt::new("DELETE FROM config WHERE name = $1").bind(key)).await
+    let stmt = Stmt::new("DELETE FROM config WHERE name = $1").bind(key);
+    changes::execute(sql, &CONFIG, CONFIG.row(key), stmt).await
 }
 
 /// Removes a key and everything below it.
@@ -85,5 +98,6 @@ pub async fn delete<S: Sql>(sql: &mut S, key: &str) -> Result<u64> {
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn delete_subtree<S: Sql>(sql: &mut S, key: &str) -> Result<u64> {
-    sql.execute(Stmt::new(subtree!("DELETE FROM config")).bind(key)).await
+    let rows = Rows::with("name = $1 OR substr(name, 1, length($1) + 1) = $1 || '/'", key);
+    changes::execute(sql, &CONFIG, rows, Stmt::new(subtree!("DELETE FROM config")).bind(key)).await
 }

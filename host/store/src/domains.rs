@@ -3,6 +3,7 @@
 use quarterdeck_model::Timestamp;
 use serde_json::Value as Json;
 
+use crate::changes::{self, DOMAIN, Rows};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -111,23 +112,21 @@ pub async fn any<S: Sql>(sql: &mut S) -> Result<bool> {
 /// # Errors
 /// A unique violation when the name is taken.
 pub async fn insert<S: Sql>(sql: &mut S, domain: &DomainRow) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO domains (name, description, is_active, created_at, modified_at, total_resource_slots, \
-             allowed_vfolder_hosts, allowed_docker_registries, integration_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(&domain.name)
-        .bind(domain.description.as_deref())
-        .bind(domain.is_active)
-        .bind(domain.created_at.micros())
-        .bind(domain.modified_at.micros())
-        .bind(&domain.total_resource_slots)
-        .bind(&domain.allowed_vfolder_hosts)
-        .bind(Json::from(domain.allowed_docker_registries.clone()))
-        .bind(domain.integration_id.as_deref()),
+    let stmt = Stmt::new(
+        "INSERT INTO domains (name, description, is_active, created_at, modified_at, total_resource_slots, \
+         allowed_vfolder_hosts, allowed_docker_registries, integration_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
-    .await?;
+    .bind(&domain.name)
+    .bind(domain.description.as_deref())
+    .bind(domain.is_active)
+    .bind(domain.created_at.micros())
+    .bind(domain.modified_at.micros())
+    .bind(&domain.total_resource_slots)
+    .bind(&domain.allowed_vfolder_hosts)
+    .bind(Json::from(domain.allowed_docker_registries.clone()))
+    .bind(domain.integration_id.as_deref());
+    changes::execute(sql, &DOMAIN, DOMAIN.row(&domain.name), stmt).await?;
     Ok(())
 }
 
@@ -145,7 +144,11 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &DomainChanges, no
         .maybe("allowed_vfolder_hosts", changes.allowed_vfolder_hosts.as_ref())
         .maybe("allowed_docker_registries", changes.allowed_docker_registries.clone().map(Json::from))
         .maybe("integration_id", changes.integration_id.as_deref());
-    sql.execute(update.filter("name", name)).await
+    let rows = match &changes.name {
+        Some(other) => Rows::with("name IN ($1, $2)", name).and(other),
+        None => DOMAIN.row(name),
+    };
+    changes::execute(sql, &DOMAIN, rows, update.filter("name", name)).await
 }
 
 /// What still uses a domain.
@@ -189,5 +192,6 @@ pub async fn usage<S: Sql>(sql: &mut S, name: &str) -> Result<DomainUse> {
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
     sql.execute(Stmt::new("DELETE FROM sessions WHERE domain_name = $1").bind(name)).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'domain' AND holder = $1").bind(name)).await?;
-    sql.execute(Stmt::new("DELETE FROM domains WHERE name = $1").bind(name)).await
+    let stmt = Stmt::new("DELETE FROM domains WHERE name = $1").bind(name);
+    changes::execute(sql, &DOMAIN, DOMAIN.row(name), stmt).await
 }

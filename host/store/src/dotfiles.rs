@@ -1,10 +1,12 @@
 //! Dotfiles of key pairs, projects and domains, and those that sessions were enqueued with.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use quarterdeck_model::dotfile::{self, Dotfile};
 use quarterdeck_model::{ProjectId, SessionId};
+use serde_json::{Map, Value as Json};
 
+use crate::changes::Change;
 use crate::error::{Error, Result};
 use crate::sessions::NewSession;
 use crate::set;
@@ -63,12 +65,46 @@ fn unpacked(bytes: &[u8]) -> Result<Vec<Dotfile>> {
 /// Replaces the dotfiles of a holder.
 ///
 /// # Errors
-/// [`Error::Sqlx`].
+/// [`Error::Sqlx`]; [`Error::Corrupt`] when the old ones can't be read.
 pub async fn replace<S: Sql>(sql: &mut S, holder: &Holder, packed: Vec<u8>) -> Result<()> {
+    let told = if sql.is_watched() {
+        let old = of(sql, holder, true).await?;
+        old.map(|old| Ok::<_, Error>((old, unpacked(&packed)?))).transpose()?
+    } else {
+        None
+    };
     let (table, key) = holder.table();
     let stmt = Stmt::assembled(format!("UPDATE {table} SET dotfiles = $2 WHERE {key} = $1"));
     sql.execute(stmt.bind(holder.key()).bind(packed)).await?;
+    let Some((old, new)) = told else { return Ok(()) };
+    let whose = match holder {
+        Holder::Keypair(key) => format!("keypair {key}"),
+        Holder::Domain(name) => format!("domain {name}"),
+        Holder::Project(id) => {
+            let stmt = Stmt::new("SELECT name, domain_name FROM projects WHERE id = $1").bind(id.to_string());
+            let row = sql.fetch_one(stmt).await?;
+            format!("project {} {}", row.get::<String>("name")?, row.get::<String>("domain_name")?)
+        }
+    };
+    let paths: BTreeSet<&str> = old.iter().chain(&new).map(|file| &*file.path).collect();
+    for path in paths {
+        let side = |files: &[Dotfile]| files.iter().find(|file| file.path == path).map(outline);
+        if let Some(change) = Change::of_documents("dotfile", format!("{path} {whose}"), side(&old), side(&new)) {
+            sql.note(change);
+        }
+    }
     Ok(())
+}
+
+/// What the audit keeps of a file: enough to see that it changed, nothing of what it says.
+fn outline(file: &Dotfile) -> Map<String, Json> {
+    let fields: [(&str, Json); 4] = [
+        ("path", file.path.clone().into()),
+        ("permission", file.perm.clone().into()),
+        ("size", file.data.len().into()),
+        ("sha256", file.digest().into()),
+    ];
+    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What a session of this key pair, project and domain gets: theirs, merged.

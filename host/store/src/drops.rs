@@ -105,7 +105,8 @@ pub async fn of_place<S: Sql>(sql: &mut S, place: &str) -> Result<Vec<DropRow>> 
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn newest<S: Sql>(sql: &mut S, limit: u32) -> Result<Vec<DropRow>> {
-    let stmt = Stmt::new("SELECT * FROM plugin_drops ORDER BY at DESC, file, place LIMIT $1").bind(limit);
+    let stmt =
+        Stmt::new("SELECT * FROM plugin_drops ORDER BY at DESC, file, place LIMIT CAST($1 AS BIGINT)").bind(limit);
     sql.fetch_all(stmt).await?.iter().map(drop_row).collect()
 }
 

@@ -315,5 +315,5 @@ pub async fn delete_ended<S: Sql>(sql: &mut S, id: EndpointId) -> Result<bool> {
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn touch<S: Sql>(sql: &mut S) -> Result<()> {
-    revisions::bump(sql, revisions::SERVICES).await
+    revisions::bump(sql, revisions::ROUTES).await
 }

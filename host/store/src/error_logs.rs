@@ -118,7 +118,8 @@ pub async fn insert<S: Sql>(sql: &mut S, entry: &ErrorLogRow) -> Result<()> {
 pub async fn page<S: Sql>(sql: &mut S, sight: &Sight, limit: i64, offset: i64) -> Result<Vec<ErrorLogRow>> {
     let (condition, bound) = sight.condition();
     let stmt = Stmt::assembled(format!(
-        "SELECT * FROM error_logs WHERE {condition} ORDER BY created_at DESC, id DESC LIMIT $2 OFFSET $3"
+        "SELECT * FROM error_logs WHERE {condition} ORDER BY created_at DESC, id DESC \
+         LIMIT CAST($2 AS BIGINT) OFFSET CAST($3 AS BIGINT)"
     ));
     sql.fetch_all(stmt.bind(bound).bind(limit).bind(offset)).await?.iter().map(row).collect()
 }
@@ -143,12 +144,15 @@ pub async fn mark_read<S: Sql>(sql: &mut S, ids: &[String]) -> Result<u64> {
     sql.execute(stmt.bind(true).bind(set::array(ids))).await
 }
 
-/// Clears an entry within sight; how many there were (0 or 1).
+/// Clears an entry within sight, or one of a user's own that was cleared before; how many there were (0 or 1).
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn clear<S: Sql>(sql: &mut S, sight: &Sight, id: &str) -> Result<u64> {
-    let (condition, bound) = sight.condition();
+    let (condition, bound) = match sight {
+        Sight::User(id) => ("user_id = $1", id.to_string()),
+        sight => sight.condition(),
+    };
     let stmt = Stmt::assembled(format!("UPDATE error_logs SET is_cleared = $2 WHERE {condition} AND id = $3"));
     sql.execute(stmt.bind(bound).bind(true).bind(id)).await
 }

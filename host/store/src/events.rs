@@ -2,6 +2,7 @@
 
 use quarterdeck_model::{AccessKey, KernelId, ProjectId, SessionId, Timestamp, UserId};
 
+use crate::callbacks;
 use crate::error::Result;
 use crate::set;
 use crate::sql::{Row, Sql, Stmt};
@@ -21,6 +22,8 @@ pub struct NewEvent {
     pub exit_code: Option<i64>,
     /// When.
     pub at: Timestamp,
+    /// Whom the session wants told of its events.
+    pub callback_url: Option<String>,
 }
 
 /// A logged event of a session, with what decides who may see it.
@@ -81,7 +84,7 @@ impl SessionEvent {
     }
 }
 
-/// Appends events, in order.
+/// Appends events, in order, and notes whom to call back.
 pub async fn append<S: Sql>(sql: &mut S, events: &[NewEvent]) -> Result<()> {
     if events.is_empty() {
         return Ok(());
@@ -105,7 +108,7 @@ pub async fn append<S: Sql>(sql: &mut S, events: &[NewEvent]) -> Result<()> {
         .bind(serde_json::Value::Array(rows)),
     )
     .await?;
-    Ok(())
+    callbacks::append(sql, events).await
 }
 
 /// The id of the newest event, 0 when there is none.
@@ -127,7 +130,7 @@ pub async fn after<S: Sql>(sql: &mut S, id: i64, limit: i64) -> Result<Vec<Sessi
                 "SELECT e.id, e.at, e.name, e.reason, e.detail, e.session_id, e.kernel_id, s.name AS session_name, s.access_key, \
                  s.user_id, s.project_id, s.domain_name, s.callback_url, k.cluster_role, k.cluster_idx \
                  FROM events e JOIN sessions s ON s.id = e.session_id LEFT JOIN kernels k ON k.id = e.kernel_id \
-                 WHERE e.id > $1 ORDER BY e.id LIMIT $2",
+                 WHERE e.id > $1 ORDER BY e.id LIMIT CAST($2 AS BIGINT)",
             )
             .bind(id)
             .bind(limit),

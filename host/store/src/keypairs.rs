@@ -2,6 +2,7 @@
 
 use quarterdeck_model::{AccessKey, Timestamp, UserId, UserRole, UserStatus};
 
+use crate::changes::{self, KEYPAIR, Rows};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -153,27 +154,25 @@ pub async fn credential<S: Sql>(sql: &mut S, access_key: &str) -> Result<Option<
 /// # Errors
 /// A unique violation when the access key is taken, a foreign-key one for an unknown user or policy.
 pub async fn insert<S: Sql>(sql: &mut S, keypair: &KeypairRow, ssh_private_key: Option<&str>) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO keypairs (access_key, secret_key, user_id, user_email, is_active, is_admin, resource_policy, \
-             created_at, last_used, rate_limit, num_queries, ssh_public_key, ssh_private_key) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
-        )
-        .bind(keypair.access_key.as_str())
-        .bind(&keypair.secret_key)
-        .bind(keypair.user_id.to_string())
-        .bind(&keypair.user_email)
-        .bind(keypair.is_active)
-        .bind(keypair.is_admin)
-        .bind(&keypair.resource_policy)
-        .bind(keypair.created_at.micros())
-        .bind(keypair.last_used.map(Timestamp::micros))
-        .bind(keypair.rate_limit)
-        .bind(keypair.num_queries)
-        .bind(keypair.ssh_public_key.as_deref())
-        .bind(ssh_private_key),
+    let stmt = Stmt::new(
+        "INSERT INTO keypairs (access_key, secret_key, user_id, user_email, is_active, is_admin, resource_policy, \
+         created_at, last_used, rate_limit, num_queries, ssh_public_key, ssh_private_key) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
-    .await?;
+    .bind(keypair.access_key.as_str())
+    .bind(&keypair.secret_key)
+    .bind(keypair.user_id.to_string())
+    .bind(&keypair.user_email)
+    .bind(keypair.is_active)
+    .bind(keypair.is_admin)
+    .bind(&keypair.resource_policy)
+    .bind(keypair.created_at.micros())
+    .bind(keypair.last_used.map(Timestamp::micros))
+    .bind(keypair.rate_limit)
+    .bind(keypair.num_queries)
+    .bind(keypair.ssh_public_key.as_deref())
+    .bind(ssh_private_key);
+    changes::execute(sql, &KEYPAIR, KEYPAIR.row(keypair.access_key.as_str()), stmt).await?;
     Ok(())
 }
 
@@ -190,7 +189,7 @@ pub async fn update<S: Sql>(sql: &mut S, access_key: &str, changes: &KeypairChan
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.filter("access_key", access_key)).await.map(Some)
+    update.run(sql, &KEYPAIR, access_key).await.map(Some)
 }
 
 /// Writes a secret key over the stored one; how many key pairs there were (0 or 1).
@@ -199,7 +198,11 @@ pub async fn update<S: Sql>(sql: &mut S, access_key: &str, changes: &KeypairChan
 /// [`crate::Error::Sqlx`].
 pub async fn set_secret<S: Sql>(sql: &mut S, access_key: &str, secret_key: &str) -> Result<u64> {
     let stmt = Stmt::new("UPDATE keypairs SET secret_key = $2 WHERE access_key = $1").bind(access_key).bind(secret_key);
-    sql.execute(stmt).await
+    changes::execute(sql, &KEYPAIR, KEYPAIR.row(access_key), stmt).await
+}
+
+fn of(user: UserId) -> Rows {
+    Rows::with("user_id = $1", user.to_string())
 }
 
 /// Switches off all key pairs of a user; how many there were.
@@ -208,7 +211,7 @@ pub async fn set_secret<S: Sql>(sql: &mut S, access_key: &str, secret_key: &str)
 /// [`crate::Error::Sqlx`].
 pub async fn deactivate_all<S: Sql>(sql: &mut S, user: UserId) -> Result<u64> {
     let stmt = Stmt::new("UPDATE keypairs SET is_active = FALSE WHERE user_id = $1").bind(user.to_string());
-    sql.execute(stmt).await
+    changes::execute(sql, &KEYPAIR, of(user), stmt).await
 }
 
 /// Makes all key pairs of a user active ones for administrators; how many there were.
@@ -218,7 +221,7 @@ pub async fn deactivate_all<S: Sql>(sql: &mut S, user: UserId) -> Result<u64> {
 pub async fn promote_all<S: Sql>(sql: &mut S, user: UserId) -> Result<u64> {
     let stmt =
         Stmt::new("UPDATE keypairs SET is_admin = TRUE, is_active = TRUE WHERE user_id = $1").bind(user.to_string());
-    sql.execute(stmt).await
+    changes::execute(sql, &KEYPAIR, of(user), stmt).await
 }
 
 /// Takes the administrator flag from `keep` and switches off the user's other key pairs that have it.
@@ -229,9 +232,9 @@ pub async fn demote<S: Sql>(sql: &mut S, user: UserId, keep: &AccessKey) -> Resu
     let stmt = Stmt::new(
         "UPDATE keypairs SET is_active = FALSE WHERE user_id = $1 AND access_key <> $2 AND is_admin AND is_active",
     );
-    sql.execute(stmt.bind(user.to_string()).bind(keep.as_str())).await?;
+    changes::execute(sql, &KEYPAIR, of(user), stmt.bind(user.to_string()).bind(keep.as_str())).await?;
     let stmt = Stmt::new("UPDATE keypairs SET is_admin = FALSE WHERE user_id = $1 AND access_key = $2");
-    sql.execute(stmt.bind(user.to_string()).bind(keep.as_str())).await?;
+    changes::execute(sql, &KEYPAIR, of(user), stmt.bind(user.to_string()).bind(keep.as_str())).await?;
     Ok(())
 }
 
@@ -257,7 +260,7 @@ pub async fn count_queries<S: Sql>(sql: &mut S, counts: &[(AccessKey, i64)]) -> 
 /// [`crate::Error::Sqlx`].
 pub async fn set_ssh_keypair<S: Sql>(sql: &mut S, access_key: &str, public: &str, private: &str) -> Result<u64> {
     let stmt = Stmt::new("UPDATE keypairs SET ssh_public_key = $2, ssh_private_key = $3 WHERE access_key = $1");
-    sql.execute(stmt.bind(access_key).bind(public).bind(private)).await
+    changes::execute(sql, &KEYPAIR, KEYPAIR.row(access_key), stmt.bind(access_key).bind(public).bind(private)).await
 }
 
 /// The private SSH key, for sessions.
@@ -274,7 +277,8 @@ pub async fn ssh_private_key<S: Sql>(sql: &mut S, access_key: &str) -> Result<Op
 /// # Errors
 /// A foreign-key violation while sessions refer to it.
 pub async fn delete<S: Sql>(sql: &mut S, access_key: &str) -> Result<u64> {
-    let count = sql.execute(Stmt::new("DELETE FROM keypairs WHERE access_key = $1").bind(access_key)).await?;
+    let stmt = Stmt::new("DELETE FROM keypairs WHERE access_key = $1").bind(access_key);
+    let count = changes::execute(sql, &KEYPAIR, KEYPAIR.row(access_key), stmt).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'keypair' AND holder = $1").bind(access_key)).await?;
     sql.execute(Stmt::new("DELETE FROM concurrency WHERE access_key = $1").bind(access_key)).await?;
     Ok(count)
@@ -292,5 +296,5 @@ pub async fn bootstrap_script<S: Sql>(sql: &mut S, access_key: &str) -> Result<O
 /// [`crate::Error::Sqlx`].
 pub async fn set_bootstrap_script<S: Sql>(sql: &mut S, access_key: &str, script: &str) -> Result<u64> {
     let stmt = Stmt::new("UPDATE keypairs SET bootstrap_script = $2 WHERE access_key = $1");
-    sql.execute(stmt.bind(access_key).bind(script)).await
+    changes::execute(sql, &KEYPAIR, KEYPAIR.row(access_key), stmt.bind(access_key).bind(script)).await
 }

@@ -7,6 +7,8 @@ pub mod agents;
 pub mod audit;
 pub mod background_tasks;
 pub mod backup;
+pub mod callbacks;
+mod changes;
 pub mod check;
 pub mod clusters;
 pub mod config;
@@ -105,7 +107,8 @@ impl Store {
     /// Ends all connections; a database file is then whole by itself.
     pub async fn close(&self) {
         match &self.pools {
-            sql::Pools::Sqlite { read, write, .. } => {
+            sql::Pools::Sqlite { lanes, read, write, .. } => {
+                lanes.close().await;
                 read.close().await;
                 write.close().await;
             }

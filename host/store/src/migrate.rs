@@ -29,6 +29,8 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (24, "cluster keys", include_str!("../migrations/0024_cluster_keys.sql")),
     (27, "virtual folders", include_str!("../migrations/0027_vfolders.sql")),
     (30, "services", include_str!("../migrations/0030_services.sql")),
+    (31, "callbacks", include_str!("../migrations/0031_callbacks.sql")),
+    (32, "audit changes", include_str!("../migrations/0032_audit_changes.sql")),
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarterdeck_model::{AccessKey, AgentId, ProjectId};
+use quarterdeck_model::{AccessKey, AgentId, DefaultForUnspecified, ProjectId};
 
 use crate::error::Result;
 use crate::set;
@@ -46,22 +46,78 @@ pub async fn held<S: Sql>(sql: &mut S, scope: Scope, holder: &str) -> Result<Uni
     rows.iter().map(|row| Ok((row.get("slot")?, row.get("amount")?))).collect()
 }
 
-/// Concurrent sessions of a key pair: ordinary and private ones.
-pub async fn sessions_of<S: Sql>(sql: &mut S, access_key: &AccessKey) -> Result<(i64, i64)> {
-    let row = sql
-        .fetch_optional(
-            Stmt::new("SELECT sessions, private_sessions FROM concurrency WHERE access_key = $1")
-                .bind(access_key.as_str()),
-        )
-        .await?;
-    row.map_or(Ok((0, 0)), |row| Ok((row.get("sessions")?, row.get("private_sessions")?)))
+/// What an owner, a project and a domain hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The key pair.
+    pub owner: Units,
+    /// The project.
+    pub project: Units,
+    /// The domain.
+    pub domain: Units,
+}
+
+/// What an owner, its project and its domain hold, read at once.
+///
+/// # Errors
+/// Database errors.
+pub async fn holdings<S: Sql>(sql: &mut S, access_key: &AccessKey, project: &str, domain: &str) -> Result<Holdings> {
+    let stmt = Stmt::new(
+        "SELECT scope, slot, amount FROM occupancy
+         WHERE (scope = 'keypair' AND holder = $1) OR (scope = 'project' AND holder = $2)
+            OR (scope = 'domain' AND holder = $3)",
+    );
+    let mut holdings = Holdings::default();
+    for row in sql.fetch_all(stmt.bind(access_key.as_str()).bind(project).bind(domain)).await? {
+        let units = match row.get::<String>("scope")?.as_str() {
+            "keypair" => &mut holdings.owner,
+            "project" => &mut holdings.project,
+            _ => &mut holdings.domain,
+        };
+        units.insert(row.get("slot")?, row.get("amount")?);
+    }
+    Ok(holdings)
+}
+
+/// What an owner, a project and a domain may hold, as stored; `None` for what there isn't.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Allowances {
+    /// By the policy of the key pair, with what that says of slots that it doesn't name.
+    pub owner: Option<(serde_json::Value, DefaultForUnspecified)>,
+    /// The project's.
+    pub project: Option<serde_json::Value>,
+    /// The domain's.
+    pub domain: Option<serde_json::Value>,
+}
+
+/// What an owner, its project and its domain may hold, read at once.
+///
+/// # Errors
+/// Database errors.
+pub async fn allowances<S: Sql>(
+    sql: &mut S,
+    access_key: &AccessKey,
+    project: &str,
+    domain: &str,
+) -> Result<Allowances> {
+    let stmt = Stmt::new(
+        "SELECT p.total_resource_slots AS of_owner, p.default_for_unspecified,
+                (SELECT total_resource_slots FROM projects WHERE id = $2) AS of_project,
+                (SELECT total_resource_slots FROM domains WHERE name = $3) AS of_domain
+         FROM (SELECT 1 AS one) AS once
+         LEFT JOIN keypairs k ON k.access_key = $1
+         LEFT JOIN keypair_resource_policies p ON p.name = k.resource_policy",
+    );
+    let row = sql.fetch_one(stmt.bind(access_key.as_str()).bind(project).bind(domain)).await?;
+    let owner = row.json_opt("of_owner")?.zip(row.parse_opt("default_for_unspecified")?);
+    Ok(Allowances { owner, project: row.json_opt("of_project")?, domain: row.json_opt("of_domain")? })
 }
 
 /// How many sessions there are beside a new one: ordinary ones of its project and domain, and of its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Waiting sessions of the key pair.
-    pub owner_pending: i64,
+    /// Sessions of the key pair that hold resources, and waiting ones.
+    pub owner: (i64, i64),
     /// Sessions of the project that hold resources, and waiting ones.
     pub project: (i64, i64),
     /// Of those, the key pair's.
@@ -76,7 +132,8 @@ pub struct Counts {
 /// Database errors.
 pub async fn counts<S: Sql>(sql: &mut S, access_key: &AccessKey, project: &str, domain: &str) -> Result<Counts> {
     let stmt = Stmt::new(
-        "SELECT COUNT(CASE WHEN access_key = $1 AND status = 'PENDING' THEN 1 END) AS owner_pending,
+        "SELECT COALESCE((SELECT c.sessions FROM concurrency c WHERE c.access_key = $1), 0) AS owner_sessions,
+                COUNT(CASE WHEN access_key = $1 AND status = 'PENDING' THEN 1 END) AS owner_pending,
                 COUNT(CASE WHEN project_id = $2 AND status <> 'PENDING' THEN 1 END) AS project_sessions,
                 COUNT(CASE WHEN project_id = $2 AND status = 'PENDING' THEN 1 END) AS project_pending,
                 COUNT(CASE WHEN project_id = $2 AND access_key = $1 AND status <> 'PENDING' THEN 1 END) AS own_sessions,
@@ -90,7 +147,7 @@ pub async fn counts<S: Sql>(sql: &mut S, access_key: &AccessKey, project: &str, 
     let row = sql.fetch_one(stmt.bind(access_key.as_str()).bind(project).bind(domain)).await?;
     let pair = |a: &str, b: &str| -> Result<(i64, i64)> { Ok((row.get(a)?, row.get(b)?)) };
     Ok(Counts {
-        owner_pending: row.get("owner_pending")?,
+        owner: pair("owner_sessions", "owner_pending")?,
         project: pair("project_sessions", "project_pending")?,
         owner_in_project: pair("own_sessions", "own_pending")?,
         domain: pair("domain_sessions", "domain_pending")?,

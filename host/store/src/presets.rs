@@ -2,6 +2,7 @@
 
 use serde_json::Value as Json;
 
+use crate::changes::{self, PRESET};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -57,13 +58,11 @@ pub async fn list<S: Sql>(sql: &mut S) -> Result<Vec<PresetRow>> {
 /// # Errors
 /// A unique violation when the name is taken.
 pub async fn insert<S: Sql>(sql: &mut S, preset: &PresetRow) -> Result<()> {
-    sql.execute(
-        Stmt::new("INSERT INTO resource_presets (name, resource_slots, shared_memory) VALUES ($1, $2, $3)")
-            .bind(&preset.name)
-            .bind(&preset.resource_slots)
-            .bind(preset.shared_memory),
-    )
-    .await?;
+    let stmt = Stmt::new("INSERT INTO resource_presets (name, resource_slots, shared_memory) VALUES ($1, $2, $3)")
+        .bind(&preset.name)
+        .bind(&preset.resource_slots)
+        .bind(preset.shared_memory);
+    changes::execute(sql, &PRESET, PRESET.row(&preset.name), stmt).await?;
     Ok(())
 }
 
@@ -78,7 +77,7 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &PresetChanges) ->
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.filter("name", name)).await.map(Some)
+    update.run(sql, &PRESET, name).await.map(Some)
 }
 
 /// Removes a preset; how many there were (0 or 1).
@@ -86,7 +85,8 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &PresetChanges) ->
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
-    sql.execute(Stmt::new("DELETE FROM resource_presets WHERE name = $1").bind(name)).await
+    let stmt = Stmt::new("DELETE FROM resource_presets WHERE name = $1").bind(name);
+    changes::execute(sql, &PRESET, PRESET.row(name), stmt).await
 }
 
 /// One slot of an agent that is alive.

@@ -3,6 +3,7 @@
 use quarterdeck_model::{ProjectId, Timestamp, UserId};
 use serde_json::Value as Json;
 
+use crate::changes::{self, PROJECT, PROJECT_MEMBER, Rows};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -172,24 +173,22 @@ pub async fn is_member<S: Sql>(sql: &mut S, project: ProjectId, user: UserId) ->
 /// # Errors
 /// A unique violation when the name is taken in the domain, a foreign-key one when there is no such domain.
 pub async fn insert<S: Sql>(sql: &mut S, project: &ProjectRow) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO projects (id, name, domain_name, description, is_active, created_at, modified_at, \
-             total_resource_slots, allowed_vfolder_hosts, integration_id) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(project.id.to_string())
-        .bind(&project.name)
-        .bind(&project.domain_name)
-        .bind(project.description.as_deref())
-        .bind(project.is_active)
-        .bind(project.created_at.micros())
-        .bind(project.modified_at.micros())
-        .bind(&project.total_resource_slots)
-        .bind(&project.allowed_vfolder_hosts)
-        .bind(project.integration_id.as_deref()),
+    let stmt = Stmt::new(
+        "INSERT INTO projects (id, name, domain_name, description, is_active, created_at, modified_at, \
+         total_resource_slots, allowed_vfolder_hosts, integration_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
-    .await?;
+    .bind(project.id.to_string())
+    .bind(&project.name)
+    .bind(&project.domain_name)
+    .bind(project.description.as_deref())
+    .bind(project.is_active)
+    .bind(project.created_at.micros())
+    .bind(project.modified_at.micros())
+    .bind(&project.total_resource_slots)
+    .bind(&project.allowed_vfolder_hosts)
+    .bind(project.integration_id.as_deref());
+    changes::execute(sql, &PROJECT, PROJECT.row(project.id.to_string()), stmt).await?;
     Ok(())
 }
 
@@ -214,7 +213,7 @@ pub async fn update<S: Sql>(
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.set("modified_at", now.micros()).filter("id", id.to_string())).await.map(Some)
+    update.set("modified_at", now.micros()).run(sql, &PROJECT, id.to_string()).await.map(Some)
 }
 
 /// Makes those of the users members that belong to the project's domain; how many they were.
@@ -228,7 +227,7 @@ pub async fn add_members<S: Sql>(sql: &mut S, project: ProjectId, users: &[UserI
          WHERE p.id = $2 AND u.id IN {list}",
         users,
     );
-    sql.execute(stmt.bind(project.to_string())).await
+    changes::execute(sql, &PROJECT_MEMBER, members(project, users), stmt.bind(project.to_string())).await
 }
 
 /// Ends memberships; how many there were.
@@ -237,7 +236,11 @@ pub async fn add_members<S: Sql>(sql: &mut S, project: ProjectId, users: &[UserI
 /// [`crate::Error::Sqlx`].
 pub async fn remove_members<S: Sql>(sql: &mut S, project: ProjectId, users: &[UserId]) -> Result<u64> {
     let stmt = Stmt::among("DELETE FROM project_members WHERE project_id = $2 AND user_id IN {list}", users);
-    sql.execute(stmt.bind(project.to_string())).await
+    changes::execute(sql, &PROJECT_MEMBER, members(project, users), stmt.bind(project.to_string())).await
+}
+
+fn members(project: ProjectId, users: &[UserId]) -> Rows {
+    Rows::among("user_id IN {list} AND project_id = $2", users).and(project.to_string())
 }
 
 /// Makes a user a member of those of the projects that belong to `domain`; the rest is ignored.
@@ -250,7 +253,11 @@ pub async fn join_all<S: Sql>(sql: &mut S, user: UserId, domain: &str, projects:
          WHERE domain_name = $2 AND id IN {list} ON CONFLICT (project_id, user_id) DO NOTHING",
         projects,
     );
-    sql.execute(stmt.bind(domain).bind(user.to_string())).await
+    changes::execute(sql, &PROJECT_MEMBER, memberships(user), stmt.bind(domain).bind(user.to_string())).await
+}
+
+fn memberships(user: UserId) -> Rows {
+    Rows::with("user_id = $1", user.to_string())
 }
 
 /// Ends all memberships of a user.
@@ -258,7 +265,24 @@ pub async fn join_all<S: Sql>(sql: &mut S, user: UserId, domain: &str, projects:
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn leave_all<S: Sql>(sql: &mut S, user: UserId) -> Result<u64> {
-    sql.execute(Stmt::new("DELETE FROM project_members WHERE user_id = $1").bind(user.to_string())).await
+    let stmt = Stmt::new("DELETE FROM project_members WHERE user_id = $1").bind(user.to_string());
+    changes::execute(sql, &PROJECT_MEMBER, memberships(user), stmt).await
+}
+
+/// Makes a user a member of those of the projects that belong to `domain`, and of nothing else.
+///
+/// # Errors
+/// As [`join_all`].
+pub async fn move_to<S: Sql>(sql: &mut S, user: UserId, domain: &str, projects: &[ProjectId]) -> Result<()> {
+    let stmt = Stmt::among(
+        "DELETE FROM project_members WHERE user_id = $3 AND project_id NOT IN \
+         (SELECT id FROM projects WHERE domain_name = $2 AND id IN {list})",
+        projects,
+    );
+    let stmt = stmt.bind(domain).bind(user.to_string());
+    changes::execute(sql, &PROJECT_MEMBER, memberships(user), stmt).await?;
+    join_all(sql, user, domain, projects).await?;
+    Ok(())
 }
 
 /// How many kernels of a project hold an agent's resources.
@@ -285,5 +309,6 @@ pub async fn delete<S: Sql>(sql: &mut S, id: ProjectId) -> Result<u64> {
     let id = id.to_string();
     sql.execute(Stmt::new("DELETE FROM sessions WHERE project_id = $1").bind(&id)).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'project' AND holder = $1").bind(&id)).await?;
-    sql.execute(Stmt::new("DELETE FROM projects WHERE id = $1").bind(&id)).await
+    let stmt = Stmt::new("DELETE FROM projects WHERE id = $1").bind(&id);
+    changes::execute(sql, &PROJECT, PROJECT.row(&id), stmt).await
 }

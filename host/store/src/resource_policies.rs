@@ -3,6 +3,7 @@
 use quarterdeck_model::{DefaultForUnspecified, Timestamp};
 use serde_json::Value as Json;
 
+use crate::changes::{self, POLICY};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -122,27 +123,25 @@ pub async fn of_user<S: Sql>(sql: &mut S, user: quarterdeck_model::UserId) -> Re
 /// # Errors
 /// A unique violation when the name is taken.
 pub async fn insert<S: Sql>(sql: &mut S, policy: &PolicyRow) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO keypair_resource_policies (name, created_at, default_for_unspecified, total_resource_slots, \
-             max_session_lifetime, max_concurrent_sessions, max_concurrent_sftp_sessions, max_containers_per_session, \
-             max_vfolder_count, max_vfolder_size, idle_timeout, allowed_vfolder_hosts) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .bind(&policy.name)
-        .bind(policy.created_at.micros())
-        .bind(policy.default_for_unspecified.as_str())
-        .bind(&policy.total_resource_slots)
-        .bind(policy.max_session_lifetime)
-        .bind(policy.max_concurrent_sessions)
-        .bind(policy.max_concurrent_sftp_sessions)
-        .bind(policy.max_containers_per_session)
-        .bind(policy.max_vfolder_count)
-        .bind(policy.max_vfolder_size)
-        .bind(policy.idle_timeout)
-        .bind(&policy.allowed_vfolder_hosts),
+    let stmt = Stmt::new(
+        "INSERT INTO keypair_resource_policies (name, created_at, default_for_unspecified, total_resource_slots, \
+         max_session_lifetime, max_concurrent_sessions, max_concurrent_sftp_sessions, max_containers_per_session, \
+         max_vfolder_count, max_vfolder_size, idle_timeout, allowed_vfolder_hosts) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
-    .await?;
+    .bind(&policy.name)
+    .bind(policy.created_at.micros())
+    .bind(policy.default_for_unspecified.as_str())
+    .bind(&policy.total_resource_slots)
+    .bind(policy.max_session_lifetime)
+    .bind(policy.max_concurrent_sessions)
+    .bind(policy.max_concurrent_sftp_sessions)
+    .bind(policy.max_containers_per_session)
+    .bind(policy.max_vfolder_count)
+    .bind(policy.max_vfolder_size)
+    .bind(policy.idle_timeout)
+    .bind(&policy.allowed_vfolder_hosts);
+    changes::execute(sql, &POLICY, POLICY.row(&policy.name), stmt).await?;
     Ok(())
 }
 
@@ -165,7 +164,7 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &PolicyChanges) ->
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.filter("name", name)).await.map(Some)
+    update.run(sql, &POLICY, name).await.map(Some)
 }
 
 /// Removes a policy; how many there were (0 or 1).
@@ -173,5 +172,6 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &PolicyChanges) ->
 /// # Errors
 /// A foreign-key violation while key pairs use it.
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
-    sql.execute(Stmt::new("DELETE FROM keypair_resource_policies WHERE name = $1").bind(name)).await
+    let stmt = Stmt::new("DELETE FROM keypair_resource_policies WHERE name = $1").bind(name);
+    changes::execute(sql, &POLICY, POLICY.row(name), stmt).await
 }

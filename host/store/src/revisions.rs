@@ -13,7 +13,7 @@ pub const CONFIG: &str = "config";
 /// Plugin bindings.
 pub const BINDINGS: &str = "bindings";
 /// Model services and their routes.
-pub const SERVICES: &str = "services";
+pub const ROUTES: &str = "routes";
 
 /// Notes that `area` changes with this transaction. Other hosts [hear](crate::notices) of it when it is committed.
 ///

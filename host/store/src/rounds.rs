@@ -145,7 +145,7 @@ pub async fn append<S: Sql>(sql: &mut S, round: &NewRound, keep: i64) -> Result<
     sql.execute(
         Stmt::new(
             "DELETE FROM rounds WHERE scaling_group = $1 AND id <=
-             (SELECT id FROM rounds WHERE scaling_group = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+             (SELECT id FROM rounds WHERE scaling_group = $1 ORDER BY id DESC LIMIT 1 OFFSET CAST($2 AS BIGINT))",
         )
         .bind(&round.scaling_group)
         .bind(keep.max(1)),
@@ -220,7 +220,11 @@ pub async fn list<S: Sql>(sql: &mut S, filter: &Filter, limit: i64) -> Result<Ve
         conditions.push("c.size IS NOT NULL".to_owned());
     }
     values.push(limit.into());
-    let text = format!("{COLUMNS} WHERE {} ORDER BY r.id DESC LIMIT ${}", conditions.join(" AND "), values.len());
+    let text = format!(
+        "{COLUMNS} WHERE {} ORDER BY r.id DESC LIMIT CAST(${} AS BIGINT)",
+        conditions.join(" AND "),
+        values.len()
+    );
     sql.fetch_all(Stmt::assembled(text).bind_all(values)).await?.iter().map(RoundRow::from_row).collect()
 }
 

@@ -3,6 +3,9 @@
 use quarterdeck_model::{AccessKey, ProjectId, Timestamp};
 use serde_json::Value as Json;
 
+use crate::changes::{
+    self, Rows, SCALING_GROUP, SCALING_GROUP_DOMAIN, SCALING_GROUP_KEYPAIR, SCALING_GROUP_PROJECT, Watched,
+};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -195,26 +198,24 @@ pub async fn associates<S: Sql>(sql: &mut S, group: &str) -> Result<Associates> 
 /// # Errors
 /// A unique violation when the name is taken.
 pub async fn insert<S: Sql>(sql: &mut S, group: &ScalingGroupRow) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO scaling_groups (name, description, is_active, is_public, created_at, wsproxy_addr, \
-             wsproxy_api_token, driver, driver_opts, scheduler, scheduler_opts, use_host_network) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .bind(&group.name)
-        .bind(group.description.as_deref())
-        .bind(group.is_active)
-        .bind(group.is_public)
-        .bind(group.created_at.micros())
-        .bind(group.wsproxy_addr.as_deref())
-        .bind(group.wsproxy_api_token.as_deref())
-        .bind(&group.driver)
-        .bind(&group.driver_opts)
-        .bind(&group.scheduler)
-        .bind(&group.scheduler_opts)
-        .bind(group.use_host_network),
+    let stmt = Stmt::new(
+        "INSERT INTO scaling_groups (name, description, is_active, is_public, created_at, wsproxy_addr, \
+         wsproxy_api_token, driver, driver_opts, scheduler, scheduler_opts, use_host_network) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
-    .await?;
+    .bind(&group.name)
+    .bind(group.description.as_deref())
+    .bind(group.is_active)
+    .bind(group.is_public)
+    .bind(group.created_at.micros())
+    .bind(group.wsproxy_addr.as_deref())
+    .bind(group.wsproxy_api_token.as_deref())
+    .bind(&group.driver)
+    .bind(&group.driver_opts)
+    .bind(&group.scheduler)
+    .bind(&group.scheduler_opts)
+    .bind(group.use_host_network);
+    changes::execute(sql, &SCALING_GROUP, SCALING_GROUP.row(&group.name), stmt).await?;
     Ok(())
 }
 
@@ -237,7 +238,7 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &ScalingGroupChang
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.filter("name", name)).await.map(Some)
+    update.run(sql, &SCALING_GROUP, name).await.map(Some)
 }
 
 /// Removes a scaling group with its associations; how many there were (0 or 1).
@@ -245,7 +246,8 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &ScalingGroupChang
 /// # Errors
 /// A foreign-key violation while agents or sessions refer to it.
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
-    sql.execute(Stmt::new("DELETE FROM scaling_groups WHERE name = $1").bind(name)).await
+    let stmt = Stmt::new("DELETE FROM scaling_groups WHERE name = $1").bind(name);
+    changes::execute(sql, &SCALING_GROUP, SCALING_GROUP.row(name), stmt).await
 }
 
 /// Whom a scaling group is associated with.
@@ -260,12 +262,29 @@ pub enum Associate<'a> {
 }
 
 impl Associate<'_> {
-    fn table(self) -> (&'static str, &'static str, String) {
+    fn table(self) -> (&'static Watched, &'static str, String) {
         match self {
-            Associate::Domain(name) => ("scaling_group_domains", "domain_name", name.to_owned()),
-            Associate::Project(id) => ("scaling_group_projects", "project_id", id.to_string()),
-            Associate::Keypair(key) => ("scaling_group_keypairs", "access_key", key.to_string()),
+            Associate::Domain(name) => (&SCALING_GROUP_DOMAIN, "domain_name", name.to_owned()),
+            Associate::Project(id) => (&SCALING_GROUP_PROJECT, "project_id", id.to_string()),
+            Associate::Keypair(key) => (&SCALING_GROUP_KEYPAIR, "access_key", key.to_string()),
         }
+    }
+
+    /// The association with a group, or with `None` all of the holder.
+    fn rows(self, group: Option<&str>) -> Rows {
+        let (_, column, holder) = self.table();
+        let rows = Rows::with(
+            match (column, group) {
+                ("domain_name", None) => "domain_name = $1",
+                ("domain_name", Some(_)) => "domain_name = $1 AND scaling_group = $2",
+                ("project_id", None) => "project_id = $1",
+                ("project_id", Some(_)) => "project_id = $1 AND scaling_group = $2",
+                (_, None) => "access_key = $1",
+                (_, Some(_)) => "access_key = $1 AND scaling_group = $2",
+            },
+            holder,
+        );
+        group.into_iter().fold(rows, Rows::and)
     }
 }
 
@@ -274,9 +293,10 @@ impl Associate<'_> {
 /// # Errors
 /// A unique violation when it is so already, a foreign-key one when one of the two is unknown.
 pub async fn associate<S: Sql>(sql: &mut S, group: &str, with: Associate<'_>) -> Result<()> {
-    let (table, column, holder) = with.table();
+    let (what, column, holder) = with.table();
+    let table = what.table();
     let stmt = Stmt::assembled(format!("INSERT INTO {table} (scaling_group, {column}) VALUES ($1, $2)"));
-    sql.execute(stmt.bind(group).bind(holder)).await?;
+    changes::execute(sql, what, with.rows(Some(group)), stmt.bind(group).bind(holder)).await?;
     Ok(())
 }
 
@@ -285,11 +305,12 @@ pub async fn associate<S: Sql>(sql: &mut S, group: &str, with: Associate<'_>) ->
 /// # Errors
 /// A foreign-key violation when one of the two is unknown.
 pub async fn ensure_associated<S: Sql>(sql: &mut S, group: &str, with: Associate<'_>) -> Result<()> {
-    let (table, column, holder) = with.table();
+    let (what, column, holder) = with.table();
+    let table = what.table();
     let stmt = Stmt::assembled(format!(
         "INSERT INTO {table} (scaling_group, {column}) VALUES ($1, $2) ON CONFLICT (scaling_group, {column}) DO NOTHING"
     ));
-    sql.execute(stmt.bind(group).bind(holder)).await?;
+    changes::execute(sql, what, with.rows(Some(group)), stmt.bind(group).bind(holder)).await?;
     Ok(())
 }
 
@@ -298,12 +319,13 @@ pub async fn ensure_associated<S: Sql>(sql: &mut S, group: &str, with: Associate
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn disassociate<S: Sql>(sql: &mut S, group: Option<&str>, with: Associate<'_>) -> Result<u64> {
-    let (table, column, holder) = with.table();
+    let (what, column, holder) = with.table();
+    let table = what.table();
     let stmt = match group {
         Some(group) => Stmt::assembled(format!("DELETE FROM {table} WHERE {column} = $1 AND scaling_group = $2"))
             .bind(holder)
             .bind(group),
         None => Stmt::assembled(format!("DELETE FROM {table} WHERE {column} = $1")).bind(holder),
     };
-    sql.execute(stmt).await
+    changes::execute(sql, what, with.rows(group), stmt).await
 }

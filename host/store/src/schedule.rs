@@ -5,13 +5,14 @@
 
 mod commit;
 mod extras;
+mod running;
 
 pub use commit::{
     Account, Cancelled, Commit, Committed, KernelRecord, Placed, PlacedKernel, Record, StaleReason, commit,
 };
 pub use extras::{Extras, Wanted, extras};
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use quarterdeck_model::{
     AccessKey, AgentId, AgentStatus, ClusterMode, KernelId, KernelStatus, ProjectId, SessionId, SessionResult,
@@ -28,9 +29,9 @@ use crate::sql::{Row, Sql, Stmt};
 pub struct SessionRow {
     /// Its id.
     pub id: SessionId,
-    /// Tells creations apart in events.
+    /// Tells creations apart in events (pending sessions only).
     pub creation_id: String,
-    /// Its name.
+    /// Its name (pending sessions only).
     pub name: String,
     /// What it is for.
     pub session_type: SessionType,
@@ -52,7 +53,7 @@ pub struct SessionRow {
     pub status: SessionStatus,
     /// When it was enqueued.
     pub created_at: Timestamp,
-    /// Batch sessions: not before.
+    /// Batch sessions: not before (pending sessions only).
     pub starts_at: Option<Timestamp>,
     /// What earlier rounds noted (pending sessions only).
     pub status_data: Option<Json>,
@@ -67,7 +68,7 @@ pub struct SessionRow {
 pub struct KernelRow {
     /// Its id.
     pub id: KernelId,
-    /// Its image, canonical.
+    /// Its image, canonical (pending kernels only).
     pub image: String,
     /// Its architecture.
     pub architecture: String,
@@ -77,7 +78,7 @@ pub struct KernelRow {
     pub requested_slots: String,
     /// What it holds: JSON object of contract units.
     pub held: String,
-    /// Pinned by an administrator.
+    /// Pinned by an administrator (pending kernels only).
     pub designated_agent: Option<AgentId>,
     /// Where it was placed.
     pub agent_id: Option<AgentId>,
@@ -234,16 +235,44 @@ fn of_open(sql: &str, group: &str) -> Stmt {
     Stmt::assembled(sql.replace("{open}", OPEN)).bind(group)
 }
 
-/// A sub-select of a column of the open sessions; with what stands in parameter `param`, when a visitor is there.
-fn concerned(column: &str, visitor: Option<&Visitor>, param: u8) -> String {
-    let visitor = visitor.map(|_| format!(" UNION ALL SELECT CAST(${param} AS TEXT)")).unwrap_or_default();
-    format!("(SELECT {column} FROM sessions WHERE {OPEN}{visitor})")
+/// Who and what open sessions, and perhaps a visitor, have to do with: JSON arrays for lists in statements.
+struct Concerned {
+    agents: Json,
+    owners: Json,
+    projects: Json,
+    domains: Json,
+}
+
+impl Concerned {
+    fn of(sessions: &[SessionRow], visitor: Option<&Visitor>) -> Self {
+        let (mut agents, mut owners) = (BTreeSet::new(), BTreeSet::new());
+        let (mut projects, mut domains) = (BTreeSet::new(), BTreeSet::new());
+        for session in sessions {
+            owners.insert(session.access_key.as_str());
+            projects.insert(session.project_id);
+            domains.insert(session.domain_name.as_str());
+            let places = session.kernels.iter().filter_map(|k| k.agent_id.as_ref().or(k.designated_agent.as_ref()));
+            agents.extend(places.map(AgentId::as_str));
+        }
+        if let Some(visitor) = visitor {
+            owners.insert(visitor.access_key.as_str());
+            projects.insert(visitor.project_id);
+            domains.insert(visitor.domain_name.as_str());
+            agents.extend(visitor.agents.iter().map(AgentId::as_str));
+        }
+        Self {
+            agents: set::array(agents),
+            owners: set::array(owners),
+            projects: set::array(projects),
+            domains: set::array(domains),
+        }
+    }
 }
 
 /// Reads everything that a round of `group` is decided on. Pass a transaction of
 /// [`Store::begin_read`](crate::Store::begin_read), so that all of it is one state.
 ///
-/// Without a pending session only the sessions are filled in.
+/// Without a pending session nothing is filled in.
 ///
 /// # Errors
 /// Database errors, and stored values that this release doesn't write.
@@ -260,45 +289,54 @@ pub async fn load_with<S: Sql>(sql: &mut S, group: &str, visitor: &Visitor) -> R
 }
 
 async fn read<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Queue> {
-    let mut queue = Queue { sessions: sessions(sql, group).await?, ..Queue::default() };
-    if !queue.has_pending() && visitor.is_none() {
-        return Ok(queue);
+    let mut pending = pending(sql, group).await?;
+    if pending.is_empty() && visitor.is_none() {
+        return Ok(Queue::default());
     }
-    let index: HashMap<SessionId, usize> = queue.sessions.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
+    let index: HashMap<SessionId, usize> = pending.iter().enumerate().map(|(i, s)| (s.id, i)).collect();
     for (session, kernel) in kernels(sql, group).await? {
         if let Some(&i) = index.get(&session) {
-            queue.sessions[i].kernels.push(kernel);
+            pending[i].kernels.push(kernel);
         }
     }
     for (session, dependency) in dependencies(sql, group).await? {
         if let Some(&i) = index.get(&session) {
-            queue.sessions[i].dependencies.push(dependency);
+            pending[i].dependencies.push(dependency);
         }
     }
-    queue.agents = agents(sql, group, visitor).await?;
-    queue.owners = owners(sql, group, visitor).await?;
-    let project = visitor.map(|v| v.project_id.to_string());
-    let text = "SELECT id AS holder, total_resource_slots FROM projects WHERE id IN";
-    queue.projects = holders(sql, group, text, &concerned("project_id", visitor, 2), project).await?;
-    let domain = visitor.map(|v| v.domain_name.clone());
-    let text = "SELECT name AS holder, total_resource_slots FROM domains WHERE name IN";
-    queue.domains = holders(sql, group, text, &concerned("domain_name", visitor, 2), domain).await?;
-    queue.usage = usage(sql).await?;
-    queue.occupancy = occupancy(sql, group, visitor).await?;
-    Ok(queue)
+    let mut sessions = running::read(sql, group).await?;
+    sessions.append(&mut pending);
+    sessions.sort_by_key(|s| (s.created_at, s.id));
+    let concerned = Concerned::of(&sessions, visitor);
+    Ok(Queue {
+        agents: agents(sql, group, &concerned).await?,
+        owners: owners(sql, &concerned).await?,
+        projects: holders(
+            sql,
+            "SELECT id AS holder, total_resource_slots FROM projects WHERE id IN",
+            &concerned.projects,
+        )
+        .await?,
+        domains: holders(
+            sql,
+            "SELECT name AS holder, total_resource_slots FROM domains WHERE name IN",
+            &concerned.domains,
+        )
+        .await?,
+        usage: usage(sql, group, &sessions).await?,
+        occupancy: occupancy(sql, &concerned).await?,
+        sessions,
+    })
 }
 
-async fn sessions<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<SessionRow>> {
-    let stmt = of_open(
+/// The pending sessions of a group, without kernels.
+async fn pending<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<SessionRow>> {
+    let stmt = Stmt::new(
         "SELECT id, creation_id, name, session_type, priority, expected_ms, cluster_mode, is_private, domain_name,
-                project_id, access_key, status, created_at, starts_at,
-                CASE WHEN status = 'PENDING' THEN status_data END AS status_data
-         FROM sessions WHERE {open}",
-        group,
+                project_id, access_key, status, created_at, starts_at, status_data
+         FROM sessions WHERE scaling_group = $1 AND status = 'PENDING'",
     );
-    let mut rows = sql.fetch_all(stmt).await?.iter().map(session).collect::<Result<Vec<_>>>()?;
-    rows.sort_by_key(|s| (s.created_at, s.id));
-    Ok(rows)
+    sql.fetch_all(stmt.bind(group)).await?.iter().map(session).collect()
 }
 
 fn session(row: &Row) -> Result<SessionRow> {
@@ -324,14 +362,13 @@ fn session(row: &Row) -> Result<SessionRow> {
 }
 
 async fn kernels<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId, KernelRow)>> {
-    let stmt = of_open(
+    let stmt = Stmt::new(
         "SELECT id, session_id, image, architecture, status, requested_slots, held, designated_agent,
                 agent_id, CASE WHEN status = 'PENDING' THEN status_data END AS status_data
-         FROM kernels WHERE session_id IN (SELECT id FROM sessions WHERE {open})
+         FROM kernels WHERE session_id IN (SELECT id FROM sessions WHERE scaling_group = $1 AND status = 'PENDING')
          ORDER BY session_id, CASE WHEN cluster_role = 'main' THEN 0 ELSE 1 END, local_rank, cluster_idx, id",
-        group,
     );
-    let rows = sql.fetch_all(stmt).await?;
+    let rows = sql.fetch_all(stmt.bind(group)).await?;
     rows.iter()
         .map(|row| {
             let kernel = KernelRow {
@@ -369,28 +406,17 @@ async fn dependencies<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId
 }
 
 /// Agents that live in the group, and others that its kernels are pinned to or placed on.
-const CONCERNED: &str = "(scaling_group = $1 AND status = 'ALIVE') OR id IN (
-    SELECT COALESCE(k.agent_id, k.designated_agent) FROM kernels k
-    WHERE k.session_id IN (SELECT id FROM sessions WHERE {open}))";
-
-async fn agents<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<AgentRow>> {
-    let pinned = visitor.map(|_| format!(" OR id IN {}", set::texts(sql.dialect(), "$2"))).unwrap_or_default();
-    let concerned = format!("({CONCERNED}{pinned})");
-    let of_open = |text: &str| {
-        let stmt = of_open(text, group);
-        match visitor {
-            Some(visitor) => stmt.bind(set::array(&visitor.agents)),
-            None => stmt,
-        }
-    };
+async fn agents<S: Sql>(sql: &mut S, group: &str, concerned: &Concerned) -> Result<Vec<AgentRow>> {
+    let which = format!("(scaling_group = $1 AND status = 'ALIVE') OR id IN {}", set::texts(sql.dialect(), "$2"));
+    let stmt = |text: String| Stmt::assembled(text).bind(group).bind(&concerned.agents);
     let text = format!(
         "SELECT id, status, schedulable, cooldown_until, scaling_group, architecture, addr,
                 (SELECT COUNT(*) FROM kernels k WHERE k.agent_id = agents.id
                  AND k.status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')) AS containers
-         FROM agents WHERE {concerned}"
+         FROM agents WHERE {which}"
     );
     let mut agents = sql
-        .fetch_all(of_open(&text))
+        .fetch_all(stmt(text))
         .await?
         .iter()
         .map(|row| {
@@ -410,9 +436,9 @@ async fn agents<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> 
     agents.sort_by(|a, b| a.id.cmp(&b.id));
     let text = format!(
         "SELECT agent_id, slot, capacity, occupied FROM agent_slots
-         WHERE agent_id IN (SELECT id FROM agents WHERE {concerned})"
+         WHERE agent_id IN (SELECT id FROM agents WHERE {which})"
     );
-    for row in sql.fetch_all(of_open(&text)).await? {
+    for row in sql.fetch_all(stmt(text)).await? {
         let id: AgentId = row.parse("agent_id")?;
         if let Ok(i) = agents.binary_search_by(|a| a.id.cmp(&id)) {
             agents[i].slots.push((row.get("slot")?, row.get("capacity")?, row.get("occupied")?));
@@ -421,7 +447,7 @@ async fn agents<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> 
     Ok(agents)
 }
 
-async fn owners<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<OwnerRow>> {
+async fn owners<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OwnerRow>> {
     let text = format!(
         "SELECT k.access_key, p.total_resource_slots, p.default_for_unspecified, p.max_concurrent_sessions,
                 p.max_concurrent_sftp_sessions, COALESCE(c.sessions, 0) AS sessions,
@@ -429,11 +455,10 @@ async fn owners<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> 
          FROM keypairs k JOIN keypair_resource_policies p ON p.name = k.resource_policy
          LEFT JOIN concurrency c ON c.access_key = k.access_key
          WHERE k.access_key IN {}",
-        concerned("access_key", visitor, 2)
+        set::texts(sql.dialect(), "$1")
     );
-    let stmt = Stmt::assembled(text).bind(group).bind_all(visitor.map(|v| v.access_key.as_str().into()));
     let mut rows = sql
-        .fetch_all(stmt)
+        .fetch_all(Stmt::assembled(text).bind(&concerned.owners))
         .await?
         .iter()
         .map(|row| {
@@ -451,16 +476,10 @@ async fn owners<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> 
     Ok(rows)
 }
 
-async fn holders<S: Sql>(
-    sql: &mut S,
-    group: &str,
-    text: &'static str,
-    concerned: &str,
-    visitor: Option<String>,
-) -> Result<Vec<HolderRow>> {
-    let stmt = Stmt::assembled(format!("{text} {concerned}")).bind(group).bind_all(visitor.map(Into::into));
+async fn holders<S: Sql>(sql: &mut S, text: &'static str, concerned: &Json) -> Result<Vec<HolderRow>> {
+    let text = format!("{text} {}", set::texts(sql.dialect(), "$1"));
     let mut rows = sql
-        .fetch_all(stmt)
+        .fetch_all(Stmt::assembled(text).bind(concerned))
         .await?
         .iter()
         .map(|row| Ok(HolderRow { holder: row.get("holder")?, total_resource_slots: row.get("total_resource_slots")? }))
@@ -469,14 +488,19 @@ async fn holders<S: Sql>(
     Ok(rows)
 }
 
-async fn usage<S: Sql>(sql: &mut S) -> Result<Vec<UsageRow>> {
-    let stmt = Stmt::new(
-        "SELECT access_key, project_id, domain_name, is_private, COUNT(*) AS sessions FROM sessions
-         WHERE status NOT IN ('TERMINATED', 'CANCELLED') AND status NOT IN ('PENDING', 'TERMINATING')
-         GROUP BY access_key, project_id, domain_name, is_private",
-    );
-    let rows = sql.fetch_all(stmt).await?;
-    rows.iter()
+/// Sessions that hold resources: those of the group are known, the others are counted.
+async fn usage<S: Sql>(sql: &mut S, group: &str, sessions: &[SessionRow]) -> Result<Vec<UsageRow>> {
+    const REST: &str = "WHERE status NOT IN ('TERMINATED', 'CANCELLED') AND status NOT IN ('PENDING', 'TERMINATING')
+           AND scaling_group <> $1
+         GROUP BY access_key, project_id, domain_name, is_private";
+    const CELLS: &str = "SELECT access_key, project_id, domain_name, is_private, COUNT(*) AS sessions FROM sessions";
+    // SQLite would rather have the groups in order than leave out what this index tells apart.
+    let stmt =
+        Stmt::assembled_dialect(format!("{CELLS} INDEXED BY ix_sessions_open {REST}"), format!("{CELLS} {REST}"));
+    let mut out = sql
+        .fetch_all(stmt.bind(group))
+        .await?
+        .iter()
         .map(|row| {
             Ok(UsageRow {
                 access_key: row.parse("access_key")?,
@@ -486,23 +510,33 @@ async fn usage<S: Sql>(sql: &mut S) -> Result<Vec<UsageRow>> {
                 sessions: row.get("sessions")?,
             })
         })
-        .collect()
+        .collect::<Result<Vec<_>>>()?;
+    let mut counts: HashMap<(&AccessKey, ProjectId, &str, bool), i64> = HashMap::new();
+    for s in sessions.iter().filter(|s| !matches!(s.status, SessionStatus::Pending | SessionStatus::Terminating)) {
+        *counts.entry((&s.access_key, s.project_id, &s.domain_name, s.is_private)).or_default() += 1;
+    }
+    out.extend(counts.into_iter().map(|((access_key, project, domain, is_private), sessions)| UsageRow {
+        access_key: access_key.clone(),
+        project_id: project.to_string(),
+        domain_name: domain.to_owned(),
+        is_private,
+        sessions,
+    }));
+    Ok(out)
 }
 
-async fn occupancy<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Result<Vec<OccupancyRow>> {
+async fn occupancy<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OccupancyRow>> {
+    let list = |param| set::texts(sql.dialect(), param);
     let text = format!(
         "SELECT scope, holder, slot, amount FROM occupancy
          WHERE (scope = 'keypair' AND holder IN {})
             OR (scope = 'project' AND holder IN {})
             OR (scope = 'domain' AND holder IN {})",
-        concerned("access_key", visitor, 2),
-        concerned("project_id", visitor, 3),
-        concerned("domain_name", visitor, 4),
+        list("$1"),
+        list("$2"),
+        list("$3"),
     );
-    let accounts = visitor
-        .into_iter()
-        .flat_map(|v| [v.access_key.as_str().into(), v.project_id.to_string().into(), v.domain_name.as_str().into()]);
-    let stmt = Stmt::assembled(text).bind(group).bind_all(accounts);
+    let stmt = Stmt::assembled(text).bind(&concerned.owners).bind(&concerned.projects).bind(&concerned.domains);
     let rows = sql.fetch_all(stmt).await?;
     rows.iter()
         .map(|row| {

@@ -293,6 +293,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
             reason: "unknown".to_owned(),
             exit_code: None,
             at: s.created_at,
+            callback_url: s.callback_url.clone(),
         })
         .collect();
     events::append(sql, &events).await
@@ -379,7 +380,7 @@ pub async fn due<S: Sql>(
         )
     };
     let stmt = Stmt::assembled(format!(
-        "SELECT id, status FROM ({} UNION ALL {}) AS due ORDER BY status_changed, id LIMIT $2",
+        "SELECT id, status FROM ({} UNION ALL {}) AS due ORDER BY status_changed, id LIMIT CAST($2 AS BIGINT)",
         half("retry_at IS NULL"),
         half("retry_at <= $1")
     ));
@@ -398,7 +399,7 @@ pub async fn finished_batches<S: Sql>(sql: &mut S, now: Timestamp, limit: i64) -
         .fetch_all(
             Stmt::new(
                 "SELECT id FROM sessions WHERE status IN ('RUNNING', 'RUNNING_DEGRADED') AND retry_at <= $1 \
-                 AND status NOT IN ('TERMINATED', 'CANCELLED') AND result <> 'UNDEFINED' ORDER BY retry_at LIMIT $2",
+                 AND status NOT IN ('TERMINATED', 'CANCELLED') AND result <> 'UNDEFINED' ORDER BY retry_at LIMIT CAST($2 AS BIGINT)",
             )
             .bind(now.0)
             .bind(limit),

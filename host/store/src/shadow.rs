@@ -49,6 +49,14 @@ impl Run {
             round: row.get("round")?,
             at: row.get("at")?,
             outcome: row.get("outcome")?,
+            details: row.get("details")?,
+            ..Self::sums(row)?
+        })
+    }
+
+    /// What is added up.
+    fn sums(row: &Row) -> Result<Self> {
+        Ok(Self {
             same: row.get("same")?,
             elsewhere: row.get("elsewhere")?,
             only_live: row.get("only_live")?,
@@ -59,7 +67,7 @@ impl Run {
             candidate_us: row.get("candidate_us")?,
             live_fragmentation: row.get("live_fragmentation")?,
             candidate_fragmentation: row.get("candidate_fragmentation")?,
-            details: row.get("details")?,
+            ..Self::default()
         })
     }
 }
@@ -126,19 +134,7 @@ impl Totals {
             failed: row.get("failed")?,
             alike: row.get("alike")?,
             failed_in_a_row: row.get("failed_in_a_row")?,
-            sums: Run {
-                same: row.get("same")?,
-                elsewhere: row.get("elsewhere")?,
-                only_live: row.get("only_live")?,
-                only_candidate: row.get("only_candidate")?,
-                live_waited_ms: row.get("live_waited_ms")?,
-                candidate_waited_ms: row.get("candidate_waited_ms")?,
-                live_us: row.get("live_us")?,
-                candidate_us: row.get("candidate_us")?,
-                live_fragmentation: row.get("live_fragmentation")?,
-                candidate_fragmentation: row.get("candidate_fragmentation")?,
-                ..Run::default()
-            },
+            sums: Run::sums(row)?,
             rested: rested_at.zip(rested_reason).map(|(at, reason)| (Timestamp(at), reason)),
         })
     }
@@ -214,7 +210,7 @@ pub async fn add<S: Sql>(sql: &mut S, more: &Totals, runs: &[Run], keep: i64) ->
     if !runs.is_empty() {
         let stmt = Stmt::new(
             "DELETE FROM shadow_runs WHERE binding = $1 AND id <=
-             (SELECT id FROM shadow_runs WHERE binding = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)",
+             (SELECT id FROM shadow_runs WHERE binding = $1 ORDER BY id DESC LIMIT 1 OFFSET CAST($2 AS BIGINT))",
         );
         sql.execute(stmt.bind(&more.binding).bind(keep.max(1))).await?;
     }
@@ -271,7 +267,8 @@ pub async fn totals<S: Sql>(sql: &mut S, binding: &str) -> Result<Option<Totals>
 /// # Errors
 /// Database errors.
 pub async fn runs<S: Sql>(sql: &mut S, binding: &str, before: Option<i64>, limit: i64) -> Result<Vec<RunRow>> {
-    let stmt = Stmt::new("SELECT * FROM shadow_runs WHERE binding = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
+    let stmt =
+        Stmt::new("SELECT * FROM shadow_runs WHERE binding = $1 AND id < $2 ORDER BY id DESC LIMIT CAST($3 AS BIGINT)");
     let rows = sql.fetch_all(stmt.bind(binding).bind(before.unwrap_or(i64::MAX)).bind(limit)).await?;
     rows.iter().map(|row| Ok(RunRow { id: row.get("id")?, run: Run::from_row(row)? })).collect()
 }

@@ -5,21 +5,35 @@
 //! `BYTEA`), so that a value reads back alike from both: ids and JSON documents are `TEXT`,
 //! instants are `BIGINT` microseconds since the Unix epoch. Where the dialects part, the pair of
 //! texts stands side by side in [`Stmt::dialect`].
+//!
+//! How many rows are wanted is bound as `LIMIT CAST($1 AS BIGINT)`: SQLite looks at the value of a bare `LIMIT $1` when it
+//! plans, and plans again each time that it is bound, which costs more than many a statement.
 
+mod lanes;
+mod tx;
+
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, Column, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type};
+use sqlx::{
+    AssertSqlSafe, Column, Connection as _, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
+};
 
-use crate::audit::{self, Act};
+use crate::audit::Act;
+use crate::changes::Change;
 use crate::error::{Error, Result};
 use crate::testing::Fuse;
+
+use lanes::Lanes;
+pub use tx::Tx;
+use tx::TxInner;
 
 /// Which database a statement runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +82,8 @@ values! {
 /// A statement and its parameters.
 #[derive(Clone, Debug)]
 pub struct Stmt {
-    sqlite: std::borrow::Cow<'static, str>,
-    postgres: Option<std::borrow::Cow<'static, str>>,
+    sqlite: Cow<'static, str>,
+    postgres: Option<Cow<'static, str>>,
     args: Vec<Value>,
 }
 
@@ -136,11 +150,12 @@ impl Stmt {
         ["INSERT", "UPDATE", "DELETE"].into_iter().any(begins) || (begins("WITH") && text.contains("RETURNING"))
     }
 
-    fn text(&self, dialect: Dialect) -> &str {
-        match (dialect, &self.postgres) {
+    fn into_parts(self, dialect: Dialect) -> (AssertSqlSafe<Cow<'static, str>>, Vec<Value>) {
+        let text = match (dialect, self.postgres) {
             (Dialect::Postgres, Some(sql)) => sql,
-            _ => &self.sqlite,
-        }
+            _ => self.sqlite,
+        };
+        (AssertSqlSafe(text), self.args)
     }
 }
 
@@ -264,37 +279,47 @@ async fn run_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
 where
     X: sqlx::Executor<'c, Database = Sqlite>,
 {
-    let sql = stmt.text(Dialect::Sqlite).to_owned();
-    let args: SqliteArguments = arguments::<Sqlite, _>(stmt.args)?;
-    Ok(sqlx::query_with(AssertSqlSafe(sql), args).execute(exec).await?.rows_affected())
+    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
+    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
+    Ok(sqlx::query_with(sql, args).execute(exec).await?.rows_affected())
 }
 
 async fn rows_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
 where
     X: sqlx::Executor<'c, Database = Sqlite>,
 {
-    let sql = stmt.text(Dialect::Sqlite).to_owned();
-    let args: SqliteArguments = arguments::<Sqlite, _>(stmt.args)?;
-    let rows = sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(exec).await?;
+    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
+    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
+    let rows = sqlx::query_with(sql, args).fetch_all(exec).await?;
     Ok(rows.into_iter().map(Row::Sqlite).collect())
+}
+
+/// The first row alone: the connection's thread hands it over and is done, instead of saying later that there are no more.
+async fn row_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<Option<Row>>
+where
+    X: sqlx::Executor<'c, Database = Sqlite>,
+{
+    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
+    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
+    Ok(sqlx::query_with(sql, args).fetch_optional(exec).await?.map(Row::Sqlite))
 }
 
 async fn run_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
 where
     X: sqlx::Executor<'c, Database = Postgres>,
 {
-    let sql = stmt.text(Dialect::Postgres).to_owned();
-    let args: PgArguments = arguments::<Postgres, _>(stmt.args)?;
-    Ok(sqlx::query_with(AssertSqlSafe(sql), args).execute(exec).await?.rows_affected())
+    let (sql, args) = stmt.into_parts(Dialect::Postgres);
+    let args: PgArguments = arguments::<Postgres, _>(args)?;
+    Ok(sqlx::query_with(sql, args).execute(exec).await?.rows_affected())
 }
 
 async fn rows_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
 where
     X: sqlx::Executor<'c, Database = Postgres>,
 {
-    let sql = stmt.text(Dialect::Postgres).to_owned();
-    let args: PgArguments = arguments::<Postgres, _>(stmt.args)?;
-    let rows = sqlx::query_with(AssertSqlSafe(sql), args).fetch_all(exec).await?;
+    let (sql, args) = stmt.into_parts(Dialect::Postgres);
+    let args: PgArguments = arguments::<Postgres, _>(args)?;
+    let rows = sqlx::query_with(sql, args).fetch_all(exec).await?;
     Ok(rows.into_iter().map(Row::Postgres).collect())
 }
 
@@ -314,13 +339,26 @@ pub trait Sql: Send {
     fn fetch_one(&mut self, stmt: Stmt) -> impl Future<Output = Result<Row>> + Send {
         async move { self.fetch_optional(stmt).await?.ok_or(Error::Sqlx(sqlx::Error::RowNotFound)) }
     }
+    /// Whether somebody wants to know what changes: the audit, of the act that is under way.
+    fn is_watched(&self) -> bool {
+        false
+    }
+    /// Keeps a change for whoever wants to know it.
+    fn note(&mut self, _change: Change) {}
 }
 
 /// The pools of one database.
 #[derive(Clone, Debug)]
 pub(crate) enum Pools {
     /// SQLite has one writer; a pool of one connection queues for it fairly.
-    Sqlite { read: SqlitePool, write: SqlitePool, fuse: Option<Fuse> },
+    Sqlite {
+        /// For single statements.
+        lanes: Lanes,
+        /// For transactions that only read.
+        read: SqlitePool,
+        write: SqlitePool,
+        fuse: Option<Fuse>,
+    },
     /// PostgreSQL.
     Postgres(PgPool),
 }
@@ -333,21 +371,40 @@ async fn burn(fuse: &Option<Fuse>) {
 }
 
 /// Tells PostgreSQL at the start of each connection to notice within half a minute when this host is gone, however it
-/// went: its locks, those on rows included, are free then.
+/// went: its locks, those on rows included, are free then. Statements are short: compiling one would take longer than
+/// running it.
 pub(crate) const WATCHFUL: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 60000";
+     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 60000; \
+     SET jit = off";
+
+/// How many statements a connection keeps prepared: more than the host has, those for lists of every kind aside.
+const STATEMENTS: usize = 512;
+
+/// A connection to PostgreSQL that was idle for no longer is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(5);
 
 impl Pools {
     /// Opens `sqlite://PATH` or `postgres://…`.
     pub(crate) async fn open(url: &str, options: &crate::Options) -> Result<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            let connect: PgConnectOptions = url.parse()?;
             let pool = PgPoolOptions::new()
                 .max_connections(options.connections)
                 .acquire_timeout(Duration::from_secs(30))
+                // One that was in use a moment ago is alive: asking it would cost each statement a trip more.
+                .test_before_acquire(false)
+                .before_acquire(|connection, metadata| {
+                    Box::pin(async move {
+                        if metadata.idle_for > TRUSTED {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
                 .after_connect(|connection, _| {
                     Box::pin(async move { sqlx::raw_sql(WATCHFUL).execute(connection).await.map(drop) })
                 })
-                .connect(url)
+                .connect_with(connect.statement_cache_capacity(STATEMENTS))
                 .await?;
             return Ok(Pools::Postgres(pool));
         }
@@ -362,21 +419,25 @@ impl Pools {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10))
             .pragma("temp_store", "memory")
-            .statement_cache_capacity(256);
+            .statement_cache_capacity(STATEMENTS);
         let write = SqlitePoolOptions::new()
             .max_connections(1)
             .acquire_timeout(Duration::from_secs(30))
             .idle_timeout(None)
             .max_lifetime(None)
+            // There is nothing between this host and its file that could have hung up.
+            .test_before_acquire(false)
             .connect_with(connect.clone())
             .await?;
+        let at_once = options.connections.clamp(1, 4);
         let read = SqlitePoolOptions::new()
-            .max_connections(options.connections.clamp(1, 4))
+            .max_connections(at_once)
             .acquire_timeout(Duration::from_secs(30))
             .idle_timeout(None)
             .max_lifetime(None)
-            .connect_lazy_with(connect);
-        Ok(Pools::Sqlite { read, write, fuse: options.fuse.clone() })
+            .test_before_acquire(false)
+            .connect_lazy_with(connect.clone());
+        Ok(Pools::Sqlite { lanes: Lanes::new(connect, at_once), read, write, fuse: options.fuse.clone() })
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -394,7 +455,7 @@ impl Pools {
             }
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
         };
-        Ok(Tx { inner, acts: act.map(|act| Box::new(Acts(vec![act]))), wrote: false, counter })
+        Ok(Tx::new(inner, act, counter))
     }
 }
 
@@ -407,7 +468,7 @@ impl Pools {
                 TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
         };
-        Ok(Tx { inner, acts: None, wrote: false, counter })
+        Ok(Tx::new(inner, None, counter))
     }
 }
 
@@ -455,102 +516,17 @@ impl Sql for Reader {
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
         self.0.counter.add();
         match &self.0.pools {
-            Pools::Sqlite { read, .. } => rows_sqlite(read, stmt).await,
+            Pools::Sqlite { lanes, .. } => rows_sqlite(lanes.take().await?.connection(), stmt).await,
             Pools::Postgres(pool) => rows_postgres(pool, stmt).await,
         }
     }
-}
-
-/// A write transaction. Dropping it without [`Tx::commit`] rolls everything back.
-#[derive(Debug)]
-pub struct Tx {
-    inner: TxInner,
-    /// Whose changes these are; told to the audit when anything changed.
-    acts: Option<Box<Acts>>,
-    wrote: bool,
-    counter: Counter,
-}
-
-/// On the heap: transactions stand in many futures, which they keep small this way.
-#[derive(Debug, Default)]
-struct Acts(Vec<Arc<Act>>);
-
-#[derive(Debug)]
-enum TxInner {
-    Sqlite(sqlx::Transaction<'static, Sqlite>, Option<Fuse>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
-}
-
-impl Tx {
-    /// Makes everything durable and visible at once, with its entry in the audit: no change is committed without it.
-    ///
-    /// # Errors
-    /// [`Error::Sqlx`]; then nothing was written.
-    pub async fn commit(mut self) -> Result<()> {
-        let mut acts = self.acts.take().unwrap_or_default().0;
-        acts.retain(|act| !act.is_told());
-        if self.wrote && !acts.is_empty() {
-            audit::tell(&mut self, &acts).await?;
-        }
-        match self.inner {
-            TxInner::Sqlite(tx, fuse) => {
-                burn(&fuse).await;
-                tx.commit().await?;
-                burn(&fuse).await;
+    async fn fetch_optional(&mut self, stmt: Stmt) -> Result<Option<Row>> {
+        match &self.0.pools {
+            Pools::Sqlite { lanes, .. } => {
+                self.0.counter.add();
+                row_sqlite(lanes.take().await?.connection(), stmt).await
             }
-            TxInner::Postgres(tx) => tx.commit().await?,
+            Pools::Postgres(_) => Ok(self.fetch_all(stmt).await?.into_iter().next()),
         }
-        if self.wrote {
-            acts.iter().for_each(|act| act.set_told());
-        }
-        Ok(())
-    }
-
-    /// These are behind what this transaction changes, too: for queues that write for several requests at once.
-    pub fn on_behalf_of(&mut self, acts: impl IntoIterator<Item = Arc<Act>>) {
-        self.acts.get_or_insert_default().0.extend(acts);
-    }
-
-    /// Undoes everything.
-    ///
-    /// # Errors
-    /// [`Error::Sqlx`]; the transaction is gone then, too.
-    pub async fn rollback(self) -> Result<()> {
-        match self.inner {
-            TxInner::Sqlite(tx, _) => tx.rollback().await?,
-            TxInner::Postgres(tx) => tx.rollback().await?,
-        }
-        Ok(())
-    }
-}
-
-impl Sql for Tx {
-    fn dialect(&self) -> Dialect {
-        match self.inner {
-            TxInner::Sqlite(..) => Dialect::Sqlite,
-            TxInner::Postgres(_) => Dialect::Postgres,
-        }
-    }
-    async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
-        self.counter.add();
-        let changed = match &mut self.inner {
-            TxInner::Sqlite(tx, fuse) => {
-                burn(fuse).await;
-                run_sqlite(&mut **tx, stmt).await?
-            }
-            TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await?,
-        };
-        self.wrote |= changed > 0;
-        Ok(changed)
-    }
-    async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
-        self.counter.add();
-        let writes = stmt.writes();
-        let rows = match &mut self.inner {
-            TxInner::Sqlite(tx, _) => rows_sqlite(&mut **tx, stmt).await?,
-            TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await?,
-        };
-        self.wrote |= writes && !rows.is_empty();
-        Ok(rows)
     }
 }

@@ -145,7 +145,8 @@ pub async fn list<S: Sql>(sql: &mut S, kind: TemplateKind, sight: &Sight, limit:
         Sight::Domain(user, domain) => ("(t.user_id = $2 OR p.domain_name = $3)", user.to_string(), domain.clone()),
     };
     let stmt = Stmt::assembled(format!(
-        "SELECT {COLUMNS} WHERE t.kind = $1 AND t.is_active AND {condition} ORDER BY t.created_at, t.id LIMIT $4"
+        "SELECT {COLUMNS} WHERE t.kind = $1 AND t.is_active AND {condition} ORDER BY t.created_at, t.id \
+         LIMIT CAST($4 AS BIGINT)"
     ));
     sql.fetch_all(stmt.bind(kind.as_str()).bind(user).bind(domain).bind(limit)).await?.iter().map(row).collect()
 }

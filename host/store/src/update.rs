@@ -1,6 +1,8 @@
 //! `UPDATE`s that leave out what is to stay.
 
-use crate::sql::{Stmt, Value};
+use crate::changes::{self, Watched};
+use crate::error::Result;
+use crate::sql::{Sql, Stmt, Value};
 
 /// Assignments of one `UPDATE`, assembled from fixed column names and bound values.
 #[derive(Debug)]
@@ -28,6 +30,16 @@ impl Update {
             Some(value) => self.set(column, value),
             None => self,
         }
+    }
+
+    /// Changes the row of a watched table, and notes what it did to it; how many there were (0 or 1).
+    ///
+    /// # Errors
+    /// Those of the statement.
+    pub(crate) async fn run<S: Sql>(self, sql: &mut S, what: &Watched, key: impl Into<Value>) -> Result<u64> {
+        debug_assert_eq!(self.table, what.table());
+        let key = key.into();
+        changes::execute(sql, what, what.row(key.clone()), self.filter(what.key(), key)).await
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -72,7 +72,7 @@ fn source(row: &Row) -> Result<Source> {
 pub async fn ended<S: Sql>(sql: &mut S, since: Timestamp, user: Option<UserId>, limit: i64) -> Result<Vec<Source>> {
     let stmt = Stmt::assembled(format!(
         "{SOURCES} WHERE k.status = 'TERMINATED' AND k.terminated_at >= $1 AND u.ended_at IS NULL \
-         AND (CAST($2 AS TEXT) IS NULL OR s.user_id = $2) ORDER BY k.terminated_at, k.id LIMIT $3"
+         AND (CAST($2 AS TEXT) IS NULL OR s.user_id = $2) ORDER BY k.terminated_at, k.id LIMIT CAST($3 AS BIGINT)"
     ));
     let stmt = stmt.bind(since.micros()).bind(user.map(|user| user.to_string())).bind(limit);
     sql.fetch_all(stmt).await?.iter().map(source).collect()
@@ -85,7 +85,7 @@ pub async fn ended<S: Sql>(sql: &mut S, since: Timestamp, user: Option<UserId>, 
 pub async fn running<S: Sql>(sql: &mut S, after: &str, user: Option<UserId>, limit: i64) -> Result<Vec<Source>> {
     let stmt = Stmt::assembled(format!(
         "{SOURCES} WHERE k.status = 'RUNNING' AND k.id > $1 AND (CAST($2 AS TEXT) IS NULL OR s.user_id = $2) \
-         ORDER BY k.id LIMIT $3"
+         ORDER BY k.id LIMIT CAST($3 AS BIGINT)"
     ));
     let stmt = stmt.bind(after).bind(user.map(|user| user.to_string())).bind(limit);
     sql.fetch_all(stmt).await?.iter().map(source).collect()

@@ -3,6 +3,7 @@
 use quarterdeck_model::{Timestamp, UserId, UserRole, UserStatus};
 use serde_json::Value as Json;
 
+use crate::changes::{self, KEYPAIR, Rows, USER};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
@@ -184,33 +185,31 @@ pub async fn bcrypt_kinds<S: Sql>(sql: &mut S) -> Result<Vec<String>> {
 /// # Errors
 /// A unique violation when the address or the name is taken, a foreign-key one when there is no such domain.
 pub async fn insert<S: Sql>(sql: &mut S, user: &UserRow, password: Option<&str>) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO users (id, username, email, password, need_password_change, password_changed_at, full_name, \
-             description, status, status_info, created_at, modified_at, domain_name, role, integration_id, \
-             allowed_client_ip, totp_activated, totp_activated_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-        )
-        .bind(user.id.to_string())
-        .bind(user.username.as_deref())
-        .bind(&user.email)
-        .bind(password)
-        .bind(user.need_password_change)
-        .bind(user.password_changed_at.map(Timestamp::micros))
-        .bind(user.full_name.as_deref())
-        .bind(user.description.as_deref())
-        .bind(user.status.as_str())
-        .bind(user.status_info.as_deref())
-        .bind(user.created_at.micros())
-        .bind(user.modified_at.micros())
-        .bind(&user.domain_name)
-        .bind(user.role.as_str())
-        .bind(user.integration_id.as_deref())
-        .bind(user.allowed_client_ip.clone().map(Json::from))
-        .bind(user.totp_activated)
-        .bind(user.totp_activated_at.map(Timestamp::micros)),
+    let stmt = Stmt::new(
+        "INSERT INTO users (id, username, email, password, need_password_change, password_changed_at, full_name, \
+         description, status, status_info, created_at, modified_at, domain_name, role, integration_id, \
+         allowed_client_ip, totp_activated, totp_activated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
-    .await?;
+    .bind(user.id.to_string())
+    .bind(user.username.as_deref())
+    .bind(&user.email)
+    .bind(password)
+    .bind(user.need_password_change)
+    .bind(user.password_changed_at.map(Timestamp::micros))
+    .bind(user.full_name.as_deref())
+    .bind(user.description.as_deref())
+    .bind(user.status.as_str())
+    .bind(user.status_info.as_deref())
+    .bind(user.created_at.micros())
+    .bind(user.modified_at.micros())
+    .bind(&user.domain_name)
+    .bind(user.role.as_str())
+    .bind(user.integration_id.as_deref())
+    .bind(user.allowed_client_ip.clone().map(Json::from))
+    .bind(user.totp_activated)
+    .bind(user.totp_activated_at.map(Timestamp::micros));
+    changes::execute(sql, &USER, USER.row(user.id.to_string()), stmt).await?;
     Ok(())
 }
 
@@ -235,7 +234,7 @@ pub async fn update<S: Sql>(sql: &mut S, id: UserId, changes: &UserChanges, now:
     if update.is_empty() {
         return Ok(None);
     }
-    sql.execute(update.set("modified_at", now.micros()).filter("id", id.to_string())).await.map(Some)
+    update.set("modified_at", now.micros()).run(sql, &USER, id.to_string()).await.map(Some)
 }
 
 /// Writes a better hash of the same password, unless it was changed meanwhile.
@@ -275,9 +274,11 @@ pub async fn delete<S: Sql>(sql: &mut S, id: UserId) -> Result<u64> {
         "DELETE FROM sessions WHERE user_id = $1",
         "DELETE FROM occupancy WHERE scope = 'keypair' AND holder IN (SELECT access_key FROM keypairs WHERE user_id = $1)",
         "DELETE FROM concurrency WHERE access_key IN (SELECT access_key FROM keypairs WHERE user_id = $1)",
-        "DELETE FROM keypairs WHERE user_id = $1",
     ] {
         sql.execute(Stmt::new(statement).bind(&id)).await?;
     }
-    sql.execute(Stmt::new("DELETE FROM users WHERE id = $1").bind(&id)).await
+    let stmt = Stmt::new("DELETE FROM keypairs WHERE user_id = $1").bind(&id);
+    changes::execute(sql, &KEYPAIR, Rows::with("user_id = $1", &id), stmt).await?;
+    let stmt = Stmt::new("DELETE FROM users WHERE id = $1").bind(&id);
+    changes::execute(sql, &USER, USER.row(&id), stmt).await
 }

@@ -11,10 +11,10 @@ use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
 
 pub use invitations::{
-    InvitationRow, Mine, drop_for_user as drop_invitations_for, insert as insert_invitation, invitation, invitations,
-    pending_invitees, reword as reword_invitation, settle as settle_invitation,
+    InvitationRow, Mine, drop_for_user as drop_invitations_for, insert as insert_invitations, invitation, invitations,
+    pending_invitees, restore as restore_invitation, reword as reword_invitation, settle as settle_invitation,
 };
-pub use permissions::{SharedRow, Sight, grant, regrant, revoke, shared};
+pub use permissions::{SharedRow, Sight, drop_grants_of, grant, grantees, regrant, revoke, shared};
 
 /// A folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub struct VfolderRow {
     pub max_size: Option<i64>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// When it was used last.
+    pub last_used: Option<Timestamp>,
     /// E-mail address of whoever made it.
     pub creator: String,
     /// A path of the agents' own.
@@ -113,12 +115,13 @@ pub struct VfolderChanges {
     pub user: Option<UserId>,
 }
 
-const COLUMNS: &str = "v.id, v.name, v.host, v.quota_scope_id, v.usage_mode, v.permission, v.max_size, v.created_at, \
-                       v.creator, v.unmanaged_path, v.user_id, u.email AS user_email, v.project_id, \
+pub(crate) const COLUMNS: &str = "v.id, v.name, v.host, v.quota_scope_id, v.usage_mode, v.permission, v.max_size, v.created_at, \
+                       v.last_used, v.creator, v.unmanaged_path, v.user_id, u.email AS user_email, v.project_id, \
                        p.name AS project_name, p.domain_name AS project_domain, v.cloneable, v.status";
-const FROM: &str = "vfolders v LEFT JOIN users u ON u.id = v.user_id LEFT JOIN projects p ON p.id = v.project_id";
+pub(crate) const FROM: &str =
+    "vfolders v LEFT JOIN users u ON u.id = v.user_id LEFT JOIN projects p ON p.id = v.project_id";
 
-fn row(row: &Row) -> Result<VfolderRow> {
+pub(crate) fn row(row: &Row) -> Result<VfolderRow> {
     Ok(VfolderRow {
         id: row.parse("id")?,
         name: row.get("name")?,
@@ -128,6 +131,7 @@ fn row(row: &Row) -> Result<VfolderRow> {
         permission: row.parse("permission")?,
         max_size: row.get("max_size")?,
         created_at: Timestamp(row.get("created_at")?),
+        last_used: row.get::<Option<i64>>("last_used")?.map(Timestamp),
         creator: row.get("creator")?,
         unmanaged_path: row.get("unmanaged_path")?,
         user: row.parse_opt("user_id")?,
@@ -202,6 +206,22 @@ pub async fn shared_with<S: Sql>(sql: &mut S, user: UserId) -> Result<Vec<(Vfold
     ));
     let rows = sql.fetch_all(stmt.bind(user.to_string())).await?;
     rows.iter().map(|r| Ok((row(r)?, r.parse("granted")?))).collect()
+}
+
+/// Whether a user has, as a member, any folder whose name begins with a dot: sessions have those without asking.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn has_dot_folders<S: Sql>(sql: &mut S, user: UserId) -> Result<bool> {
+    // Each part by an index of its own.
+    let stmt = Stmt::new(
+        "SELECT 1 AS one FROM vfolders v WHERE v.user_id = $1 AND v.name LIKE '.%' \
+         UNION ALL SELECT 1 FROM vfolder_permissions g JOIN vfolders v ON v.id = g.vfolder_id \
+         WHERE g.user_id = $1 AND v.name LIKE '.%' \
+         UNION ALL SELECT 1 FROM project_members m JOIN vfolders v ON v.project_id = m.project_id \
+         WHERE m.user_id = $1 AND v.name LIKE '.%' LIMIT 1",
+    );
+    Ok(sql.fetch_optional(stmt.bind(user.to_string())).await?.is_some())
 }
 
 /// Whose projects' folders.
@@ -323,6 +343,16 @@ pub async fn update<S: Sql>(sql: &mut S, id: VfolderId, changes: &VfolderChanges
     sql.execute(update.filter("id", id.to_string())).await.map(Some)
 }
 
+/// Says when a folder was used last.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn set_last_used<S: Sql>(sql: &mut S, id: VfolderId, at: Timestamp) -> Result<()> {
+    let stmt = Stmt::new("UPDATE vfolders SET last_used = $2 WHERE id = $1");
+    sql.execute(stmt.bind(id.to_string()).bind(at.micros())).await?;
+    Ok(())
+}
+
 /// Moves a folder from one status to another; whether it was there and in the first.
 ///
 /// # Errors
@@ -357,17 +387,32 @@ pub async fn delete<S: Sql>(sql: &mut S, id: VfolderId) -> Result<u64> {
     sql.execute(Stmt::new("DELETE FROM vfolders WHERE id = $1").bind(id.to_string())).await
 }
 
-/// Whether a session that isn't over has the folder.
+/// Whether a session that isn't over has one of the folders.
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
-pub async fn in_use<S: Sql>(sql: &mut S, path: &FolderPath) -> Result<bool> {
-    // The ids are hexadecimal digits and a slash: nothing that LIKE or JSON would read otherwise.
-    let stmt = Stmt::new(
-        "SELECT s.id FROM sessions s WHERE s.status NOT IN ('TERMINATED', 'CANCELLED') \
-         AND s.vfolder_mounts LIKE $1 LIMIT 1",
+pub async fn in_use<S: Sql>(sql: &mut S, folders: &[VfolderId]) -> Result<bool> {
+    // A path is hexadecimal digits and a slash: nothing that LIKE or JSON would read otherwise.
+    let stmt = Stmt::among(
+        "SELECT s.id FROM vfolders v JOIN sessions s \
+         ON s.vfolder_mounts LIKE '%\"' || v.quota_scope_id || '/' || REPLACE(v.id, '-', '') || '\"%' \
+         WHERE v.id IN {list} AND s.status NOT IN ('TERMINATED', 'CANCELLED') LIMIT 1",
+        folders,
     );
-    Ok(sql.fetch_optional(stmt.bind(format!("%\"{path}\"%"))).await?.is_some())
+    Ok(sql.fetch_optional(stmt).await?.is_some())
+}
+
+/// Whether one of the users owns a folder of this name, or shares another user's.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn is_name_known<S: Sql>(sql: &mut S, users: &[UserId], name: &str) -> Result<bool> {
+    let stmt = Stmt::among(
+        "SELECT v.id FROM vfolders v WHERE v.name = $2 AND (v.user_id IN {list} OR (v.project_id IS NULL AND EXISTS \
+         (SELECT 1 FROM vfolder_permissions g WHERE g.vfolder_id = v.id AND g.user_id IN {list}))) LIMIT 1",
+        users,
+    );
+    Ok(sql.fetch_optional(stmt.bind(name)).await?.is_some())
 }
 
 /// What sessions that aren't over have mounted, one JSON list a session.

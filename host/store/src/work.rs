@@ -52,6 +52,8 @@ pub struct SessionState {
     pub status_changed: Timestamp,
     /// How a batch session ended.
     pub result: SessionResult,
+    /// Whom to tell of its events.
+    pub callback_url: Option<String>,
     before: SessionStatus,
     history: Map<String, Value>,
     patch: SessionPatch,
@@ -177,7 +179,7 @@ impl Work {
             .fetch_all(
                 Stmt::assembled(format!(
                     "SELECT id, name, status, session_type, access_key, user_id, project_id, domain_name, scaling_group, is_private, \
-                     status_changed, status_history, result FROM sessions WHERE id IN {} ORDER BY id {lock}",
+                     status_changed, status_history, result, callback_url FROM sessions WHERE id IN {} ORDER BY id {lock}",
                     set::texts(dialect, "$1")
                 ))
                 .bind(ids),
@@ -202,6 +204,7 @@ impl Work {
                     kernels: Vec::new(),
                     status_changed: Timestamp(row.get("status_changed")?),
                     result: row.parse("result")?,
+                    callback_url: row.get("callback_url")?,
                     before: status,
                     history: row.json("status_history")?,
                     patch: SessionPatch::default(),
@@ -478,6 +481,7 @@ impl Work {
     /// Logs an event of a session (its main kernel is named with it).
     pub fn session_event(&mut self, name: &'static str, session: SessionId, reason: &str, exit_code: Option<i64>) {
         let kernel = self.main_kernel(session).map(|k| k.id);
+        let callback_url = self.sessions.get(&session).and_then(|s| s.callback_url.clone());
         let at = self.now;
         self.events.push(events::NewEvent {
             name,
@@ -486,6 +490,7 @@ impl Work {
             reason: reason.to_owned(),
             exit_code,
             at,
+            callback_url,
         });
     }
 
@@ -500,6 +505,7 @@ impl Work {
             reason: reason.to_owned(),
             exit_code,
             at,
+            callback_url: None,
         });
     }
 

@@ -1,6 +1,8 @@
 //! Whatever happens to sessions in whatever order, the counters are what the rows add up to.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod rows;
+
 use quarterdeck_model::{
     AgentId, ClusterMode, KernelId, KernelRole, KernelStatus, SessionId, SessionStatus, SessionType, Timestamp,
 };
@@ -12,32 +14,12 @@ use quarterdeck_store::work::{Ended, Started, Work};
 use quarterdeck_store::{Sql, Stmt, Store, events, history, kernels};
 use serde_json::json;
 
-const PROJECT: &str = "9a000000-0000-4000-8000-000000000001";
-const USERS: [&str; 2] = ["9b000000-0000-4000-8000-000000000001", "9b000000-0000-4000-8000-000000000002"];
+use self::rows::{PROJECT, USERS};
 
+/// Two agents besides what sessions need anyway.
 async fn populate(store: &Store) {
+    rows::populate(store).await;
     let mut tx = store.begin().await.unwrap();
-    for sql in [
-        "INSERT INTO domains (name, created_at, modified_at) VALUES ('d', 0, 0)",
-        "INSERT INTO projects (id, name, domain_name, created_at, modified_at) VALUES ('9a000000-0000-4000-8000-000000000001', 'p', 'd', 0, 0)",
-        "INSERT INTO keypair_resource_policies (name, created_at, max_concurrent_sessions, max_containers_per_session, \
-         max_vfolder_count, max_vfolder_size, idle_timeout) VALUES ('default', 0, 30, 4, 1, 1, 0)",
-        "INSERT INTO scaling_groups (name, created_at, driver, scheduler) VALUES ('g', 0, 'static', 'fifo')",
-    ] {
-        tx.execute(Stmt::new(sql)).await.unwrap();
-    }
-    for (i, user) in USERS.iter().enumerate() {
-        let stmt = Stmt::new(
-            "INSERT INTO users (id, email, status, created_at, modified_at, domain_name, role) \
-             VALUES ($1, $2, 'active', 0, 0, 'd', 'user')",
-        );
-        tx.execute(stmt.bind(*user).bind(format!("u{i}@x"))).await.unwrap();
-        let stmt = Stmt::new(
-            "INSERT INTO keypairs (access_key, secret_key, user_id, user_email, is_active, is_admin, resource_policy, created_at, \
-             rate_limit) VALUES ($1, 's', $2, $3, TRUE, FALSE, 'default', 0, 1000)",
-        );
-        tx.execute(stmt.bind(format!("AK{i}")).bind(*user).bind(format!("u{i}@x"))).await.unwrap();
-    }
     for agent in ["i-1", "i-2"] {
         let stmt = Stmt::new(
             "INSERT INTO agents (id, status, scaling_group, addr, architecture, version, runtime, first_contact, last_seen, \

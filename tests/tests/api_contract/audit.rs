@@ -25,6 +25,119 @@ async fn newest(admin: &Client) -> i64 {
     entries(admin, "limit=1").await.first().map_or(0, |e| e["id"].as_i64().unwrap())
 }
 
+/// What the newest entry says was changed, as `kind name: before → after`.
+async fn last_changes(admin: &Client) -> Vec<String> {
+    let entry = entries(admin, "limit=1").await.remove(0);
+    let changes = entry["changes"].as_array().unwrap().clone();
+    let line = |c: &Value| {
+        format!("{} {}: {} → {}", c["kind"].as_str().unwrap(), c["name"].as_str().unwrap(), c["before"], c["after"])
+    };
+    changes.iter().map(line).collect()
+}
+
+/// Memberships, associations of scaling groups, and dotfiles: what is no row of its own to people.
+async fn links_and_dotfiles_are_told(admin: &Client, user: &Client) {
+    let gql = async |document: &str, variables: &Value| {
+        let body = json!({"query": document, "variables": variables});
+        let answer = admin.post("/admin/gql", &body).await.unwrap().ok().unwrap();
+        assert!(!answer.to_string().contains("\"ok\":false") && answer["errors"].is_null(), "{document}: {answer}");
+        answer["data"].clone()
+    };
+    let none = json!({});
+    let person = gql("{ user(email: \"user@conf.test\") { uuid } }", &none).await;
+    let created = "mutation { create_group(name: \"crew\", props: {domain_name: \"default\"}) { ok group { id } } }";
+    let project = gql(created, &none).await["create_group"]["group"]["id"].clone();
+    let ids = json!({"p": project, "u": [person["user"]["uuid"]], "k": USER.access});
+    for (mode, sides) in [("add", ["null", "MEMBER"]), ("remove", ["MEMBER", "null"])] {
+        let document = format!(
+            "mutation($p: UUID!, $u: [String]) {{ modify_group(gid: $p, props: {{user_update_mode: \"{mode}\", user_uuids: $u}}) {{ ok }} }}"
+        );
+        gql(&document, &json!({"p": ids["p"], "u": ids["u"]})).await;
+        let member = json!({"member": "user@conf.test", "project": "crew", "domain": "default"}).to_string();
+        let [before, after] = sides.map(|side| side.replace("MEMBER", &member));
+        assert_eq!(
+            last_changes(admin).await,
+            [format!("project-member user@conf.test crew default: {before} → {after}")],
+            "{mode}"
+        );
+    }
+    // A user's projects, set as a whole: what stays isn't told.
+    let set = "mutation($u: [String]) { modify_user(email: \"new@conf.test\", props: {group_ids: $u}) { ok } }";
+    gql(set, &json!({"u": [ids["p"]]})).await;
+    let told = last_changes(admin).await;
+    let joined = "project-member new@conf.test crew default: null → ";
+    assert!(told.iter().any(|line| line.starts_with(joined)), "{told:?}");
+    gql(set, &json!({"u": [ids["p"]]})).await;
+    assert_eq!(last_changes(admin).await, Vec::<String>::new());
+
+    for (with, kind, argument, declared, name, document) in [
+        (
+            "user_group",
+            "scaling-group-project",
+            "user_group: $p",
+            "$p: UUID!",
+            "crew default",
+            json!({"scaling_group": "default", "project": "crew", "domain": "default"}),
+        ),
+        (
+            "keypair",
+            "scaling-group-keypair",
+            "access_key: $k",
+            "$k: String!",
+            USER.access,
+            json!({"scaling_group": "default", "access_key": USER.access}),
+        ),
+    ] {
+        for (verb, before, after) in
+            [("associate", json!(null), document.clone()), ("disassociate", document, json!(null))]
+        {
+            let document = format!(
+                "mutation({declared}) {{ {verb}_scaling_group_with_{with}(scaling_group: \"default\", {argument}) {{ ok }} }}"
+            );
+            gql(&document, &ids).await;
+            assert_eq!(last_changes(admin).await, [format!("{kind} default {name}: {before} → {after}")], "{verb}");
+        }
+    }
+    let all = "mutation { disassociate_all_scaling_groups_with_domain(domain: \"audited\") { ok } }";
+    gql(all, &none).await;
+    let gone = json!({"scaling_group": "default", "domain_name": "audited"});
+    assert_eq!(last_changes(admin).await, [format!("scaling-group-domain default audited: {gone} → null")]);
+
+    let file = |permission: &str, data: &str| json!({"path": ".rc2", "permission": permission, "data": data});
+    for (path, holder, owner, client) in [
+        ("user-config", json!({}), format!("keypair {}", USER.access), user),
+        ("group-config", json!({"group": "crew", "domain": "default"}), "project crew default".to_owned(), admin),
+        ("domain-config", json!({"domain": "audited"}), "domain audited".to_owned(), admin),
+    ] {
+        let path = format!("/{path}/dotfiles");
+        let with = |body: Value| {
+            let mut body = body;
+            body.as_object_mut().unwrap().extend(holder.as_object().unwrap().clone());
+            Bytes::from(body.to_string())
+        };
+        let send = async |method: Method, body: Value| {
+            client.send(method, &path, "application/json", with(body)).await.unwrap().ok().unwrap();
+            last_changes(admin).await.remove(0)
+        };
+        let line = send(Method::POST, file("644", "one-secret")).await;
+        let head = "null → {\"path\":\".rc2\",\"permission\":\"644\",\"size\":10,\"sha256\":\"";
+        assert!(line.starts_with(&format!("dotfile .rc2 {owner}: {head}")), "{line}");
+        let line = send(Method::PATCH, file("600", "two-secret")).await;
+        assert!(line.starts_with(&format!("dotfile .rc2 {owner}: {{\"permission\":\"644\",\"sha256\":\"")), "{line}");
+        assert!(line.contains("→ {\"permission\":\"600\",\"sha256\":\"") && !line.contains("size"), "{line}");
+        let query: Vec<_> = holder
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(name, value)| format!("&{name}={}", value.as_str().unwrap()))
+            .collect();
+        let removed = format!("{path}?path=.rc2{}", query.concat());
+        client.delete(&removed).await.unwrap().ok().unwrap();
+        let line = last_changes(admin).await.remove(0);
+        assert!(line.starts_with(&format!("dotfile .rc2 {owner}: {{")) && line.ends_with("→ null"), "{line}");
+    }
+}
+
 async fn changes_are_told(database: Database) {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(&database, &dir.path().join("server")).unwrap();
@@ -108,6 +221,27 @@ async fn changes_are_told(database: Database) {
     );
     assert!(by_user[0]["request_id"].is_string());
     assert_eq!(entries(&admin, &format!("actor={}&target=.RC", USER.access)).await, by_user);
+    // Values before and after.
+    let modified = entries(&admin, "action=modify_user&target=new%40conf.test").await;
+    assert_eq!(
+        modified[0]["changes"],
+        json!([{"kind": "user", "name": "new@conf.test",
+            "before": {"password": "***", "full_name": ""}, "after": {"password": "***", "full_name": "N"}}])
+    );
+    let set = entries(&admin, "action=config%2Fset&target=registry%2Fx%2Fpassword").await;
+    assert_eq!(set[0]["changes"][0]["after"]["value"], "***");
+    let removed = entries(&admin, "action=config%2Fdelete").await;
+    assert_eq!(removed[0]["changes"][0]["before"], json!({"name": "site/motd", "value": "hello"}));
+    let bound = entries(&admin, "action=plugins%2Fbindings").await;
+    let kinds: Vec<_> = bound[0]["changes"].as_array().unwrap().iter().map(|c| c["kind"].as_str().unwrap()).collect();
+    assert!(kinds.contains(&"plugin-binding") && kinds.contains(&"scaling-group"), "{kinds:?}");
+    let shown = server.cli(&["audit", "--action", "modify_user", "--changes"]).unwrap();
+    assert!(shown.contains("full_name:  → N") && shown.contains("password: *** → ***"), "{shown}");
+
+    links_and_dotfiles_are_told(&admin, &user).await;
+    let shown = server.cli(&["audit", "--target", "crew", "--changes"]).unwrap();
+    assert!(shown.contains("project-member user@conf.test crew default (new)"), "{shown}");
+
     let everything = json!(entries(&admin, "limit=1000").await).to_string();
     for secret in ["-secret", pair["secret_key"].as_str().unwrap(), "PRIVATE"] {
         assert!(!everything.contains(secret), "{secret}: {everything}");
@@ -137,11 +271,13 @@ async fn changes_are_told(database: Database) {
     let json: Value =
         serde_json::from_str(&server.cli(&["audit", "--via", "graphql", "--target", "AUDITED", "--json"]).unwrap())
             .unwrap();
-    assert_eq!(json["entries"].as_array().unwrap().len(), 2, "{json}");
+    assert_eq!(json["entries"].as_array().unwrap().len(), 3, "{json}");
     assert!(server.cli(&["audit", "--since", "then"]).is_err());
     let before = newest(&admin).await;
     quarterdeck(&["agent-token", "new", "--note", "rack 7", "--database", &database.url], &[]).unwrap();
     assert_eq!(since(&admin, before).await, ["cli quarterdeck agent-token new "]);
+    // What was typed, and not how the command groups it.
+    assert_eq!(entries(&admin, "limit=1").await[0]["details"], json!({"note": "rack 7"}));
     server.assert_well().await.unwrap();
 }
 

@@ -10,3 +10,4 @@ mod object_graph;
 mod roles;
 mod routes;
 mod settings;
+mod task_logs;

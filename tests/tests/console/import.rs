@@ -57,6 +57,9 @@ async fn a_database_of_the_reference_is_taken_over() {
             ("images", (1, 1, 0)),
             ("image_aliases", (2, 1, 1)),
             ("session_templates", (3, 1, 2)),
+            ("vfolders", (14, 5, 9)),
+            ("vfolder_permissions", (5, 1, 4)),
+            ("vfolder_invitations", (5, 2, 3)),
         ] {
             assert_eq!(counts(table), expected, "{table}: {report:#}");
         }
@@ -71,6 +74,25 @@ async fn a_database_of_the_reference_is_taken_over() {
             ("gone", "its scaling group isn't there"),
             ("ghost", "its image isn't taken over"),
             ("old", "it is deleted"),
+            (
+                "40000000-0000-4000-8000-000000000003",
+                "another folder of that name there: 40000000-0000-4000-8000-000000000001",
+            ),
+            ("orphan", "its owner, the user 10000000-0000-4000-8000-000000000006, isn't taken over"),
+            ("past", "status: purged is none"),
+            ("bad/name", "its name is none that a folder may have"),
+            ("leaving", "10000000000040008000000000000002/40000000000040008000000000000007 on local:volume1"),
+            (".bashrc", "its name is reserved"),
+            ("astray", "`nowhere` is no <proxy>:<volume>"),
+            (".hidden", "must not begin with a dot"),
+            ("free", "it has no owner"),
+            ("40000000-0000-4000-8000-000000000001", "the user owns the folder"),
+            ("40000000-0000-4000-8000-000000000001", "the user has another permission"),
+            ("40000000-0000-4000-8000-000000000001", "its user isn't taken over"),
+            ("40000000-0000-4000-8000-000000000004", "its folder isn't taken over"),
+            ("60000000-0000-4000-8000-000000000003", "pending already"),
+            ("nobody@site.test", "its invitee nobody@site.test isn't there"),
+            ("60000000-0000-4000-8000-000000000005", "its folder isn't taken over"),
         ] {
             assert!(said(&report, "skipped", row).contains(reason), "{row}: {}", said(&report, "skipped", row));
         }
@@ -80,6 +102,8 @@ async fn a_database_of_the_reference_is_taken_over() {
             ("gone@site.test", "unknown kind"),
             ("watcher@site.test", "second factor"),
             ("gpu", "without the option colour"),
+            ("copying", "is ready; it was cloning"),
+            ("remote:volume2", "1 folders lie there, and the shared configuration has no volumes/proxies/remote"),
         ] {
             assert!(said(&report, "notes", row).contains(note), "{row}: {}", said(&report, "notes", row));
         }
@@ -115,6 +139,15 @@ async fn a_database_of_the_reference_is_taken_over() {
         assert_eq!(script, json!("echo hello"));
         let templates = user.get("/template/session").await.unwrap().ok().unwrap();
         assert_eq!((templates.as_array().unwrap().len(), &templates[0]["name"]), (1, &json!("small")));
+        folders_are_as_they_were(&server, i).await;
+        let told = admin.get("/audit?action=db%20import&target=ada%40site.test").await.unwrap().ok().unwrap();
+        let changes = told["entries"][0]["changes"].as_array().unwrap();
+        let ada = changes.iter().find(|c| c["name"] == "ada@site.test").unwrap();
+        assert_eq!(
+            (&ada["kind"], &ada["before"], &ada["after"]["password"]),
+            (&json!("user"), &Value::Null, &json!("***"))
+        );
+        assert!(!told.to_string().contains("importUserSecret") && !told.to_string().contains("$2b$"));
         let image = run(to, &["image", "show", "python", "--json"]).json();
         assert_eq!(image["name"], "cr.site.test/stable/python:3.9-ubuntu20.04");
         server.assert_well().await.unwrap_or_else(|e| assert!(e.to_string().contains("401"), "{e}"));
@@ -124,11 +157,12 @@ async fn a_database_of_the_reference_is_taken_over() {
         from.execute("UPDATE keypairs SET rate_limit = 40000 WHERE access_key = 'AKIAIMPORTADMIN00001'").unwrap();
         from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 9 WHERE name = 'student'")
             .unwrap();
+        from.execute("UPDATE vfolders SET permission = 'ro' WHERE name = 'work'").unwrap();
         let again = import(to, &from, &[]);
         assert_eq!((sum(&again, "added"), sum(&again, "updated")), (0, 0), "{again:#}");
         assert_eq!(run(to, &["keypair", "show", ADMIN.access, "--json"]).json()["rate_limit"], 30_000);
         let updated = import(to, &from, &["--update"]);
-        assert_eq!((sum(&updated, "added"), sum(&updated, "updated")), (0, 2), "{updated:#}");
+        assert_eq!((sum(&updated, "added"), sum(&updated, "updated")), (0, 3), "{updated:#}");
         assert_eq!(run(to, &["keypair", "show", ADMIN.access, "--json"]).json()["rate_limit"], 40_000);
         assert_eq!(run(to, &["domain", "show", "resting", "--json"]).json()["description"], "ours");
         let login =
@@ -144,11 +178,48 @@ async fn a_database_of_the_reference_is_taken_over() {
         assert_eq!(sum(&fallback, "added"), 1);
         assert!(said(&fallback, "notes", "AKIAIMPORTLOST000003").contains("in place of the policy vanished"));
 
+        from.execute("UPDATE vfolders SET permission = 'rw' WHERE name = 'work'").unwrap();
         assert_eq!(run(to, &["db", "check", "--json"]).json()["sound"], true);
         from.execute("UPDATE keypairs SET rate_limit = 30000 WHERE access_key = 'AKIAIMPORTADMIN00001'").unwrap();
         from.execute("UPDATE keypair_resource_policies SET max_concurrent_sessions = 1 WHERE name = 'student'")
             .unwrap();
     }
+}
+
+/// Folders, who else may use them, and invitations: under their ids, on their hosts, in their quota scopes.
+async fn folders_are_as_they_were(server: &Server, i: usize) {
+    let (admin, user) = (server.client(ADMIN), server.client(ADA));
+    for owners in ["user", "group"] {
+        let set = json!({"key": format!("volumes/_types/{owners}"), "value": ""});
+        admin.post("/config/set", &set).await.unwrap().ok().unwrap();
+    }
+    let list = user.get("/folders").await.unwrap().ok().unwrap();
+    let folder = |name: &str| list.as_array().unwrap().iter().find(|f| f["name"] == name).cloned().unwrap_or_default();
+    let work = folder("work");
+    for (field, expected) in [
+        ("id", json!("40000000000040008000000000000001")),
+        ("host", json!("local:volume1")),
+        ("quota_scope_id", json!("10000000000040008000000000000002")),
+        ("status", json!("ready")),
+        ("usage_mode", json!("data")),
+        ("max_size", json!(1024)),
+        ("cloneable", json!(true)),
+        ("created_at", json!("2023-04-05 06:07:08.000000+00:00")),
+        ("creator", json!("ada@site.test")),
+        ("is_owner", json!(true)),
+    ] {
+        assert_eq!(work[field], expected, "{i}: {field}: {work}");
+    }
+    assert_eq!((&folder("shared")["group_name"], &folder("shared")["permission"]), (&json!("vision"), &json!("ro")));
+    assert_eq!(folder("copying")["host"], "remote:volume2");
+    let theirs = admin.get("/folders").await.unwrap().ok().unwrap();
+    let of_admin =
+        |name: &str| theirs.as_array().unwrap().iter().find(|f| f["name"] == name).cloned().unwrap_or_default();
+    assert_eq!((&of_admin("work")["permission"], &of_admin("work")["is_owner"]), (&json!("wd"), &json!(false)));
+    assert_eq!(of_admin("early")["quota_scope_id"], "f38dea2350fa42a0b5ae338f5f4693f4");
+    let sent = user.get("/folders/invitations/list-sent").await.unwrap().ok().unwrap();
+    let sent = sent["invitations"].as_array().unwrap();
+    assert_eq!((sent.len(), &sent[0]["id"]), (1, &json!("60000000-0000-4000-8000-000000000002")), "{sent:?}");
 }
 
 #[test]

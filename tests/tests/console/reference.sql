@@ -133,6 +133,74 @@ INSERT INTO session_templates (id, is_active, type, name, domain_name, group_id,
     ('30000000-0000-4000-8000-000000000003', FALSE, 'TASK', 'old', 'default', '2de2b969-1d04-48a6-af16-0bc8adb3c831',
      '10000000-0000-4000-8000-000000000002', '{}');
 
+CREATE TYPE vfolderusagemode AS ENUM ('general', 'model', 'data');
+CREATE TYPE vfolderpermission AS ENUM ('ro', 'rw', 'wd');
+CREATE TYPE vfolderownershiptype AS ENUM ('user', 'group');
+CREATE TYPE vfolderoperationstatus AS ENUM ('ready', 'performing', 'cloning', 'deleting', 'mounted', 'purged');
+CREATE TYPE vfolderinvitationstate AS ENUM ('pending', 'canceled', 'accepted', 'rejected');
+CREATE TABLE vfolders (
+    id UUID PRIMARY KEY, host VARCHAR(128), quota_scope_id VARCHAR(64), name VARCHAR(64), usage_mode vfolderusagemode
+    DEFAULT 'general', permission vfolderpermission DEFAULT 'rw', max_files INTEGER DEFAULT 1000, max_size INTEGER,
+    num_files INTEGER DEFAULT 0, cur_size INTEGER DEFAULT 0, created_at TIMESTAMPTZ DEFAULT now(), last_used TIMESTAMPTZ,
+    creator VARCHAR(128), unmanaged_path VARCHAR(512), ownership_type vfolderownershiptype DEFAULT 'user', "user" UUID,
+    "group" UUID, cloneable BOOLEAN DEFAULT FALSE, status vfolderoperationstatus DEFAULT 'ready');
+INSERT INTO vfolders (id, host, quota_scope_id, name, usage_mode, max_size, created_at, last_used, creator, "user",
+    cloneable) VALUES
+    ('40000000-0000-4000-8000-000000000001', 'local:volume1', '10000000000040008000000000000002', 'work', 'data', 1024,
+     '2023-04-05 06:07:08+00', '2023-05-06 07:08:09+00', 'ada@site.test', '10000000-0000-4000-8000-000000000002', TRUE);
+INSERT INTO vfolders (id, host, quota_scope_id, name, permission, creator, ownership_type, "group") VALUES
+    ('40000000-0000-4000-8000-000000000002', 'local:volume1', '00000000000040008000000000000002', 'shared', 'ro',
+     'admin@site.test', 'group', '00000000-0000-4000-8000-000000000002'),
+    ('40000000-0000-4000-8000-000000000012', 'local:volume1', '00000000000040008000000000000002', '.hidden', 'ro',
+     'admin@site.test', 'group', '00000000-0000-4000-8000-000000000002');
+INSERT INTO vfolders (id, host, quota_scope_id, name, creator, "user", status, unmanaged_path) VALUES
+    ('40000000-0000-4000-8000-000000000003', 'local:volume1', '10000000000040008000000000000002', 'work',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000004', 'local:volume1', '10000000000040008000000000000006', 'orphan',
+     'homeless@site.test', '10000000-0000-4000-8000-000000000006', 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000005', 'local:volume1', '10000000000040008000000000000002', 'past',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'purged', NULL),
+    ('40000000-0000-4000-8000-000000000006', 'local:volume1', '10000000000040008000000000000002', 'bad/name',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000007', 'local:volume1', '10000000000040008000000000000002', 'leaving',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'deleting', NULL),
+    ('40000000-0000-4000-8000-000000000008', 'remote:volume2', '10000000000040008000000000000002', 'copying',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'cloning', NULL),
+    ('40000000-0000-4000-8000-000000000009', 'local:volume1', '10000000000040008000000000000002', '.bashrc',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000010', '', 'f38dea2350fa42a0b5ae338f5f4693f4', 'unmanaged',
+     'admin@site.test', 'f38dea23-50fa-42a0-b5ae-338f5f4693f4', 'ready', '/mnt/datasets'),
+    ('40000000-0000-4000-8000-000000000011', 'nowhere', '10000000000040008000000000000002', 'astray',
+     'ada@site.test', '10000000-0000-4000-8000-000000000002', 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000013', 'local:volume1', '10000000000040008000000000000002', 'free',
+     'ada@site.test', NULL, 'ready', NULL),
+    ('40000000-0000-4000-8000-000000000014', 'local:volume1', NULL, 'early', NULL,
+     'f38dea23-50fa-42a0-b5ae-338f5f4693f4', 'ready', NULL);
+
+CREATE TABLE vfolder_permissions (id UUID PRIMARY KEY, permission vfolderpermission DEFAULT 'rw', vfolder UUID, "user" UUID);
+INSERT INTO vfolder_permissions (id, permission, vfolder, "user") VALUES
+    ('50000000-0000-4000-8000-000000000001', 'wd', '40000000-0000-4000-8000-000000000001', 'f38dea23-50fa-42a0-b5ae-338f5f4693f4'),
+    ('50000000-0000-4000-8000-000000000002', 'ro', '40000000-0000-4000-8000-000000000001', 'f38dea23-50fa-42a0-b5ae-338f5f4693f4'),
+    ('50000000-0000-4000-8000-000000000003', 'ro', '40000000-0000-4000-8000-000000000001', '10000000-0000-4000-8000-000000000002'),
+    ('50000000-0000-4000-8000-000000000004', 'ro', '40000000-0000-4000-8000-000000000004', '10000000-0000-4000-8000-000000000002'),
+    ('50000000-0000-4000-8000-000000000005', 'ro', '40000000-0000-4000-8000-000000000001', '10000000-0000-4000-8000-000000000006');
+
+CREATE TABLE vfolder_invitations (
+    id UUID PRIMARY KEY, permission vfolderpermission DEFAULT 'rw', inviter VARCHAR(256), invitee VARCHAR(256),
+    state vfolderinvitationstate DEFAULT 'pending', created_at TIMESTAMPTZ DEFAULT now(), modified_at TIMESTAMPTZ,
+    vfolder UUID);
+INSERT INTO vfolder_invitations (id, inviter, invitee, state, vfolder, modified_at) VALUES
+    ('60000000-0000-4000-8000-000000000001', 'ada@site.test', 'admin@site.test', 'accepted',
+     '40000000-0000-4000-8000-000000000001', '2023-06-07 08:09:10+00'),
+    ('60000000-0000-4000-8000-000000000002', 'ada@site.test', 'watcher@site.test', 'pending',
+     '40000000-0000-4000-8000-000000000001', NULL),
+    ('60000000-0000-4000-8000-000000000003', 'ada@site.test', 'watcher@site.test', 'pending',
+     '40000000-0000-4000-8000-000000000001', NULL),
+    ('60000000-0000-4000-8000-000000000004', 'ada@site.test', 'nobody@site.test', 'pending',
+     '40000000-0000-4000-8000-000000000001', NULL),
+    ('60000000-0000-4000-8000-000000000005', 'ada@site.test', 'watcher@site.test', 'pending',
+     '40000000-0000-4000-8000-000000000007', NULL);
+
 -- Not read.
 CREATE TABLE sessions (id UUID PRIMARY KEY);
 CREATE TABLE error_logs (id UUID PRIMARY KEY);

@@ -20,12 +20,16 @@ pub(super) struct Figure {
     skipped: Option<String>,
 }
 
-/// What policies cost within one process: the benchmark of the crate that runs them.
+/// What policies cost within one process: the benchmarks of the crate that runs them, and of the one that has the books.
 pub(super) fn in_process() -> anyhow::Result<Vec<Figure>> {
-    let bench = ["bench", "--quiet", "--locked", "--package", "quarterdeck-plugin", "--bench", "figures"];
-    let text = output(cargo().args(bench))?;
-    let lines = text.lines().filter(|line| line.starts_with('{'));
-    lines.map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+    let mut figures = Vec::new();
+    for (package, bench) in [("quarterdeck-plugin", "figures"), ("quarterdeck-control", "rounds")] {
+        let text = output(cargo().args(["bench", "--quiet", "--locked", "--package", package, "--bench", bench]))?;
+        for line in text.lines().filter(|line| line.starts_with('{')) {
+            figures.push(serde_json::from_str(line).with_context(|| line.to_owned())?);
+        }
+    }
+    Ok(figures)
 }
 
 /// Prints figures: a table, or JSON objects a line each.

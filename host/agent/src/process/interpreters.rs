@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// The label that says what an image's kernels are programmed in.
-pub(super) const RUNTIME_TYPE: &str = "ai.backend.runtime-type";
+pub(crate) const RUNTIME_TYPE: &str = "ai.backend.runtime-type";
 /// The label that says where the interpreter is.
-pub(super) const RUNTIME_PATH: &str = "ai.backend.runtime-path";
-const PYTHON_TYPES: [&str; 1] = ["python"];
-const NODE_TYPES: [&str; 3] = ["nodejs", "node", "javascript"];
+pub(crate) const RUNTIME_PATH: &str = "ai.backend.runtime-path";
+pub(crate) const PYTHON_TYPES: [&str; 1] = ["python"];
+pub(crate) const NODE_TYPES: [&str; 3] = ["nodejs", "node", "javascript"];
 const SHELL_TYPES: [&str; 5] = ["shell", "bash", "sh", "command", "app"];
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -28,6 +28,18 @@ pub(crate) enum Dialect {
     Sh,
 }
 
+impl Dialect {
+    /// What it is called.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Node => "node",
+            Self::Bash => "bash",
+            Self::Sh => "sh",
+        }
+    }
+}
+
 /// An interpreter of this node.
 #[derive(Clone, Debug)]
 pub(crate) struct Interpreter {
@@ -35,7 +47,7 @@ pub(crate) struct Interpreter {
     pub(crate) path: PathBuf,
     pub(crate) version: String,
     /// The directories that it can't do without.
-    pub(super) needs: Vec<PathBuf>,
+    pub(crate) needs: Vec<PathBuf>,
 }
 
 /// The interpreters found when the agent started.

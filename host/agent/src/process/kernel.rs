@@ -1,34 +1,32 @@
 //! One kernel: a task that owns its processes and its runs, and a handle to talk to it.
 
 mod batch;
+mod contained;
+mod live;
+mod session;
 mod setup;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
 use quarterdeck_rpc::pb::report::Event;
-use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use self::batch::{Batch, Steps};
+use self::live::{Ended, Live};
 use super::Inner;
 use super::cgroup::ControlGroup;
-use super::interpreters::{Dialect, Interpreter};
+use super::interpreters::Interpreter;
 use super::log::KernelLog;
 use super::procfs::{Group, end_all};
-use super::pump::Decoder;
-use super::repl::{Repl, Said};
-use super::runs::{self, Entered, Pseudo, Reply, Runs, Stream, Work};
+use super::resumable::Resumable;
+use super::runs::Reply;
 use super::services::Services;
-use super::spawn::{Io, Launcher, Proc};
+use super::spawn::Launcher;
 use super::stats::Usage;
 use super::terminal::Terminal;
 use super::workdir::RESTARTING;
@@ -65,6 +63,8 @@ pub(super) struct Handle {
     group: Mutex<Option<Arc<ControlGroup>>>,
     services: Mutex<Option<Arc<Services>>>,
     busy: AtomicBool,
+    /// Whom files belong to that come in from outside; none = the agent.
+    owner: Option<(u32, u32)>,
 }
 
 impl Handle {
@@ -110,6 +110,7 @@ impl Handle {
     pub(super) fn files(&self) -> Result<UserFiles, Failure> {
         let launcher = self.launcher()?;
         UserFiles::open(&launcher.work())
+            .map(|files| files.owned_by(self.owner))
             .map_err(|error| Failure::Refused(format!("the kernel's work directory can't be opened: {error}")))
     }
 
@@ -151,6 +152,11 @@ impl Handle {
         self.group.lock().clone()
     }
 
+    /// The process from which all others of its sandbox descend.
+    pub(super) fn root(&self) -> Option<i32> {
+        self.launcher.lock().as_ref().and_then(|launcher| launcher.sandbox().map(|sandbox| sandbox.pid()))
+    }
+
     /// Its process groups.
     pub(super) fn groups(&self) -> Vec<Group> {
         self.launcher.lock().as_ref().map(|launcher| launcher.groups()).unwrap_or_default()
@@ -175,6 +181,21 @@ impl Handle {
 
 /// Starts a kernel's task.
 pub(super) fn start(inner: Arc<Inner>, session: Arc<SessionSpec>, spec: pb::KernelSpec) -> Arc<Handle> {
+    launch(inner, session, spec, None)
+}
+
+/// Starts the task of a kernel that an earlier start of the agent began.
+pub(super) fn resume(inner: Arc<Inner>, resumable: Resumable) -> Arc<Handle> {
+    let (session, spec) = (Arc::new(resumable.session.clone()), resumable.spec.clone());
+    launch(inner, session, spec, Some(resumable))
+}
+
+fn launch(
+    inner: Arc<Inner>,
+    session: Arc<SessionSpec>,
+    spec: pb::KernelSpec,
+    resumable: Option<Resumable>,
+) -> Arc<Handle> {
     let (commands, inbox) = mpsc::channel(32);
     let amount = |name: &str| spec.slots.iter().find(|slot| slot.name == name).map_or(0, |slot| slot.amount);
     let handle = Arc::new(Handle {
@@ -192,8 +213,9 @@ pub(super) fn start(inner: Arc<Inner>, session: Arc<SessionSpec>, spec: pb::Kern
         group: Mutex::default(),
         services: Mutex::default(),
         busy: AtomicBool::default(),
+        owner: inner.containers.as_ref().and_then(|containers| containers.owner()),
     });
-    let task = Task { inner, session, spec, handle: handle.clone() };
+    let task = Task { inner, session, spec, handle: handle.clone(), resumable };
     tokio::spawn(task.run(inbox));
     handle
 }
@@ -204,6 +226,8 @@ struct Task {
     session: Arc<SessionSpec>,
     spec: pb::KernelSpec,
     handle: Arc<Handle>,
+    /// It runs already: an earlier start of the agent began it.
+    resumable: Option<Resumable>,
 }
 
 /// What there is once a kernel's directory is made.
@@ -220,20 +244,40 @@ impl Task {
     }
 
     async fn run(self, inbox: mpsc::Receiver<Command>) {
-        self.report(Event::Preparing(pb::Preparing {}));
         let mut dir = None;
+        let begin = async {
+            match (&self.resumable, &self.inner.containers) {
+                (Some(resumable), Some(containers)) => {
+                    let (place, recalled) = self.resume(containers, resumable, &mut dir).await?;
+                    Ok((place, None, Some(recalled)))
+                }
+                _ => {
+                    self.report(Event::Preparing(pb::Preparing {}));
+                    let (place, repl) = self.begin(&mut dir).await?;
+                    Ok((place, repl, None))
+                }
+            }
+        };
         let begun = tokio::select! {
-            begun = self.begin(&mut dir) => begun.map(Some),
+            begun = begin => begun.map(Some),
             () = self.handle.stop.cancelled() => Ok(None),
         };
         let (reason, exit_code) = match begun {
-            Ok(Some((place, repl))) => {
+            Ok(Some((place, repl, recalled))) => {
                 let mut live = Live::new(&self, &place, repl);
+                match recalled {
+                    Some(recalled) => live.take_up(recalled),
+                    None => live.start_batch().await,
+                }
                 let end = live.serve(inbox).await;
                 live.close(&end).await;
                 end
             }
             Ok(None) => self.told_to_end(),
+            Err(message) if self.resumable.is_some() => {
+                tracing::warn!(kernel = self.spec.kernel_id, message, "a kernel can't be taken up");
+                ("agent-restart".into(), 137)
+            }
             Err(message) => {
                 tracing::warn!(kernel = self.spec.kernel_id, message, "a kernel can't start");
                 // The processes go first: a failed start leaves nothing.
@@ -267,6 +311,13 @@ impl Task {
             // The system ends every process of it with the first: there is nothing to look for.
             return sandbox.end(GRACE).await;
         }
+        if let Some(container) = launcher.as_ref().and_then(|launcher| launcher.container()) {
+            return container.end(GRACE).await;
+        }
+        if self.inner.containers.is_some() {
+            // There is none yet, or whatever there is goes when it is released.
+            return;
+        }
         let (id, groups) = (self.spec.kernel_id.clone(), self.handle.groups());
         let inner = self.inner.clone();
         let _ = tokio::task::spawn_blocking(move || end_all(&id, groups, GRACE, &inner.scanner)).await;
@@ -275,6 +326,9 @@ impl Task {
     /// Gives back what the node lent for the kernel.
     async fn release(&self) {
         self.inner.processors.release(&self.spec.kernel_id);
+        if let Some(containers) = &self.inner.containers {
+            containers.release(&self.session.session_id, &self.spec.kernel_id).await;
+        }
         let group = self.handle.group.lock().take();
         if let Some(group) = group {
             let _ = tokio::task::spawn_blocking(move || group.end()).await;
@@ -309,244 +363,6 @@ impl Task {
         self.release().await;
         self.handle.over.cancel();
         self.inner.reporter.ended(&self.session.session_id, &self.spec.kernel_id, end, remains);
-    }
-}
-
-/// A kernel that runs.
-struct Live<'a> {
-    task: &'a Task,
-    place: &'a Place,
-    repl: Option<Repl>,
-    /// Steps of a run in batch mode, while they run.
-    steps: Option<Steps>,
-    /// The command of a batch session, while it runs.
-    batch: Option<Batch>,
-    runs: Runs,
-    decoders: [Decoder; 2],
-    questions: HashMap<u64, Reply>,
-    last_question: u64,
-}
-
-/// Why a kernel ended, and its exit code.
-type Ended = (String, i32);
-
-impl<'a> Live<'a> {
-    fn new(task: &'a Task, place: &'a Place, repl: Option<Repl>) -> Self {
-        Self {
-            task,
-            place,
-            repl,
-            steps: None,
-            batch: None,
-            runs: Runs::default(),
-            decoders: Default::default(),
-            questions: HashMap::new(),
-            last_question: 0,
-        }
-    }
-
-    async fn serve(&mut self, mut inbox: mpsc::Receiver<Command>) -> Ended {
-        self.start_batch().await;
-        loop {
-            while let Some(work) = self.runs.next() {
-                if let Err(ended) = self.begin(work).await {
-                    return ended;
-                }
-            }
-            self.runs.deliver(Instant::now());
-            self.tell_busy();
-            let deadline = [self.runs.deadline(), self.batch.as_ref().and_then(|batch| batch.deadline)];
-            let deadline = deadline.into_iter().flatten().min();
-            tokio::select! {
-                biased;
-                () = self.task.handle.stop.cancelled() => return self.task.told_to_end(),
-                io = next(self.repl.as_mut().map(|repl| &mut repl.proc)) => {
-                    if let Err(ended) = self.heard_repl(io) {
-                        return ended;
-                    }
-                }
-                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => self.heard_steps(io).await,
-                io = next(self.batch.as_mut().map(|batch| &mut batch.proc)) => self.heard_batch(io),
-                command = inbox.recv() => match command {
-                    Some(command) => self.obey(command).await,
-                    None => return self.task.told_to_end(),
-                },
-                () = at(deadline) => self.check_batch_time(),
-            }
-        }
-    }
-
-    async fn obey(&mut self, command: Command) {
-        match command {
-            Command::Execute(request, reply) if request.mode == "query" && runs::pseudo(&request.code).is_some() => {
-                // It concerns the terminal and waits for nobody's turn.
-                if let Some(Pseudo::Resize { rows, columns }) = runs::pseudo(&request.code) {
-                    self.task.handle.resize(rows, columns);
-                }
-                let _ = reply.send(Ok(runs::done(&request.run_id)));
-            }
-            Command::Execute(request, reply) => {
-                let interpreter = &self.place.interpreter;
-                let work = || batch::work(&request, interpreter.dialect, &work_of(&self.place.dir));
-                if let Entered::Input(text) = self.runs.enter(&request, reply, work)
-                    && let Some(repl) = &mut self.repl
-                    && let Err(error) = repl.input(&text).await
-                {
-                    self.place.log.note(&format!("input didn't reach the interpreter: {error}"));
-                }
-            }
-            Command::Interrupt(reply) => {
-                let job = match (&self.steps, &self.repl) {
-                    (Some(steps), _) => Some(&steps.proc.job),
-                    (None, Some(repl)) if self.runs.is_busy() => Some(&repl.proc.job),
-                    _ => None,
-                };
-                if let Some(job) = job {
-                    job.signal(Signal::SIGINT);
-                }
-                let _ = reply.send(Ok(()));
-            }
-            Command::Complete(request, reply) => {
-                self.last_question += 1;
-                let id = self.last_question;
-                let asked = match &mut self.repl {
-                    Some(repl) => repl.complete(id, &request.code).await.unwrap_or(false),
-                    None => false,
-                };
-                if asked {
-                    self.questions.retain(|_, reply| !reply.is_closed());
-                    self.questions.insert(id, reply);
-                } else {
-                    let _ = reply.send(Ok(completions(Vec::new())));
-                }
-            }
-        }
-    }
-
-    /// Begins a run's work.
-    async fn begin(&mut self, work: Work) -> Result<(), Ended> {
-        match work {
-            Work::Query(code) => {
-                if self.repl.is_none() {
-                    match Repl::start(&self.place.launcher, &self.place.interpreter, &self.place.dir).await {
-                        Ok(repl) => self.repl = Some(repl),
-                        Err(message) => {
-                            self.place.log.note(&message);
-                            self.runs.text(Stream::Stderr, &format!("{message}\n"));
-                            self.runs.finish(127);
-                            return Ok(());
-                        }
-                    }
-                }
-                if let Some(repl) = &mut self.repl
-                    && let Err(error) = repl.run(&code).await
-                {
-                    // Its end, if that is why, is told next.
-                    self.place.log.note(&format!("code didn't reach the interpreter: {error}"));
-                    if error.kind() != std::io::ErrorKind::BrokenPipe {
-                        self.runs.text(Stream::Stderr, &format!("the interpreter takes no code: {error}\n"));
-                        self.runs.finish(126);
-                    }
-                }
-            }
-            Work::Batch(steps) => self.begin_steps(steps).await,
-        }
-        Ok(())
-    }
-
-    fn print(&mut self, stream: Stream, bytes: &[u8]) {
-        self.place.log.append(bytes);
-        let text = self.decoders[stream as usize].text(bytes);
-        self.runs.text(stream, &text);
-    }
-
-    fn heard_repl(&mut self, io: Io) -> Result<(), Ended> {
-        match io {
-            Io::Output(stream, bytes) => self.print(stream, &bytes),
-            Io::Event(event) => match Repl::understand(&event) {
-                Said::Done(code) => self.runs.finish(code),
-                Said::Input { password } => self.runs.waiting(password),
-                Said::Completions(id, matches) => {
-                    if let Some(reply) = self.questions.remove(&id) {
-                        let _ = reply.send(Ok(completions(matches)));
-                    }
-                }
-                Said::Shown(kind, value) => self.runs.shown(kind, value),
-                Said::Nothing => {}
-            },
-            Io::Exited(code) => {
-                let Some(repl) = self.repl.take() else { return Ok(()) };
-                if matches!(repl.dialect, Dialect::Python | Dialect::Node) {
-                    self.place.log.note(&format!("the interpreter ended with exit code {code}"));
-                    return Err(("self-terminated".into(), code));
-                }
-                // `exit` in a shell ends the run; the next one finds a fresh shell.
-                self.runs.finish(code);
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells the host when the kernel begins or ends to work.
-    fn tell_busy(&mut self) {
-        let busy = self.runs.is_busy() || self.batch.is_some();
-        if self.task.handle.busy.swap(busy, Ordering::Relaxed) != busy {
-            self.task.report(Event::Execution(pb::ExecutionChanged { running: busy }));
-        }
-    }
-
-    async fn close(&mut self, end: &Ended) {
-        let code = if end.1 == 0 { 130 } else { end.1 };
-        self.runs.text(Stream::Stderr, &format!("the kernel ended: {}\n", end.0));
-        self.runs.close(code, &Failure::Refused(format!("the kernel ended: {}", end.0)));
-        for (_, reply) in self.questions.drain() {
-            let _ = reply.send(Ok(completions(Vec::new())));
-        }
-        // What it prints while it is asked to end belongs to its log.
-        *self.task.handle.state.lock() = "terminating";
-        let ending = self.task.end_processes();
-        tokio::pin!(ending);
-        loop {
-            let io = tokio::select! {
-                biased;
-                io = next(self.repl.as_mut().map(|repl| &mut repl.proc)) => io,
-                io = next(self.steps.as_mut().map(|steps| &mut steps.proc)) => io,
-                io = next(self.batch.as_mut().map(|batch| &mut batch.proc)) => io,
-                () = &mut ending => break,
-            };
-            match io {
-                Io::Output(_, bytes) => self.place.log.append(&bytes),
-                Io::Event(_) | Io::Exited(_) => {}
-            }
-        }
-        if self.batch.take().is_some() && self.task.session.session_type == "BATCH" {
-            match end.0.as_str() {
-                OUT_OF_MEMORY => self.batch_finished("task-failed", end.1),
-                _ => self.batch_finished("task-cancelled", -2),
-            }
-        }
-    }
-}
-
-fn completions(matches: Vec<Value>) -> Value {
-    json!({"status": "finished", "completions": matches})
-}
-
-/// The next word of a program, if there is one.
-async fn next(proc: Option<&mut Proc>) -> Io {
-    match proc {
-        Some(proc) => match proc.io.recv().await {
-            Some(io) => io,
-            None => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -27,6 +27,15 @@ impl KernelLog {
         Ok(Self { dir: dir.to_owned(), current: Mutex::new((file, 0)) })
     }
 
+    /// The log that lies in that directory, to go on with.
+    pub fn go_on(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(CURRENT);
+        // Only a regular file of the agent's own is gone on with.
+        let size = files::open(&path)?.metadata()?.len();
+        let file = File::options().append(true).open(&path)?;
+        Ok(Self { dir: dir.to_owned(), current: Mutex::new((file, usize::try_from(size).unwrap_or(HALF))) })
+    }
+
     fn open(dir: &Path) -> io::Result<File> {
         files::create(&dir.join(CURRENT))
     }

@@ -7,26 +7,29 @@
 
 pub(crate) mod cgroup;
 mod cluster;
+pub(crate) mod contained;
+pub(crate) mod container;
 pub(crate) mod files;
 pub(crate) mod interpreters;
 mod kernel;
 pub mod log;
+mod measure;
 mod processors;
 mod procfs;
 mod pump;
 mod repl;
+mod resumable;
 mod runs;
 pub(crate) mod services;
-mod spawn;
-mod stats;
+pub(crate) mod spawn;
+pub(crate) mod stats;
 mod terminal;
 mod workdir;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quarterdeck_rpc::pb;
@@ -37,10 +40,12 @@ use tokio::sync::oneshot;
 use tonic::async_trait;
 
 use self::cgroup::{ControlGroups, Limits};
+use self::container::Containers;
 use self::interpreters::Interpreters;
 use self::kernel::{Command, Handle};
 use self::processors::Processors;
-use self::procfs::{Process, Scanner, belongs, programs};
+use self::procfs::Scanner;
+use self::resumable::Resumable;
 use self::services::PortRange;
 use self::workdir::Home;
 use crate::error::{Error, Failure};
@@ -49,9 +54,6 @@ use crate::reporter::Reporter;
 use crate::runtime::{Attachment, Runtime, SessionSpec, Statistics};
 use crate::sandbox::{Isolation, Network};
 use crate::user_files::UserFiles;
-
-/// How often kernels are measured (and their memory limit looked after).
-const MEASURE: Duration = Duration::from_millis(500);
 
 /// The runtime `process` of one agent.
 pub struct ProcessRuntime {
@@ -72,6 +74,8 @@ struct Inner {
     groups: Result<ControlGroups, String>,
     processors: Processors,
     ports: PortRange,
+    /// What makes kernels' containers, when they have some.
+    containers: Option<Arc<dyn Containers>>,
 }
 
 /// What an operator decides about the runtime `process`.
@@ -81,6 +85,8 @@ pub struct ProcessOptions {
     pub isolation: IsolationMode,
     /// Their network.
     pub network: Network,
+    /// Kernels' system calls aren't filtered: to find out whether the filter is in the way of something.
+    pub all_system_calls: bool,
     /// Directories that kernels may read besides the system's and their interpreter's.
     pub exposed: Vec<PathBuf>,
     /// Who kernels are on the node, when the agent is root.
@@ -158,8 +164,58 @@ impl ProcessRuntime {
             groups,
             processors: Processors::find(),
             ports,
+            containers: None,
         });
-        tokio::spawn(measure(Arc::downgrade(&inner)));
+        tokio::spawn(measure::watch(Arc::downgrade(&inner)));
+        tokio::spawn(measure::weigh(Arc::downgrade(&inner)));
+        Ok(Self { inner })
+    }
+
+    /// As [`ProcessRuntime::open`], for kernels whose programs run in containers. Takes up those of an earlier start whose
+    /// containers are among `living`, and has all other containers removed.
+    pub(crate) async fn open_contained(
+        home: PathBuf,
+        reporter: Arc<Reporter>,
+        kernel_host: String,
+        options: &ProcessOptions,
+        containers: Arc<dyn Containers>,
+        living: Vec<String>,
+    ) -> Result<Self, Error> {
+        let opened = tokio::task::spawn_blocking(move || {
+            let home = Home::open(home)?;
+            let resumable = living.into_iter().filter_map(|id| Resumable::read(&home.kernel(&id))).collect::<Vec<_>>();
+            let kept: Vec<String> = resumable.iter().map(|resumable| resumable.spec.kernel_id.clone()).collect();
+            let leftovers = home.sweep_but(&kept);
+            Ok::<_, Error>((home, leftovers, resumable))
+        });
+        let (home, leftovers, resumable) = opened.await.map_err(|panic| Error::Option(panic.to_string()))??;
+        for left in leftovers {
+            tracing::warn!(kernel = left.kernel_id, reason = left.end.reason, "a kernel of an earlier start ended");
+            containers.release(&left.session_id, &left.kernel_id).await;
+            reporter.ended(&left.session_id, &left.kernel_id, left.end, Some(left.remains));
+        }
+        let inner = Arc::new(Inner {
+            scanner: home.scanner(),
+            home,
+            interpreters: Interpreters::default(),
+            reporter,
+            kernel_host,
+            kernels: Mutex::default(),
+            node: Mutex::default(),
+            isolation: Err("kernels are in containers".into()),
+            groups: Err("kernels are in containers".into()),
+            processors: Processors::find(),
+            ports: PortRange::new(options.service_address, options.service_ports),
+            containers: Some(containers),
+        });
+        for resumable in resumable {
+            let id = resumable.spec.kernel_id.clone();
+            tracing::info!(kernel = id, "a kernel of an earlier start goes on");
+            let handle = kernel::resume(inner.clone(), resumable);
+            inner.kernels.lock().insert(id, handle);
+        }
+        tokio::spawn(contained::measure(Arc::downgrade(&inner)));
+        tokio::spawn(measure::weigh(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
 
@@ -241,8 +297,8 @@ impl Runtime for ProcessRuntime {
 
     async fn terminal(&self, kernel_id: &str) -> Result<Attachment, Failure> {
         let kernel = self.kernel(kernel_id)?;
-        let shell = self.inner.interpreters.shell().ok_or_else(|| Failure::Refused("this node has no shell".into()))?;
-        Ok(kernel.terminal(shell).await?.attach())
+        let shell = self.inner.shell().ok_or_else(|| Failure::Refused("this node has no shell".into()))?;
+        Ok(kernel.terminal(&shell).await?.attach())
     }
 
     async fn logs(&self, kernel_id: &str) -> Result<Vec<u8>, Failure> {
@@ -278,7 +334,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn statistics(&self) -> Statistics {
-        let kernels = self.inner.kernels.lock();
+        let kernels = self.inner.all();
         let running = kernels.iter().filter(|(_, kernel)| kernel.state() == "running");
         let kernels = running.map(|(id, kernel)| (id.clone(), kernel.usage.lock().to_json())).collect();
         let mut node = self.inner.node.lock();
@@ -305,8 +361,23 @@ impl Runtime for ProcessRuntime {
 }
 
 impl Inner {
+    /// The program of kernels' terminals, as they see it.
+    fn shell(&self) -> Option<PathBuf> {
+        match &self.containers {
+            Some(containers) => Some(containers.shell()),
+            None => self.interpreters.shell().map(Path::to_owned),
+        }
+    }
+
+    fn all(&self) -> Vec<(String, Arc<Handle>)> {
+        self.kernels.lock().iter().map(|(id, kernel)| (id.clone(), kernel.clone())).collect()
+    }
+
     /// What keeps kernels apart here, for people.
     fn isolation_info(&self) -> Value {
+        if let Some(containers) = &self.containers {
+            return containers.info();
+        }
         let limits = match &self.groups {
             Ok(groups) => json!({"control_groups": groups.controllers()}),
             Err(reason) => json!({
@@ -324,7 +395,15 @@ impl Inner {
                     Network::None => "its own, with a loopback only",
                     Network::Host => "the node's",
                 },
+                "cluster_network": match isolation.sharing() {
+                    Ok(()) => "kernels of a session on this node share one that nobody else is on",
+                    Err(reason) => reason,
+                },
                 "rights": "no capabilities, no new privileges, no user namespaces",
+                "system_calls": match isolation.filter() {
+                    Ok(()) => "filtered",
+                    Err(reason) => reason,
+                },
                 "limits": limits,
             }),
             Err(reason) => json!({
@@ -346,11 +425,20 @@ async fn isolation(home: &Home, options: &ProcessOptions) -> Result<Result<Isola
         _ => {
             let user = options.kernel_user.unwrap_or(KERNEL_USER);
             let (program, exposed) = (options.sandbox_program.clone(), options.exposed.clone());
-            Isolation::find(program, home.root(), options.network, exposed, user).await
+            let filtered = !options.all_system_calls;
+            Isolation::find(program, home.root(), options.network, exposed, user, filtered).await
         }
     };
     match &found {
-        Ok(isolation) => tracing::info!(user = isolation.outside().uid, "kernels are isolated by namespaces"),
+        Ok(isolation) => {
+            tracing::info!(user = isolation.outside().uid, "kernels are isolated by namespaces");
+            if let Err(reason) = isolation.filter() {
+                tracing::warn!(reason, "KERNELS MAY MAKE ANY SYSTEM CALL");
+            }
+            if let Err(reason) = isolation.sharing() {
+                tracing::warn!(reason, "kernels of a session don't reach each other");
+            }
+        }
         Err(reason) if options.isolation == IsolationMode::Required => {
             return Err(Error::Option(format!(
                 "kernels can't be isolated here: {reason} (see `quarterdeck agent doctor`)"
@@ -362,84 +450,6 @@ async fn isolation(home: &Home, options: &ProcessOptions) -> Result<Result<Isola
         ),
     }
     Ok(found)
-}
-
-/// How many looks pass between two sums of a kernel's files.
-const SCRATCH_EVERY: u64 = 30;
-/// How many files such a sum looks at.
-const SCRATCH_FILES: usize = 200_000;
-
-/// Measures all kernels of a runtime for as long as it exists.
-async fn measure(runtime: Weak<Inner>) {
-    let mut turn = 0_u64;
-    loop {
-        tokio::time::sleep(MEASURE).await;
-        let Some(inner) = runtime.upgrade() else { return };
-        let kernels: Vec<(String, Arc<Handle>)> =
-            inner.kernels.lock().iter().map(|(id, kernel)| (id.clone(), kernel.clone())).collect();
-        if kernels.is_empty() {
-            continue;
-        }
-        turn += 1;
-        let look = move || {
-            // Groups that start after this are not in what is seen.
-            let groups: Vec<_> = kernels.iter().map(|(_, kernel)| kernel.groups()).collect();
-            let seen = inner.scanner.lock().scan();
-            for ((id, kernel), groups) in kernels.into_iter().zip(groups) {
-                let (groups, over): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.lives(&seen));
-                kernel.forget_groups(&over);
-                let root = kernel.any_launcher().and_then(|launcher| launcher.sandbox().map(|sandbox| sandbox.pid()));
-                let belongs =
-                    |(process, mark): &&(Process, Option<String>)| belongs(process, mark.as_deref(), &id, &groups);
-                let members: Vec<&Process> = match root {
-                    Some(root) => programs(root, &seen),
-                    None => seen.iter().filter(belongs).map(|(process, _)| process).collect(),
-                };
-                measure_one(&inner, &kernel, &members, root);
-                if turn % SCRATCH_EVERY == 1 {
-                    let dir = inner.home.kernel(&id);
-                    let size = stats::size_of(&dir.join("work"), SCRATCH_FILES)
-                        + stats::size_of(&dir.join("tmp"), SCRATCH_FILES);
-                    kernel.usage.lock().note_scratch(size);
-                }
-            }
-        };
-        if tokio::task::spawn_blocking(look).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Measures one kernel, and ends it when it has more memory than it may.
-fn measure_one(inner: &Inner, kernel: &Handle, members: &[&Process], root: Option<i32>) {
-    let has_network = inner.isolation.as_ref().is_ok_and(|isolation| isolation.network() == Network::None);
-    let net = root.filter(|_| has_network).and_then(stats::network_of);
-    let mut usage = kernel.usage.lock();
-    let mut sample = usage.sample(members, net);
-    let Some(group) = kernel.control_group() else {
-        usage.take(sample);
-        let excess = usage.excess(members);
-        drop(usage);
-        if let Some(used) = excess {
-            kernel.out_of_memory(used);
-        }
-        return;
-    };
-    let used = group.used();
-    sample.cpu_ms = used.cpu_ms.unwrap_or(sample.cpu_ms);
-    sample.memory = used.memory.unwrap_or(sample.memory);
-    sample.memory_most = used.memory_most;
-    sample.io = used.io.unwrap_or(sample.io);
-    usage.take(sample);
-    let limited = inner.groups.as_ref().is_ok_and(|groups| groups.has("memory"));
-    let excess = if limited { None } else { usage.excess(members) };
-    let limit = usage.memory_limit();
-    drop(usage);
-    if used.out_of_memory > 0 {
-        kernel.out_of_memory(limit);
-    } else if let Some(used) = excess {
-        kernel.out_of_memory(used);
-    }
 }
 
 /// What a kernel may use, as its control group has it.

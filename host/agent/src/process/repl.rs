@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
+use super::container::{REPL, Recalled};
 use super::files;
 use super::interpreters::{Dialect, Interpreter};
 use super::spawn::{Io, Launcher, Proc, words};
@@ -70,6 +71,12 @@ impl Repl {
             Dialect::Bash => command.extend(["--noediting", "--norc", "--noprofile", "+m", "-i"].map(OsString::from)),
             Dialect::Sh => command.push("-i".into()),
         }
+        if let Some(container) = launcher.container() {
+            container.give(&tools.join("events")).map_err(fail)?;
+            // The interpreter outlives this agent there: its events must always find a reader, or the code would fail.
+            let held = ["/bin/sh", "-c", "events=$1; shift; exec \"$@\" 9<>\"$events\"", "sh"].map(OsString::from);
+            command.splice(0..0, held.into_iter().chain([events_path.clone().into_os_string()]));
+        }
         let proc = launcher.spawn(&words(&command), true, Some(events)).await.map_err(fail)?;
         let mut repl = Self {
             proc,
@@ -91,10 +98,23 @@ impl Repl {
             repl.write(setup.as_bytes()).await.map_err(fail)?;
         }
         match tokio::time::timeout(START_TIMEOUT, repl.ready()).await {
-            Ok(Ok(())) => Ok(repl),
+            Ok(Ok(())) => {
+                launcher.remember(&repl.proc.job, REPL);
+                Ok(repl)
+            }
             Ok(Err(said)) => Err(format!("{} ended at once: {said}", interpreter.path.display())),
             Err(_) => Err(format!("{} isn't ready after {START_TIMEOUT:?}", interpreter.path.display())),
         }
+    }
+
+    /// Takes up an interpreter that an earlier start of the agent began.
+    pub(super) fn take_up(launcher: &Launcher, dialect: Dialect, dir: &Path, recalled: Recalled) -> io::Result<Self> {
+        let tools = dir.join("run");
+        let events = Launcher::same_events(&tools.join("events"))?;
+        let proc =
+            launcher.take_up(recalled, Some(events)).ok_or_else(|| io::Error::other("it isn't in a container"))?;
+        let code_inside = launcher.inside(&tools.join("code"));
+        Ok(Self { proc, dialect, code: tools.join("code"), code_inside })
     }
 
     async fn ready(&mut self) -> Result<(), String> {

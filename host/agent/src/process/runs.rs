@@ -162,6 +162,18 @@ impl Runs {
         run.work.take()
     }
 
+    /// The run that is active.
+    pub(super) fn active(&self) -> Option<&str> {
+        self.active.as_deref()
+    }
+
+    /// A run went on while the agent was away: what it prints from now on is its output.
+    pub(super) fn go_on(&mut self, id: String) {
+        let run = Run { state: State::Active, work: None, items: VecDeque::new(), size: 0, waiter: None };
+        self.runs.insert(id.clone(), run);
+        self.active = Some(id);
+    }
+
     /// Whether a run is active.
     pub(super) fn is_busy(&self) -> bool {
         self.active.is_some()

@@ -4,6 +4,7 @@
 //! several may want the same. Both are offered on ports of the node, too, at an address that the operator chooses.
 
 mod programs;
+mod web_terminal;
 
 use std::collections::HashMap;
 use std::io;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
 use quarterdeck_model::image;
@@ -22,10 +24,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::container::SERVICE;
 use super::interpreters::Interpreter;
 use super::log::KernelLog;
-use super::spawn::{Io, Job, Launcher, words};
+use super::spawn::{Io, Job, Launcher, Proc, words};
 use crate::error::Failure;
+use crate::runtime::Attachment;
 
 pub(super) use self::programs::Keys;
 pub(crate) use self::programs::finds;
@@ -56,6 +60,14 @@ impl PortRange {
         // Agents that share a node begin at different places.
         let start = first + (rand::random::<u16>() % (last - first + 1));
         Self { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), first, last, next: Mutex::new(start) }
+    }
+
+    /// Takes that port, or another when it isn't free.
+    async fn take_again(&self, port: u16) -> io::Result<TcpListener> {
+        match TcpListener::bind(SocketAddr::new(self.address, port)).await {
+            Ok(listener) => Ok(listener),
+            Err(_) => self.take().await,
+        }
     }
 
     /// Takes a free port.
@@ -99,19 +111,52 @@ pub(super) struct Ground {
     /// The image's labels.
     pub(super) labels: HashMap<String, String>,
     pub(super) own_network: bool,
+    /// Its address in the network of its session, when it is on one.
+    pub(super) address: Option<Ipv4Addr>,
+    /// Attaches to the kernel's terminal.
+    pub(super) terminal: Attach,
 }
+
+/// Attaches to a kernel's terminal, which is opened when there is none.
+pub(super) type Attach = Arc<dyn Fn() -> BoxFuture<'static, Result<Attachment, Failure>> + Send + Sync>;
 
 /// The services of one kernel.
 pub(super) struct Services {
     ground: Ground,
     ports: Vec<Port>,
-    running: tokio::sync::Mutex<HashMap<String, Running>>,
+    /// Each service of them.
+    slots: HashMap<String, Slot>,
     closed: CancellationToken,
 }
 
+/// Where a service runs, or doesn't. Each has its own: one that takes its time keeps no other waiting.
+#[derive(Default)]
+struct Slot {
+    /// Held by whoever starts it.
+    turn: tokio::sync::Mutex<()>,
+    running: Mutex<Option<Running>>,
+}
+
 struct Running {
-    job: Job,
+    what: What,
     ended: watch::Receiver<Option<i32>>,
+}
+
+/// What a service is made of.
+enum What {
+    /// A program of the kernel.
+    Program(Job),
+    /// A part of this agent, until it is told to stop.
+    Own(CancellationToken),
+}
+
+impl What {
+    fn signal(&self, signal: Signal) {
+        match self {
+            Self::Program(job) => job.signal(signal),
+            Self::Own(stop) => stop.cancel(),
+        }
+    }
 }
 
 /// Reaches ports of a kernel.
@@ -123,6 +168,9 @@ struct Reach {
 
 impl Reach {
     async fn connect(&self, port: u16) -> io::Result<TcpStream> {
+        if let Some(container) = self.launcher.container().filter(|_| self.own_network) {
+            return timeout(CONNECT_TIMEOUT, container.connect(port)).await.map_err(io::Error::from)?;
+        }
         let sandbox = self.launcher.sandbox().filter(|_| self.own_network);
         let Some(sandbox) = sandbox else { return TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await };
         let connection = TcpStream::from_std(std::net::TcpStream::from(sandbox.connect(port).await?))?;
@@ -136,7 +184,13 @@ impl Reach {
 
 impl Services {
     /// Gives a kernel its ports. What an image says wrongly of its ports was refused before.
-    pub(super) async fn open(ground: Ground, preopen: &[u32], range: &PortRange) -> io::Result<Arc<Self>> {
+    /// `again` are its ports as they were before the agent was started anew: they are the same where they are free.
+    pub(super) async fn open(
+        ground: Ground,
+        preopen: &[u32],
+        range: &PortRange,
+        again: Option<&Value>,
+    ) -> io::Result<Arc<Self>> {
         let label = ground.labels.get("ai.backend.service-ports").map_or("", String::as_str);
         let mut wanted: Vec<(String, String, Vec<u16>)> =
             vec![("sshd".into(), "tcp".into(), vec![2200]), ("ttyd".into(), "http".into(), vec![7681])];
@@ -149,6 +203,8 @@ impl Services {
             }
         }
         let closed = CancellationToken::new();
+        // What is offered already is taken back when not all can be.
+        let unfinished = closed.clone().drop_guard();
         let reach = Reach { launcher: ground.launcher.clone(), own_network: ground.own_network };
         let turns = Arc::new(Semaphore::new(CONNECTIONS));
         let mut ports = Vec::new();
@@ -161,7 +217,16 @@ impl Services {
                     real.push(*port);
                     continue;
                 }
-                let listener = range.take().await?;
+                let listener = match before(again, &name, host.len()) {
+                    Some(number) if ground.own_network => range.take_again(number).await?,
+                    // The program itself listens there.
+                    Some(number) => {
+                        host.push(number);
+                        real.push(number);
+                        continue;
+                    }
+                    None => range.take().await?,
+                };
                 let number = listener.local_addr()?.port();
                 host.push(number);
                 if ground.own_network {
@@ -174,7 +239,9 @@ impl Services {
             }
             ports.push(Port { name, protocol, container, host, real });
         }
-        Ok(Arc::new(Self { ground, ports, running: tokio::sync::Mutex::default(), closed }))
+        unfinished.disarm();
+        let slots = ports.iter().map(|port| (port.name.clone(), Slot::default())).collect();
+        Ok(Arc::new(Self { ground, ports, slots, closed }))
     }
 
     /// The ports as reports have them.
@@ -220,11 +287,20 @@ impl Services {
             // The user's own program listens there, or will.
             return Ok(answer("started", String::new()));
         }
-        let mut running = self.running.lock().await;
-        if running.get(&port.name).is_some_and(|service| service.ended.borrow().is_none())
-            || self.reach().connect(real).await.is_ok()
-        {
+        let Some(slot) = self.slots.get(&port.name) else { return Ok(answer("failed", "it has no place".into())) };
+        let _turn = slot.turn.lock().await;
+        let runs = slot.running.lock().as_ref().is_some_and(|service| service.ended.borrow().is_none());
+        if runs || self.reach().connect(real).await.is_ok() {
             return Ok(answer("running", String::new()));
+        }
+        if self.is_web_terminal(&port.name) {
+            return Ok(match self.serve_terminal(real).await {
+                Ok(running) => {
+                    *slot.running.lock() = Some(running);
+                    answer("started", String::new())
+                }
+                Err(error) => answer("failed", format!("the web terminal can't listen: {error}")),
+            });
         }
         let program = match self.program(&port.name, real, request).await {
             Ok(program) => program,
@@ -240,9 +316,10 @@ impl Services {
         };
         let (tell, ended) = watch::channel(None);
         let job = proc.job.clone();
+        self.ground.launcher.remember(&job, &format!("{SERVICE}{}", port.name));
         let printed = Arc::new(Mutex::new(String::new()));
         tokio::spawn(follow(proc.io, self.ground.log.clone(), printed.clone(), tell));
-        running.insert(port.name.clone(), Running { job: job.clone(), ended: ended.clone() });
+        *slot.running.lock() = Some(Running { what: What::Program(job.clone()), ended: ended.clone() });
         let begun = Instant::now();
         let mut pause = Duration::from_millis(10);
         loop {
@@ -251,13 +328,13 @@ impl Services {
             }
             let exit = *ended.borrow();
             if let Some(code) = exit {
-                running.remove(&port.name);
+                slot.running.lock().take();
                 let said = printed.lock().trim().to_owned();
                 return Ok(answer("failed", format!("{} ended with exit code {code}: {said}", port.name)));
             }
             if begun.elapsed() > START_TIMEOUT {
                 job.signal(Signal::SIGKILL);
-                running.remove(&port.name);
+                slot.running.lock().take();
                 return Ok(answer("failed", format!("{} doesn't listen after {START_TIMEOUT:?}", port.name)));
             }
             sleep(pause).await;
@@ -265,13 +342,24 @@ impl Services {
         }
     }
 
-    /// Ends a service, if it runs.
+    /// Takes up a service that an earlier start of the agent began.
+    pub(super) async fn take_up(&self, name: String, proc: Proc) {
+        let (tell, ended) = watch::channel(None);
+        let job = proc.job.clone();
+        if let Some(slot) = self.slots.get(&name) {
+            *slot.running.lock() = Some(Running { what: What::Program(job), ended });
+        }
+        follow(proc.io, self.ground.log.clone(), Arc::default(), tell).await;
+    }
+
+    /// Ends a service, if it runs; also one that is just being started.
     pub(super) async fn shut_down(&self, name: &str) {
-        let Some(mut service) = self.running.lock().await.remove(name) else { return };
-        service.job.signal(Signal::SIGTERM);
+        let running = self.slots.get(name).and_then(|slot| slot.running.lock().take());
+        let Some(mut service) = running else { return };
+        service.what.signal(Signal::SIGTERM);
         let over = timeout(GRACE, service.ended.wait_for(Option::is_some)).await;
         if over.is_err() {
-            service.job.signal(Signal::SIGKILL);
+            service.what.signal(Signal::SIGKILL);
         }
     }
 
@@ -279,6 +367,12 @@ impl Services {
     pub(super) fn close(&self) {
         self.closed.cancel();
     }
+}
+
+/// The port of the node that a service had, by its place among the service's ports.
+fn before(again: Option<&Value>, name: &str, index: usize) -> Option<u16> {
+    let port = again?.as_array()?.iter().find(|port| port["name"] == name)?;
+    u16::try_from(port["host_ports"].get(index)?.as_u64()?).ok()
 }
 
 /// Carries connections from a port of the node to one of the kernel.

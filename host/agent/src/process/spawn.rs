@@ -14,17 +14,16 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Uid, mkfifo};
 use parking_lot::Mutex;
-use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcsetwinsize};
 use serde_json::Value;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
+use super::container::{Container, Recalled, Resizer, Running};
 use super::procfs::{Group, Process};
 use super::pump::Pump;
 use super::runs::Stream;
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox::{self, Sandbox, pty};
 
 const LAUNCH: &str = include_str!("launch.sh");
 /// For users other than root: the most processes and threads, those outside the kernel included.
@@ -45,6 +44,8 @@ enum How {
     Open(Open),
     /// In a sandbox.
     Closed(Arc<Sandbox>),
+    /// In a container.
+    Contained(Arc<dyn Container>),
 }
 
 struct Open {
@@ -69,6 +70,7 @@ pub(super) struct Proc {
 pub(super) enum Job {
     Group(Group),
     Program(Arc<Sandbox>, u64),
+    Contained(Arc<dyn Container>, u64),
 }
 
 /// What comes from a program.
@@ -87,6 +89,7 @@ impl Job {
         match self {
             Self::Group(group) => group.signal(signal),
             Self::Program(sandbox, id) => sandbox.signal(*id, signal),
+            Self::Contained(container, id) => container.signal(*id, signal),
         }
     }
 }
@@ -107,12 +110,46 @@ impl Launcher {
         Self { dir: dir.to_owned(), how: How::Closed(Arc::new(sandbox)) }
     }
 
+    /// One for programs in a container, which shows the same parts of `dir` at the same places.
+    pub(super) fn contained(dir: &Path, container: Arc<dyn Container>) -> Self {
+        Self { dir: dir.to_owned(), how: How::Contained(container) }
+    }
+
     /// The kernel's sandbox, if it has one.
     pub(super) fn sandbox(&self) -> Option<&Arc<Sandbox>> {
         match &self.how {
-            How::Open(_) => None,
+            How::Open(_) | How::Contained(_) => None,
             How::Closed(sandbox) => Some(sandbox),
         }
+    }
+
+    /// The kernel's container, if it has one.
+    pub(super) fn container(&self) -> Option<&Arc<dyn Container>> {
+        match &self.how {
+            How::Open(_) | How::Closed(_) => None,
+            How::Contained(container) => Some(container),
+        }
+    }
+
+    /// Notes what a program is for, so that a later start of the agent knows it again. Only containers live so long.
+    pub(super) fn remember(&self, job: &Job, role: &str) {
+        if let Job::Contained(container, id) = job {
+            container.remember(*id, role);
+        }
+    }
+
+    /// Takes up a program that an earlier start of the agent began.
+    pub(super) fn take_up(&self, recalled: Recalled, events: Option<pipe::Receiver>) -> Option<Proc> {
+        let container = self.container()?;
+        let Running { id, stdin, out, err, exit } = recalled.program;
+        let (tx, io) = mpsc::channel(64);
+        tokio::spawn(Pump::new(out, err, events, tx).run(exit));
+        Some(Proc { job: Job::Contained(container.clone(), id), stdin, io })
+    }
+
+    /// The pipe on which a program tells of itself that an earlier start of the agent made.
+    pub(super) fn same_events(path: &Path) -> io::Result<pipe::Receiver> {
+        pipe::OpenOptions::new().read_write(true).open_receiver(path)
     }
 
     /// Where programs find a file of the kernel's directory.
@@ -120,7 +157,7 @@ impl Launcher {
         let shown = [("work", sandbox::WORK), ("run", sandbox::TOOLS), ("tmp", "/tmp")];
         match &self.how {
             How::Open(_) => path.to_owned(),
-            How::Closed(_) => shown
+            How::Closed(_) | How::Contained(_) => shown
                 .into_iter()
                 .find_map(|(part, at)| Some(Path::new(at).join(path.strip_prefix(self.dir.join(part)).ok()?)))
                 .unwrap_or_else(|| path.to_owned()),
@@ -131,7 +168,7 @@ impl Launcher {
     pub(super) fn groups(&self) -> Vec<Group> {
         match &self.how {
             How::Open(open) => open.groups.lock().clone(),
-            How::Closed(_) => Vec::new(),
+            How::Closed(_) | How::Contained(_) => Vec::new(),
         }
     }
 
@@ -151,27 +188,25 @@ impl Launcher {
     pub(super) async fn spawn_on_terminal(
         &self,
         command: &[&OsStr],
-        (rows, columns): (u16, u16),
-    ) -> io::Result<(OwnedFd, Exit)> {
+        rows_and_columns: (u16, u16),
+    ) -> io::Result<(OwnedFd, Option<Resizer>, Exit)> {
         let env = [("TERM".to_owned(), "xterm-256color".to_owned())];
         match &self.how {
             How::Open(open) => {
-                let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-                let terminal = openpt(flags)?;
-                grantpt(&terminal)?;
-                unlockpt(&terminal)?;
-                let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-                tcsetwinsize(&terminal, size)?;
-                let side = ioctl_tiocgptpeer(&terminal, flags)?;
+                let (terminal, side) = pty::open(rows_and_columns)?;
                 let mut launch = open.launch(command, &env, true);
                 launch.stdin(side.try_clone()?).stdout(side.try_clone()?).stderr(side);
                 let mut child = launch.spawn()?;
                 open.enter(&child)?;
-                Ok((terminal, async move { child.wait().await.map_or(-1, exit_code) }.boxed()))
+                Ok((terminal, None, async move { child.wait().await.map_or(-1, exit_code) }.boxed()))
             }
             How::Closed(sandbox) => {
-                let (program, terminal) = sandbox.spawn_on_terminal(command, &env, (rows, columns)).await?;
-                Ok((terminal, program.end.map(|end| end.unwrap_or(-1)).boxed()))
+                let (program, terminal) = sandbox.spawn_on_terminal(command, &env, rows_and_columns).await?;
+                Ok((terminal, None, program.end.map(|end| end.unwrap_or(-1)).boxed()))
+            }
+            How::Contained(container) => {
+                let (terminal, resizer, exit) = container.spawn_on_terminal(command, &env, rows_and_columns).await?;
+                Ok((terminal, Some(resizer), exit))
             }
         }
     }
@@ -197,6 +232,10 @@ impl Launcher {
         let (job, stdin, out, err, exit) = match &self.how {
             How::Open(open) => open.start(command, env, stdin)?,
             How::Closed(sandbox) => start_inside(sandbox, command, env, stdin).await?,
+            How::Contained(container) => {
+                let Running { id, stdin, out, err, exit } = container.spawn(command, env, stdin).await?;
+                (Job::Contained(container.clone(), id), stdin, out, err, exit)
+            }
         };
         let (tx, io) = mpsc::channel(64);
         tokio::spawn(Pump::new(out, err, events, tx).run(exit));
@@ -212,7 +251,7 @@ impl Launcher {
 }
 
 /// Tells a program's exit code when it ends.
-pub(super) type Exit = BoxFuture<'static, i32>;
+pub(crate) type Exit = BoxFuture<'static, i32>;
 type Started = (Job, Option<pipe::Sender>, pipe::Receiver, pipe::Receiver, Exit);
 
 impl Open {
@@ -294,7 +333,7 @@ async fn start_inside(
     Ok((job, input, out, err, exit.boxed()))
 }
 
-fn fifo(path: &Path) -> io::Result<()> {
+pub(crate) fn fifo(path: &Path) -> io::Result<()> {
     mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(io::Error::from)
 }
 

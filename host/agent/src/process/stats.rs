@@ -11,16 +11,36 @@ use super::procfs::{Process, field_kib};
 
 /// What a kernel used up to a moment, as far as the node tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Sample {
-    pub(super) cpu_ms: u64,
+pub(crate) struct Sample {
+    pub(crate) cpu_ms: u64,
     /// Bytes.
-    pub(super) memory: u64,
+    pub(crate) memory: u64,
     /// The most bytes ever, where the system keeps count.
-    pub(super) memory_most: Option<u64>,
+    pub(crate) memory_most: Option<u64>,
     /// Bytes read from and written to devices.
-    pub(super) io: [u64; 2],
+    pub(crate) io: [u64; 2],
     /// Bytes received and sent, where the kernel has a network of its own.
-    pub(super) net: Option<[u64; 2]>,
+    pub(crate) net: Option<[u64; 2]>,
+}
+
+/// What processes use at a moment.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    cpu_ms: u64,
+    memory: u64,
+    /// Process and when it started → bytes that it read and wrote.
+    io: HashMap<(i32, u64), [u64; 2]>,
+}
+
+impl Found {
+    /// Looks at them.
+    pub(super) fn of(members: &[&Process]) -> Self {
+        Self {
+            cpu_ms: members.iter().map(|process| process.cpu_ms).sum(),
+            memory: members.iter().map(|process| process.resident()).sum(),
+            io: members.iter().map(|process| ((process.pid, process.start), process.io())).collect(),
+        }
+    }
 }
 
 /// A number over time.
@@ -96,25 +116,15 @@ impl Usage {
     }
 
     /// What its processes use. Those that began and ended between two looks aren't seen.
-    pub(super) fn sample(&mut self, members: &[&Process], net: Option<[u64; 2]>) -> Sample {
-        let mut seen = HashMap::with_capacity(members.len());
-        for process in members {
-            let key = (process.pid, process.start);
-            let now = process.io();
-            let before = self.seen_io.get(&key).copied().unwrap_or_default();
+    pub(super) fn sample(&mut self, found: Found, net: Option<[u64; 2]>) -> Sample {
+        for (process, now) in &found.io {
+            let before = self.seen_io.get(process).copied().unwrap_or_default();
             for side in 0..2 {
                 self.io_sum[side] += now[side].saturating_sub(before[side]);
             }
-            seen.insert(key, now);
         }
-        self.seen_io = seen;
-        Sample {
-            cpu_ms: members.iter().map(|process| process.cpu_ms).sum(),
-            memory: members.iter().map(|process| process.resident()).sum(),
-            memory_most: None,
-            io: self.io_sum,
-            net,
-        }
+        self.seen_io = found.io;
+        Sample { cpu_ms: found.cpu_ms, memory: found.memory, memory_most: None, io: self.io_sum, net }
     }
 
     /// Takes a measurement.
@@ -141,14 +151,9 @@ impl Usage {
         }
     }
 
-    /// How many bytes the kernel really uses, when that is more than it may.
-    pub(super) fn excess(&self, members: &[&Process]) -> Option<u64> {
-        if self.memory_limit == 0 || self.memory.current <= self.memory_limit as f64 {
-            return None;
-        }
-        // Pages shared between processes were counted for each of them: look closer before it costs a kernel its life.
-        let used = members.iter().map(|process| process.proportional()).sum::<u64>();
-        (used > self.memory_limit).then_some(used)
+    /// Whether it had more memory than it may when it was last measured.
+    pub(super) fn seems_to_exceed(&self) -> bool {
+        self.memory_limit > 0 && self.memory.current > self.memory_limit as f64
     }
 
     /// Notes how many bytes its files have.

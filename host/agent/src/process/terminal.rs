@@ -5,16 +5,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::container::Resizer;
 use super::spawn::{Exit, Launcher};
 use crate::runtime::{Attachment, TerminalInput};
+use crate::sandbox::pty;
 
 const CHUNK: usize = 16 * 1024;
 /// What was shown while nobody was attached: the newest part of it is kept for whoever comes next.
@@ -26,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the last output of a shell that ended may take to arrive.
 const LAST: Duration = Duration::from_millis(500);
 const LAST_CHUNKS: usize = 64;
+/// How long a new shell may take to show its first prompt.
+const START: Duration = Duration::from_secs(1);
+/// When a new size is looked at again.
+const LOOKS: [Duration; 3] = [Duration::from_millis(30), Duration::from_millis(200), Duration::from_millis(1000)];
 const ROWS: u16 = 24;
 const COLUMNS: u16 = 80;
 
@@ -35,7 +40,13 @@ pub(super) struct Terminal {
     /// The master's two directions. They aren't pipes, but are read and written like ones.
     screen: pipe::Receiver,
     keys: pipe::Sender,
+    /// Where the master is no terminal itself.
+    resizer: Option<Resizer>,
+    /// How often its size was told: only the newest word counts.
+    resized: AtomicU64,
     audience: Mutex<Audience>,
+    /// Whether the shell has shown anything yet.
+    shown: watch::Sender<bool>,
     ended: AtomicBool,
 }
 
@@ -48,11 +59,13 @@ struct Audience {
 impl Terminal {
     /// Opens a terminal and starts a shell on it.
     pub(super) async fn open(launcher: &Launcher, shell: &Path) -> io::Result<Arc<Self>> {
-        let (master, end) = launcher.spawn_on_terminal(&[shell.as_os_str()], (ROWS, COLUMNS)).await?;
+        let (master, resizer, end) = launcher.spawn_on_terminal(&[shell.as_os_str()], (ROWS, COLUMNS)).await?;
         rustix::io::ioctl_fionbio(&master, true)?;
         let screen = pipe::Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
         let keys = pipe::Sender::from_owned_fd_unchecked(master.try_clone()?)?;
-        let terminal = Self { master, screen, keys, audience: Mutex::default(), ended: AtomicBool::default() };
+        let (audience, ended) = (Mutex::default(), AtomicBool::default());
+        let (resized, shown) = (AtomicU64::default(), watch::Sender::new(false));
+        let terminal = Self { master, screen, keys, resizer, resized, audience, shown, ended };
         let terminal = Arc::new(terminal);
         tokio::spawn(terminal.clone().show(end));
         Ok(terminal)
@@ -63,11 +76,35 @@ impl Terminal {
         self.ended.load(Ordering::Acquire)
     }
 
-    pub(super) fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows.max(1), ws_col: columns.max(1), ws_xpixel: 0, ws_ypixel: 0 };
-        if let Err(error) = tcsetwinsize(&self.master, size) {
-            tracing::debug!(%error, "a terminal's size can't be changed");
+    /// Tells the shell and its programs the terminal's new size.
+    ///
+    /// The word can be lost: with every prompt, shells that read lines with GNU readline get the size and set what they
+    /// got, and a change in between is undone. So the size is looked at again a little later.
+    pub(super) fn resize(self: &Arc<Self>, rows: u16, columns: u16) {
+        let word = self.resized.fetch_add(1, Ordering::AcqRel) + 1;
+        let (rows, columns) = (rows.max(1), columns.max(1));
+        if let Some(resizer) = &self.resizer {
+            return resizer(rows, columns);
         }
+        let before = pty::size(&self.master).ok();
+        if let Err(error) = pty::resize(&self.master, rows, columns) {
+            tracing::debug!(%error, "a terminal's size can't be changed");
+            return;
+        }
+        let Some(before) = before.filter(|before| *before != (rows, columns)) else { return };
+        let terminal = self.clone();
+        tokio::spawn(async move {
+            for wait in LOOKS {
+                tokio::time::sleep(wait).await;
+                if terminal.has_ended() || terminal.resized.load(Ordering::Acquire) != word {
+                    return;
+                }
+                // Any other size was set by a program that means it.
+                if pty::size(&terminal.master).is_ok_and(|now| now == before) {
+                    let _ = pty::resize(&terminal.master, rows, columns);
+                }
+            }
+        });
     }
 
     /// Attaches somebody: first comes what nobody saw.
@@ -94,7 +131,11 @@ impl Terminal {
     async fn take(self: Arc<Self>, mut typed: mpsc::Receiver<TerminalInput>) {
         while let Some(input) = typed.recv().await {
             match input {
-                TerminalInput::Resize { rows, columns } => self.resize(rows, columns),
+                TerminalInput::Resize { rows, columns } => {
+                    // See `resize`: of all prompts the first is the likeliest to come in between.
+                    let _ = tokio::time::timeout(START, self.shown.subscribe().wait_for(|shown| *shown)).await;
+                    self.resize(rows, columns);
+                }
                 TerminalInput::Data(data) => {
                     if let Err(error) = self.write(&data).await {
                         tracing::debug!(%error, "a terminal takes no input");
@@ -169,6 +210,7 @@ impl Terminal {
 
     /// Sends a chunk to everybody who is attached. The slowest sets the pace, as on any terminal, but not for ever.
     async fn tell(&self, chunk: Vec<u8>) {
+        self.shown.send_replace(true);
         let attached = {
             let mut audience = self.audience.lock();
             audience.attached.retain(|to| !to.is_closed());

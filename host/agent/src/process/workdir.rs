@@ -73,12 +73,20 @@ impl Home {
 
     /// Ends what an earlier start of this agent left behind, and answers it. Kills processes: not for an async worker.
     pub(super) fn sweep(&self) -> Vec<Leftover> {
+        self.sweep_but(&[])
+    }
+
+    /// As [`Home::sweep`], but for kernels that go on.
+    pub(super) fn sweep_but(&self, living: &[String]) -> Vec<Leftover> {
         let scanner = self.scanner();
         for dir in entries(&self.root.join("kernels")) {
             let Some(identity) = read_json::<Identity>(&dir.join(KERNEL)) else {
                 let _ = fs::remove_dir_all(&dir);
                 continue;
             };
+            if living.contains(&identity.kernel_id) {
+                continue;
+            }
             // The lifeline has ended nearly all of them already.
             end_all(&identity.kernel_id, Vec::new(), Duration::ZERO, &scanner);
             let end = pb::Terminated { reason: "agent-restart".into(), exit_code: 137, ..Default::default() };
@@ -173,6 +181,18 @@ impl Home {
         fs::rename(dir, &remains)?;
         Ok(remains)
     }
+}
+
+/// Gives the parts of a kernel's directory that its programs see to their user. Follows no links.
+pub(super) fn give(dir: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+    let mut left: Vec<PathBuf> = ["work", "tmp", "run"].iter().map(|part| dir.join(part)).collect();
+    while let Some(path) = left.pop() {
+        std::os::unix::fs::lchown(&path, Some(uid), Some(gid))?;
+        if path.symlink_metadata()?.is_dir() {
+            left.extend(entries(&path));
+        }
+    }
+    Ok(())
 }
 
 /// Writes a file below the work directory. The path may be relative, or as a container would see it; it never leaves.

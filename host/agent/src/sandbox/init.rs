@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
@@ -25,12 +24,14 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setsid};
 
 use super::plan::Plan;
+use super::pty;
 use super::setup::{self, Outcome, at};
 use super::wire::{self, Order, Word};
 
 /// What this program is told to be by its second argument.
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const USERS: &str = "users";
+pub(super) const NETWORK: &str = "network";
 
 /// Exit code: it couldn't be set up.
 const FAILED: u8 = 70;
@@ -38,7 +39,8 @@ const FAILED: u8 = 70;
 /// The whole life of a sandbox's process. The conversation with the agent is its standard input.
 pub(super) fn main() -> ExitCode {
     match std::env::args_os().nth(2).as_deref().and_then(OsStr::to_str) {
-        Some(KERNEL) => kernel(),
+        Some(KERNEL) => converse(kernel),
+        Some(NETWORK) => converse(|agent| super::network::hold(&agent)),
         Some(USERS) => users(),
         _ => {
             eprintln!("this is for the agent's own use");
@@ -57,12 +59,17 @@ fn users() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn kernel() -> ExitCode {
-    let Ok(mut agent) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::from(FAILED) };
+/// Takes the conversation with the agent from the standard input.
+fn converse(role: impl FnOnce(OwnedFd) -> ExitCode) -> ExitCode {
+    let Ok(agent) = io::stdin().as_fd().try_clone_to_owned() else { return ExitCode::from(FAILED) };
     // The agent's end of the conversation must be the only thing that is still open.
     if let Err(error) = hide_stdin() {
         return fail(&agent, at("standard input")(error));
     }
+    role(agent)
+}
+
+fn kernel(mut agent: OwnedFd) -> ExitCode {
     let (plan, maps) = match wire::receive::<Order>(&agent) {
         Ok(Some((Order::Begin(plan), maps))) => (plan, maps),
         _ => return ExitCode::from(FAILED),
@@ -79,7 +86,7 @@ fn hide_stdin() -> nix::Result<()> {
     nix::unistd::dup2_stdin(&null)
 }
 
-fn fail(agent: &OwnedFd, message: String) -> ExitCode {
+pub(super) fn fail(agent: &OwnedFd, message: String) -> ExitCode {
     let _ = wire::send(agent, &Word::Failed(message), &[]);
     ExitCode::from(FAILED)
 }
@@ -88,8 +95,23 @@ fn fail(agent: &OwnedFd, message: String) -> ExitCode {
 /// ended, and nothing in the inner one, when its file tree stands.
 fn outer(agent: &mut OwnedFd, plan: &Plan, maps: Vec<OwnedFd>) -> Outcome<Option<ExitCode>> {
     let early = if plan.privileged { Some(setup::open_binds(plan, &maps)?) } else { None };
-    setup::leave(plan.own_network)?;
-    wire::send(&*agent, &Word::Unshared, &[]).map_err(at("speaking to the agent"))?;
+    let network = match &plan.shared {
+        None => {
+            setup::leave(plan.own_network)?;
+            None
+        }
+        Some(shared) => {
+            setup::enter_users(maps.get(shared.users).ok_or("no namespace of the session's network came")?)?;
+            setup::become_worker()?;
+            setup::leave(true)?;
+            // Nobody else is in a place to say who its user is: the agent is two namespaces away.
+            setup::stay_worker()?;
+            Some(File::open("/proc/self/ns/net").map_err(at("the network namespace"))?)
+        }
+    };
+    let fds: Vec<BorrowedFd<'_>> = network.iter().map(|network| network.as_fd()).collect();
+    wire::send(&*agent, &Word::Unshared, &fds).map_err(at("speaking to the agent"))?;
+    drop(network);
     match wire::receive::<Order>(&*agent) {
         Ok(Some((Order::Mapped, _))) => {}
         _ => return Err("the agent gave no users".into()),
@@ -208,7 +230,7 @@ impl Init {
 
     fn obey(&mut self, order: Order, fds: Vec<OwnedFd>) -> io::Result<()> {
         match order {
-            Order::Begin(_) | Order::Mapped => Ok(()),
+            Order::Begin(_) | Order::Mapped | Order::Attach { .. } => Ok(()),
             Order::Start { id, command, env, terminal } => {
                 let command = command.into_iter().map(OsString::from_vec).collect::<Vec<_>>();
                 let started = match terminal {
@@ -233,6 +255,10 @@ impl Init {
             }
             Order::Connect { id, port } => match dial(port) {
                 Ok(connection) => self.say(&Word::Connecting { id }, &[connection.as_fd()]),
+                Err(error) => self.say(&Word::NotConnecting { id, error: number(&error) }, &[]),
+            },
+            Order::Listen { id, port } => match std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(listener) => self.say(&Word::Connecting { id }, &[listener.as_fd()]),
                 Err(error) => self.say(&Word::NotConnecting { id, error: number(&error) }, &[]),
             },
             Order::End { grace_ms } => {
@@ -260,18 +286,12 @@ impl Init {
         &self,
         command: &[OsString],
         env: &[(String, String)],
-        (rows, columns): (u16, u16),
+        rows_and_columns: (u16, u16),
     ) -> io::Result<(Pid, OwnedFd)> {
-        let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
-        grantpt(&terminal)?;
-        unlockpt(&terminal)?;
-        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        rustix::termios::tcsetwinsize(terminal.as_fd(), size)?;
-        let name = ptsname_r(&terminal)?;
-        let side = open(name.as_str(), OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())?;
+        let (terminal, side) = pty::open(rows_and_columns)?;
         let stdio = [side.try_clone()?.into(), side.try_clone()?.into(), side.into()];
         let pid = self.start(command, env, stdio, true)?;
-        Ok((pid, OwnedFd::from(terminal)))
+        Ok((pid, terminal))
     }
 
     fn start(

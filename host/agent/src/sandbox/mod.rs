@@ -4,8 +4,12 @@
 //! namespaces, puts a file tree together in which there is nothing of the agent's, gives up all rights and then starts
 //! programs as the agent says. Both speak over a socket pair ([`wire`]); its end is the end of the sandbox.
 
+mod filter;
 mod init;
+mod netlink;
+mod network;
 mod plan;
+pub(crate) mod pty;
 mod setup;
 mod sys;
 mod view;
@@ -29,6 +33,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use self::network::SharedNetwork;
+pub(crate) use self::network::{Seat, address};
 use self::plan::{Plan, WORKER};
 pub use self::view::Network;
 pub(crate) use self::view::{Bind, Isolation, PROCESSES, SHARED_MEMORY, View};
@@ -62,6 +68,8 @@ pub(crate) struct Sandbox {
     next: AtomicU64,
     asked: Arc<Asked>,
     over: CancellationToken,
+    /// Held for as long as anybody is on it.
+    _network: Option<Arc<SharedNetwork>>,
 }
 
 /// Who waits for what.
@@ -94,32 +102,27 @@ impl Sandbox {
         plan: Plan,
         maps: &[BorrowedFd<'_>],
         outside: Outside,
+        shared: Option<Arc<SharedNetwork>>,
         enter: impl FnOnce(i32) -> io::Result<()>,
     ) -> Result<Self, String> {
         let fail = |error: io::Error| format!("the sandbox can't be set up: {error}");
-        let (mine, theirs) = wire::pair().map_err(fail)?;
-        let mut command = Command::new(program);
-        command.args([SANDBOX_ARG, init::KERNEL]).env_clear().current_dir("/");
-        command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut child = command.spawn().map_err(|error| format!("{} can't be started: {error}", program.display()))?;
-        // The command holds the other end, too.
-        drop(command);
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or("the sandbox ended at once")?;
-        rustix::io::ioctl_fionbio(&mine, true).map_err(|error| fail(error.into()))?;
-        // SAFETY: the registration owns the descriptor, which nothing else closes.
-        #[allow(unsafe_code, reason = "the only way to wait for a socket of this kind")]
-        let socket = unsafe { AsyncFd::register(mine) }.map_err(|error| fail(error.into()))?;
+        let (mut child, pid, socket) = converse(program, init::KERNEL)?;
         let set_up = async {
             enter(pid).map_err(|error| format!("the sandbox has no control group: {error}"))?;
             let privileged = plan.privileged;
             send(&socket, &Order::Begin(plan), maps).await.map_err(fail)?;
-            expect(&socket, &Word::Unshared).await?;
-            outside.write_maps(pid, WORKER, privileged).map_err(|error| format!("users can't be mapped: {error}"))?;
+            let network = expect(&socket, &Word::Unshared).await?.into_iter().next();
+            match &shared {
+                Some(shared) => shared.attach(&network.ok_or("the sandbox has no network")?).await?,
+                None => outside
+                    .write_maps(pid, WORKER, privileged)
+                    .map_err(|error| format!("users can't be mapped: {error}"))?,
+            }
             send(&socket, &Order::Mapped, &[]).await.map_err(fail)?;
             expect(&socket, &Word::Ready).await
         };
         match tokio::time::timeout(START_TIMEOUT, set_up).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             outcome => {
                 drop(socket);
                 let _ = child.start_kill();
@@ -132,7 +135,7 @@ impl Sandbox {
         }
         let (socket, asked, over) = (Arc::new(socket), Arc::new(Asked::default()), CancellationToken::new());
         tokio::spawn(listen(socket.clone(), asked.clone(), child, over.clone()));
-        Ok(Self { socket, pid, next: AtomicU64::new(1), asked, over })
+        Ok(Self { socket, pid, next: AtomicU64::new(1), asked, over, _network: shared })
     }
 
     /// The process from which all others descend.
@@ -186,6 +189,13 @@ impl Sandbox {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let connection = self.ask(id, &Order::Connect { id, port }, &[]).await?;
         connection.ok_or_else(|| io::Error::other("the connection didn't come"))
+    }
+
+    /// Somebody who listens on a port of its loopback, from outside of it.
+    pub(crate) async fn listen(&self, port: u16) -> io::Result<OwnedFd> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let listener = self.ask(id, &Order::Listen { id, port }, &[]).await?;
+        listener.ok_or_else(|| io::Error::other("the listener didn't come"))
     }
 
     async fn ask(&self, id: u64, order: &Order, fds: &[BorrowedFd<'_>]) -> Answer {
@@ -251,6 +261,24 @@ impl Outside {
     }
 }
 
+/// Starts the program in one of its roles: the process, its id, and the conversation with it. It is killed with the first.
+fn converse(program: &Path, role: &str) -> Result<(Child, i32, AsyncFd<OwnedFd>), String> {
+    let fail = |error: io::Error| format!("no conversation with the sandbox: {error}");
+    let (mine, theirs) = wire::pair().map_err(fail)?;
+    let mut command = Command::new(program);
+    command.args([SANDBOX_ARG, role]).env_clear().current_dir("/").kill_on_drop(true);
+    command.stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().map_err(|error| format!("{} can't be started: {error}", program.display()))?;
+    // The command holds the other end, too.
+    drop(command);
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or("the sandbox ended at once")?;
+    rustix::io::ioctl_fionbio(&mine, true).map_err(|error| fail(error.into()))?;
+    // SAFETY: the registration owns the descriptor, which nothing else closes.
+    #[allow(unsafe_code, reason = "the only way to wait for a socket of this kind")]
+    let socket = unsafe { AsyncFd::register(mine) }.map_err(|error| fail(error.into()))?;
+    Ok((child, pid, socket))
+}
+
 async fn send(socket: &AsyncFd<OwnedFd>, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     loop {
         let mut ready = socket.writable().await?;
@@ -269,9 +297,9 @@ async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Option<(Word, Vec<Owne
     }
 }
 
-async fn expect(socket: &AsyncFd<OwnedFd>, wanted: &Word) -> Result<(), String> {
+async fn expect(socket: &AsyncFd<OwnedFd>, wanted: &Word) -> Result<Vec<OwnedFd>, String> {
     match receive(socket).await {
-        Ok(Some((word, _))) if word == *wanted => Ok(()),
+        Ok(Some((word, fds))) if word == *wanted => Ok(fds),
         Ok(Some((Word::Failed(message), _))) => Err(message),
         Ok(Some((word, _))) => Err(format!("the sandbox says {word:?} instead of {wanted:?}")),
         Ok(None) => Err("the sandbox ended while it was set up".into()),
@@ -293,7 +321,7 @@ async fn listen(socket: Arc<AsyncFd<OwnedFd>>, asked: Arc<Asked>, mut child: Chi
                 }
                 continue;
             }
-            Word::Unshared | Word::Ready => continue,
+            Word::Unshared | Word::Ready | Word::Attached { .. } => continue,
             Word::Failed(message) => {
                 tracing::warn!(message, "a sandbox failed");
                 continue;

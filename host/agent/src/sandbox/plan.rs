@@ -1,5 +1,6 @@
 //! What a sandbox is to look like, as the agent tells its first process.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub(super) struct Plan {
     pub(super) hostname: String,
     /// Whether it gets a network of its own, with nothing in it but a loopback.
     pub(super) own_network: bool,
+    /// Its place in a network that it shares with others.
+    pub(super) shared: Option<Shared>,
     /// The sources of mounts are opened with the agent's own rights, before they are given up: it is root.
     pub(super) privileged: bool,
     /// The file tree, in the order in which it is put together.
@@ -26,6 +29,18 @@ pub(super) struct Plan {
     pub(super) processes: u64,
     /// Processors that programs may use; empty = all.
     pub(super) processors: Vec<usize>,
+    /// System calls that programs have no business with are refused.
+    pub(super) filtered: bool,
+}
+
+/// A place in a network that several sandboxes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shared {
+    pub(super) address: Ipv4Addr,
+    /// Bits that all addresses of the network have in common.
+    pub(super) prefix: u8,
+    /// Which of the descriptors that come with the message that begins is the user namespace around it.
+    pub(super) users: usize,
 }
 
 /// One part of the file tree.

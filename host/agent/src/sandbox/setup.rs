@@ -3,21 +3,23 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setgroups, sethostname, setresgid, setresuid};
 
+use super::netlink::{LOOPBACK, Netlink};
+use super::network::INTERFACE;
 use super::plan::{Entry, Plan, WORKER, What};
-use super::sys;
+use super::{filter, sys};
 
 /// What went wrong, and at what.
 pub(super) type Outcome<T> = Result<T, String>;
@@ -77,6 +79,20 @@ pub(super) fn leave(own_network: bool) -> Outcome<()> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).map_err(at("new namespaces"))
+}
+
+/// Goes to a user namespace that is there already: the next one is made inside it.
+pub(super) fn enter_users(users: &OwnedFd) -> Outcome<()> {
+    setns(users, CloneFlags::CLONE_NEWUSER).map_err(at("entering the session's namespace"))
+}
+
+/// In a namespace that was made by the user that programs run as: stays that user.
+pub(super) fn stay_worker() -> Outcome<()> {
+    let line = format!("{WORKER} {WORKER} 1\n");
+    for (map, text) in [("setgroups", "deny"), ("gid_map", line.as_str()), ("uid_map", line.as_str())] {
+        fs::write(format!("/proc/self/{map}"), text).map_err(at(format!("mapping users ({map})")))?;
+    }
+    Ok(())
 }
 
 /// Becomes the user that programs run as. Rights in the new namespaces stay for now.
@@ -193,7 +209,7 @@ fn c_path(path: &Path) -> Outcome<CString> {
 pub(super) fn settle(plan: &Plan) -> Outcome<()> {
     sethostname(&plan.hostname).map_err(at("the host's name"))?;
     if plan.own_network {
-        raise_loopback().map_err(at("raising the loopback"))?;
+        connect(plan).map_err(at("raising the network"))?;
     }
     // Nobody inside gets rights over namespaces of their own: most ways out of a sandbox begin there.
     fs::write("/proc/sys/user/max_user_namespaces", "0").map_err(at("forbidding user namespaces"))?;
@@ -216,33 +232,21 @@ pub(super) fn settle(plan: &Plan) -> Outcome<()> {
     std::env::set_current_dir(&plan.dir).map_err(at(plan.dir.display()))?;
     prctl::set_no_new_privs().map_err(at("no new privileges"))?;
     sys::drop_capabilities().map_err(at("giving up capabilities"))?;
+    if plan.filtered {
+        filter::apply()?;
+    }
     // Programs have the same user: they must not look into this process, or hold it.
     prctl::set_dumpable(false).map_err(at("protecting itself"))
 }
 
-/// A new network has a loopback that is down.
-fn raise_loopback() -> nix::Result<()> {
-    let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    let (up, loopback) = (nix::libc::IFF_UP.unsigned_abs(), 1_i32);
-    let mut message = Vec::with_capacity(32);
-    // nlmsghdr: length, RTM_NEWLINK, request with acknowledgement, sequence, port.
-    message.extend(32_u32.to_ne_bytes());
-    message.extend(16_u16.to_ne_bytes());
-    message.extend(5_u16.to_ne_bytes());
-    message.extend(1_u32.to_ne_bytes());
-    message.extend(0_u32.to_ne_bytes());
-    // ifinfomsg: family, type, index, flags, which of them change.
-    message.extend([0; 4]);
-    message.extend(loopback.to_ne_bytes());
-    message.extend(up.to_ne_bytes());
-    message.extend(up.to_ne_bytes());
-    sendto(socket.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut answer = [0; 256];
-    let size = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // nlmsgerr follows the header: a negative error number, or nothing.
-    let error = answer
-        .get(16..20)
-        .filter(|_| size >= 20)
-        .map_or(0, |bytes| i32::from_ne_bytes(bytes.try_into().unwrap_or_default()));
-    if error < 0 { Err(nix::errno::Errno::from_raw(-error)) } else { Ok(()) }
+/// A new network has a loopback that is down, and the end of a cable when others share it.
+fn connect(plan: &Plan) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    netlink.raise(LOOPBACK)?;
+    if let Some(shared) = &plan.shared {
+        let index = if_nametoindex(INTERFACE)?;
+        netlink.add_address(index, shared.address, shared.prefix)?;
+        netlink.raise(index)?;
+    }
+    Ok(())
 }

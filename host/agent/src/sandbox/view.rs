@@ -6,14 +6,15 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::unistd::{getegid, geteuid};
 use parking_lot::Mutex;
 
-use super::plan::{Entry, Plan, What};
-use super::{Outside, SANDBOX_ARG, Sandbox, TOOLS, WORK, init};
+use super::network::{self, Seat, SharedNetwork};
+use super::plan::{Entry, Plan, Shared, What};
+use super::{Outside, SANDBOX_ARG, Sandbox, TOOLS, WORK, filter, init, wire};
 
 /// Programs and libraries. What is a link on the node is one inside.
 const SYSTEM: [&str; 10] =
@@ -79,7 +80,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The network of kernels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Network {
-    /// One of its own each, with nothing but a loopback; service ports are reached through the agent.
+    /// One of its own each, with a loopback and what the session's other kernels on this node share; service ports are
+    /// reached through the agent.
     #[default]
     None,
     /// The node's.
@@ -97,6 +99,12 @@ pub(crate) struct Isolation {
     outside: Outside,
     /// Owner on disk → the user namespace that makes it the kernel's user.
     owners: Mutex<HashMap<Outside, Arc<OwnedFd>>>,
+    /// Whether system calls are filtered, or why they aren't.
+    filter: Result<(), String>,
+    /// Whether kernels of a session can share a network, or why they can't.
+    sharing: Result<(), String>,
+    /// Session → its network, while it has kernels here.
+    networks: tokio::sync::Mutex<HashMap<String, Weak<SharedNetwork>>>,
 }
 
 /// A folder for a kernel.
@@ -120,6 +128,8 @@ pub(crate) struct View<'a> {
     pub(crate) shared_memory: u64,
     /// Processors it may use; empty = all.
     pub(crate) processors: Vec<usize>,
+    /// Its place in the network of its session.
+    pub(crate) seat: Option<Seat>,
 }
 
 impl std::hash::Hash for Outside {
@@ -130,20 +140,21 @@ impl std::hash::Hash for Outside {
 
 impl Isolation {
     /// Finds out whether kernels can be kept apart here: sets a sandbox up and works in it. `kernel_user` is who kernels
-    /// are on the node when the agent is root.
+    /// are on the node when the agent is root; `filtered`: their system calls are to be filtered, where that can be.
     pub(crate) async fn find(
         program: Option<PathBuf>,
         home: &Path,
         network: Network,
         exposed: Vec<PathBuf>,
         kernel_user: u32,
+        filtered: bool,
     ) -> Result<Self, String> {
         let privileged = geteuid().is_root();
         let outside = match privileged {
             true => Outside { uid: kernel_user, gid: kernel_user },
             false => Outside { uid: geteuid().as_raw(), gid: getegid().as_raw() },
         };
-        let isolation = Self {
+        let mut isolation = Self {
             // This very program, also when its file was replaced since it started.
             program: program.unwrap_or_else(|| "/proc/self/exe".into()),
             network,
@@ -152,7 +163,27 @@ impl Isolation {
             privileged,
             outside,
             owners: Mutex::default(),
+            filter: if filtered { filter::offered() } else { Err("the operator wants none".into()) },
+            sharing: Ok(()),
+            networks: tokio::sync::Mutex::default(),
         };
+        isolation.probe(home, None).await?;
+        isolation.sharing = match network {
+            Network::Host => Err("kernels have the node's network, as was asked for".into()),
+            Network::None => isolation.probe_sharing(home).await,
+        };
+        Ok(isolation)
+    }
+
+    /// Tries whether two kernels can share a network.
+    async fn probe_sharing(&self, home: &Path) -> Result<(), String> {
+        let network = Arc::new(SharedNetwork::start(&self.program, self.outside, self.privileged).await?);
+        let address = network::address(0).ok_or("no address")?;
+        self.probe(home, Some(Seat { network, address, names: Vec::new() })).await
+    }
+
+    /// Runs a program in a sandbox, and looks whose its files are.
+    async fn probe(&self, home: &Path, seat: Option<Seat>) -> Result<(), String> {
         let probe = tempfile::Builder::new().prefix("probe-").tempdir_in(home).map_err(|error| error.to_string())?;
         for part in ["work", "tmp", "run"] {
             std::fs::create_dir(probe.path().join(part)).map_err(|error| error.to_string())?;
@@ -165,8 +196,9 @@ impl Isolation {
             binds: &[],
             shared_memory: SHARED_MEMORY,
             processors: Vec::new(),
+            seat,
         };
-        let sandbox = isolation.enter(view, |_| Ok(())).await?;
+        let sandbox = self.enter(view, |_| Ok(())).await?;
         let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(|error| error.to_string())?;
         let write = ["/bin/sh", "-c", "echo here >written && cat /proc/1/comm >/dev/null"].map(std::ffi::OsStr::new);
@@ -182,7 +214,7 @@ impl Isolation {
         sandbox.end(Duration::ZERO).await;
         tried.unwrap_or_else(|_| Err("a program doesn't end there".into()))?;
         match std::fs::metadata(probe.path().join("work/written")) {
-            Ok(written) if written.uid() == geteuid().as_raw() => Ok(isolation),
+            Ok(written) if written.uid() == geteuid().as_raw() => Ok(()),
             Ok(_) => Err("what kernels write belongs to somebody else".into()),
             Err(error) => Err(format!("what kernels write isn't there: {error}")),
         }
@@ -191,6 +223,29 @@ impl Isolation {
     /// Whether kernels have a network of their own.
     pub(crate) fn network(&self) -> Network {
         self.network
+    }
+
+    /// Whether system calls are filtered, or why they aren't.
+    pub(crate) fn filter(&self) -> Result<(), &str> {
+        refer(&self.filter)
+    }
+
+    /// Whether kernels of a session can share a network, or why they can't.
+    pub(crate) fn sharing(&self) -> Result<(), &str> {
+        refer(&self.sharing)
+    }
+
+    /// The network of a session, which is made when it has none here. It is there for as long as somebody holds it.
+    pub(crate) async fn network_of(&self, session_id: &str) -> Result<Arc<SharedNetwork>, String> {
+        let mut networks = self.networks.lock().await;
+        networks.retain(|_, network| network.strong_count() > 0);
+        let there = networks.get(session_id).and_then(Weak::upgrade);
+        if let Some(network) = there.filter(|network| !network.is_broken()) {
+            return Ok(network);
+        }
+        let made = Arc::new(SharedNetwork::start(&self.program, self.outside, self.privileged).await?);
+        networks.insert(session_id.to_owned(), Arc::downgrade(&made));
+        Ok(made)
     }
 
     /// Who a kernel's user is on the node.
@@ -205,9 +260,14 @@ impl Isolation {
         join: impl FnOnce(i32) -> io::Result<()>,
     ) -> Result<Sandbox, String> {
         let mut maps = Vec::new();
+        let network = view.seat.as_ref().map(|seat| seat.network.clone());
         let plan = self.plan(view, &mut maps).await?;
-        let maps: Vec<_> = maps.iter().map(|map| map.as_fd()).collect();
-        Sandbox::start(&self.program, plan, &maps, self.outside, join).await
+        let mut fds: Vec<_> = maps.iter().map(|map| map.as_fd()).collect();
+        fds.extend(network.iter().map(|network| network.users().as_fd()));
+        if fds.len() > wire::DESCRIPTORS {
+            return Err("the folders belong to too many owners".into());
+        }
+        Sandbox::start(&self.program, plan, &fds, self.outside, network.clone(), join).await
     }
 
     async fn plan(&self, view: View<'_>, maps: &mut Vec<Arc<OwnedFd>>) -> Result<Plan, String> {
@@ -288,18 +348,32 @@ impl Isolation {
         Ok(Plan {
             hostname: view.hostname.to_owned(),
             own_network: self.network == Network::None,
+            // It comes after the others.
+            shared: view.seat.as_ref().map(|seat| Shared {
+                address: seat.address,
+                prefix: network::PREFIX,
+                users: maps.len(),
+            }),
             privileged: self.privileged,
             entries,
             dir: WORK.into(),
             env: view.env,
             processes: PROCESSES,
             processors: view.processors,
+            filtered: self.filter.is_ok(),
         })
     }
 
-    /// The names that a kernel knows: its own, and those of the others of its session where they are at the same address.
+    /// The names that a kernel knows: its own, and those of the others of its session that it reaches.
     fn names(&self, view: &View<'_>) -> String {
         let variable = |name: &str| view.env.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        if let Some(seat) = &view.seat {
+            let names = seat.names.iter().map(|(name, address)| format!("{address} {name}\n"));
+            return ["127.0.0.1 localhost\n::1 localhost ip6-localhost\n".to_owned()]
+                .into_iter()
+                .chain(names)
+                .collect();
+        }
         let mut names = format!("127.0.0.1 localhost {0}\n::1 localhost ip6-localhost\n", view.hostname);
         if self.network == Network::Host && variable("BACKENDAI_CLUSTER_MODE") == "single-node" {
             let fits = |name: &&str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
@@ -321,8 +395,11 @@ impl Isolation {
         let mapped_by = if self.privileged {
             let owner = std::fs::metadata(&source).map_err(|error| format!("{}: {error}", source.display()))?;
             let map = self.owner(Outside { uid: owner.uid(), gid: owner.gid() }).await?;
-            maps.push(map);
-            Some(maps.len() - 1)
+            let known = maps.iter().position(|known| Arc::ptr_eq(known, &map));
+            Some(known.unwrap_or_else(|| {
+                maps.push(map);
+                maps.len() - 1
+            }))
         } else {
             None
         };
@@ -360,6 +437,13 @@ fn users(program: &Path, owner: Outside, outside: Outside) -> io::Result<OwnedFd
     let _ = child.kill();
     let _ = child.wait();
     made
+}
+
+fn refer(outcome: &Result<(), String>) -> Result<(), &str> {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(reason),
+    }
 }
 
 fn login_shell() -> &'static str {

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The largest message: a command line and its environment.
 const LARGEST: usize = 192 * 1024;
 /// Descriptors that one message may carry.
-const DESCRIPTORS: usize = 8;
+pub(super) const DESCRIPTORS: usize = 64;
 
 /// What the agent says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,6 +29,10 @@ pub(super) enum Order {
     Signal { id: u64, signal: i32 },
     /// Connect to a port.
     Connect { id: u64, port: u16 },
+    /// Listen on a port of the loopback.
+    Listen { id: u64, port: u16 },
+    /// To the holder of a session's network: lay a cable to a kernel. Carries the kernel's network namespace.
+    Attach { id: u64 },
     /// Ask all programs to end; after so long, end them.
     End { grace_ms: u64 },
 }
@@ -36,7 +40,8 @@ pub(super) enum Order {
 /// What the sandbox says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Word {
-    /// The namespaces are there: the user namespace needs its maps.
+    /// The namespaces are there: the user namespace needs its maps, or, in a shared network, the network namespace that
+    /// this carries needs its cable. The holder of such a network carries its user namespace.
     Unshared,
     /// Everything is in place.
     Ready,
@@ -46,10 +51,12 @@ pub(super) enum Word {
     Started { id: u64 },
     /// The program can't be started, and why (an error number of the system).
     NotStarted { id: u64, error: i32 },
-    /// The connection is being made. Carries it.
+    /// The connection is being made, or somebody listens. Carries the socket.
     Connecting { id: u64 },
-    /// There is no connection, and why.
+    /// There is no such socket, and why.
     NotConnecting { id: u64, error: i32 },
+    /// There is a cable, or none, and why.
+    Attached { id: u64, error: Option<String> },
     /// The program ended.
     Ended { id: u64, code: i32 },
 }
@@ -62,13 +69,13 @@ pub(super) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends a message.
 pub(super) fn send(to: impl AsFd, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let data = serde_json::to_vec(message)?;
-    if data.len() > LARGEST {
+    if data.len() > LARGEST || fds.len() > DESCRIPTORS {
         return Err(io::Error::from_raw_os_error(nix::libc::E2BIG));
     }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::from_raw_os_error(nix::libc::E2BIG));
     }
     sendmsg(to, &[IoSlice::new(&data)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
@@ -112,6 +119,9 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "through");
         assert!(send(&one, &Word::Failed("x".repeat(LARGEST)), &[]).is_err());
+        assert!(send(&one, &Word::Ready, &[one.as_fd(); DESCRIPTORS + 1]).is_err());
+        send(&one, &Word::Ready, &[one.as_fd(); DESCRIPTORS]).unwrap();
+        assert_eq!(receive::<Word>(&other).unwrap().unwrap().1.len(), DESCRIPTORS);
         drop(one);
         assert!(receive::<Word>(&other).unwrap().is_none());
     }

@@ -14,6 +14,8 @@ use std::path::{Component, Path, PathBuf};
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, File, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use nix::fcntl::OFlag;
+use quarterdeck_model::file_mode;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
 use serde_json::{Value, json};
 
 pub(crate) use self::archive::{Budget, Links, archive};
@@ -28,6 +30,8 @@ const MOST_ENTRIES: usize = 20_000;
 pub struct UserFiles {
     dir: Dir,
     path: PathBuf,
+    /// Whom files belong to that come in; none = this process.
+    owner: Option<(u32, u32)>,
 }
 
 /// Why there is no such file for the user, in the system's words.
@@ -45,7 +49,13 @@ fn failure(path: &str, error: &io::Error) -> Failure {
 impl UserFiles {
     /// The files below that directory.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { dir: Dir::open_ambient_dir(path, ambient_authority())?, path: path.to_owned() })
+        Ok(Self { dir: Dir::open_ambient_dir(path, ambient_authority())?, path: path.to_owned(), owner: None })
+    }
+
+    /// Gives what comes in to that user and group.
+    pub(crate) fn owned_by(mut self, owner: Option<(u32, u32)>) -> Self {
+        self.owner = owner;
+        self
     }
 
     /// A user's path as one below the directory; the directory itself is `.`.
@@ -80,7 +90,7 @@ impl UserFiles {
         let begin = || {
             let dir = match inside.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 Some(parent) => {
-                    self.dir.create_dir_all(parent)?;
+                    self.make_directories(parent)?;
                     self.dir.open_dir(parent)?
                 }
                 None => self.dir.try_clone()?,
@@ -89,9 +99,36 @@ impl UserFiles {
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o644);
             let file = dir.open_with(&temporary, &options)?;
+            if let Some((uid, gid)) = self.owner {
+                rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
             Ok(Incoming { dir, temporary, name: name.to_owned(), file, left: size, path: path.to_owned() })
         };
         begin().map_err(|error: io::Error| failure(path, &error))
+    }
+
+    /// Makes the directories that aren't there, and gives them to whom files belong to.
+    fn make_directories(&self, path: &Path) -> io::Result<()> {
+        let Some((uid, gid)) = self.owner else { return self.dir.create_dir_all(path) };
+        let mut made = PathBuf::new();
+        for part in path.components() {
+            made.push(part);
+            match self.dir.create_dir(&made) {
+                Ok(()) => {
+                    let parent = match made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                        Some(parent) => self.dir.open_dir(parent)?,
+                        None => self.dir.try_clone()?,
+                    };
+                    // A directory and nothing else, whatever is put in its place meanwhile.
+                    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    let dir = rustix::fs::openat(&parent, part.as_os_str(), flags, Mode::empty())?;
+                    rustix::fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Opens a regular file and tells its size.
@@ -171,39 +208,13 @@ fn open_regular(dir: &Dir, path: &Path) -> io::Result<(File, Metadata)> {
 fn row(name: &str, metadata: &Metadata) -> Value {
     let time = |seconds: i64, nanos: i64| seconds as f64 + nanos as f64 / 1e9;
     json!({
-        "mode": mode_text(metadata.mode()),
+        "mode": file_mode::text(metadata.mode()),
         "size": metadata.size(),
         "ctime": time(metadata.ctime(), metadata.ctime_nsec()),
         "mtime": time(metadata.mtime(), metadata.mtime_nsec()),
         "atime": time(metadata.atime(), metadata.atime_nsec()),
         "filename": name,
     })
-}
-
-/// A file's mode as `ls` shows it.
-fn mode_text(mode: u32) -> String {
-    let kind = match mode & 0o170_000 {
-        0o040_000 => 'd',
-        0o120_000 => 'l',
-        0o010_000 => 'p',
-        0o140_000 => 's',
-        0o060_000 => 'b',
-        0o020_000 => 'c',
-        _ => '-',
-    };
-    let mut text = String::from(kind);
-    for (shift, special, with, without) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 != 0 { 'r' } else { '-' });
-        text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (bits & 1 != 0, mode & special != 0) {
-            (true, true) => with,
-            (false, true) => without,
-            (true, false) => 'x',
-            (false, false) => '-',
-        });
-    }
-    text
 }
 
 /// A file on its way in. Dropped before [`Incoming::finish`], it leaves nothing.

@@ -297,6 +297,29 @@ impl Rig {
     }
 }
 
+/// What is told when a kernel has started.
+pub async fn started(rig: &Rig, kernel: &str) -> pb::Started {
+    rig.event(kernel, |event| match event {
+        Event::Started(started) => Some(started.clone()),
+        Event::StartFailed(failed) => panic!("{failed:?}"),
+        _ => None,
+    })
+    .await
+}
+
+/// An agent whose kernels are isolated; nothing where the node doesn't allow it.
+pub async fn isolated() -> Option<Rig> {
+    let mut rig = Rig::start(RuntimeKind::Process).await;
+    let kernel = rig.kernel("shell").await;
+    let info: Value = serde_json::from_str(&started(&rig, &kernel).await.runtime_info).unwrap();
+    if let Some(reason) = info["isolation"]["missing"].as_str() {
+        eprintln!("skipped: this node doesn't isolate kernels: {reason}");
+        rig.stop().await;
+        return None;
+    }
+    Some(rig)
+}
+
 /// All of one stream.
 pub fn text(result: &Value, stream: &str) -> String {
     let parts = result["console"].as_array().unwrap().iter().filter(|part| part[0] == stream);

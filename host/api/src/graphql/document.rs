@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 
+use async_graphql::indexmap::IndexMap;
 use async_graphql::parser::parse_query;
-use async_graphql::parser::types::{DocumentOperations, ExecutableDocument, Selection, SelectionSet};
-use async_graphql::{Name, Pos, ServerError, Value as ConstValue, Variables};
+use async_graphql::parser::types::{
+    DocumentOperations, ExecutableDocument, OperationDefinition, Selection, SelectionSet,
+};
+use async_graphql::{Name, Pos, Positioned, ServerError, Value as ConstValue, Variables};
 use serde_json::{Map, Value};
 
 use super::MAX_FIELDS;
@@ -155,18 +158,25 @@ fn size<'d>(
     Ok(total)
 }
 
+/// The operation that will run.
+fn chosen<'d>(
+    document: &'d ExecutableDocument,
+    operation: Option<&str>,
+) -> Option<&'d Positioned<OperationDefinition>> {
+    match (&document.operations, operation) {
+        (DocumentOperations::Single(only), _) => Some(only),
+        (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
+        (DocumentOperations::Multiple(all), None) => all.values().next(),
+    }
+}
+
 /// What is wrong with the variables of the operation that will run: those that it needs must be there.
 pub(crate) fn missing_variable(
     document: &ExecutableDocument,
     operation: Option<&str>,
     variables: &Map<String, Value>,
 ) -> Option<ServerError> {
-    let chosen = match (&document.operations, operation) {
-        (DocumentOperations::Single(only), _) => Some(only),
-        (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
-        (DocumentOperations::Multiple(all), None) => all.values().next(),
-    };
-    chosen?.node.variable_definitions.iter().find_map(|definition| {
+    chosen(document, operation)?.node.variable_definitions.iter().find_map(|definition| {
         let (name, kind) = (&definition.node.name.node, &definition.node.var_type.node);
         let given = variables.get(name.as_str()).is_some_and(|value| !value.is_null());
         let needed = !kind.nullable && definition.node.default_value.is_none();
@@ -195,48 +205,62 @@ fn constant(value: Value) -> ConstValue {
     }
 }
 
-/// Puts the fields of an answer in the order in which they were asked for, as the language's specification (6.4.3) wants and
-/// clients rely on: the engine writes them down in the order in which they were resolved.
-pub(super) fn arrange(document: &ExecutableDocument, operation: Option<&str>, data: &mut ConstValue) {
-    let mut all = document.operations.iter();
-    let chosen = all.find(|(name, _)| operation.is_none() || name.map(|name| name.as_str()) == operation);
-    if let Some((_, chosen)) = chosen {
-        arrange_sets(document, &[&chosen.node.selection_set.node], data);
-    }
-}
+/// The fields that an operation asks for, in their order, by their names in the answer.
+///
+/// The language's specification (6.4.3) wants answers in this order and clients rely on it, but the engine writes fields
+/// down in the order in which they were resolved.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order(IndexMap<Name, Order>);
 
-fn arrange_sets(document: &ExecutableDocument, sets: &[&SelectionSet], value: &mut ConstValue) {
-    match value {
-        ConstValue::Object(fields) => {
-            let mut asked = Vec::new();
-            for set in sets {
-                asked_in(document, set, &mut asked);
-            }
-            let place = |name: &str| asked.iter().position(|(asked, _)| *asked == name).unwrap_or(asked.len());
-            fields.sort_by_cached_key(|name, _| place(name));
-            for (name, value) in fields.iter_mut() {
-                let below: Vec<_> = asked.iter().filter(|(asked, _)| asked == name).map(|(_, set)| *set).collect();
-                arrange_sets(document, &below, value);
-            }
+impl Order {
+    /// The order of a document that was [parsed](parse) here: its fragments are finite.
+    pub(crate) fn of(document: &ExecutableDocument, operation: Option<&str>) -> Self {
+        let mut order = Self::default();
+        if let Some(chosen) = chosen(document, operation) {
+            order.add(document, &chosen.node.selection_set.node);
         }
-        ConstValue::List(items) => items.iter_mut().for_each(|item| arrange_sets(document, sets, item)),
-        _ => {}
+        order
     }
-}
 
-/// The fields that a selection asks for, by the names in the answer.
-fn asked_in<'a>(document: &'a ExecutableDocument, set: &'a SelectionSet, asked: &mut Vec<(&'a str, &'a SelectionSet)>) {
-    for item in &set.items {
-        match &item.node {
-            Selection::Field(field) => {
-                asked.push((field.node.response_key().node.as_str(), &field.node.selection_set.node));
-            }
-            Selection::InlineFragment(fragment) => asked_in(document, &fragment.node.selection_set.node, asked),
-            Selection::FragmentSpread(spread) => {
-                if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
-                    asked_in(document, &fragment.node.selection_set.node, asked);
+    fn add(&mut self, document: &ExecutableDocument, set: &SelectionSet) {
+        for item in &set.items {
+            match &item.node {
+                Selection::Field(field) => {
+                    let below = self.0.entry(field.node.response_key().node.clone()).or_default();
+                    below.add(document, &field.node.selection_set.node);
+                }
+                Selection::InlineFragment(fragment) => self.add(document, &fragment.node.selection_set.node),
+                Selection::FragmentSpread(spread) => {
+                    if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
+                        self.add(document, &fragment.node.selection_set.node);
+                    }
                 }
             }
+        }
+    }
+
+    /// How many fields it has, those below others included.
+    pub(crate) fn fields(&self) -> usize {
+        self.0.values().map(|below| 1 + below.fields()).sum()
+    }
+
+    /// Puts the fields of an answer in this order.
+    pub(crate) fn arrange(&self, answer: &mut ConstValue) {
+        match answer {
+            // What nothing is asked of is a scalar, whatever it looks like.
+            _ if self.0.is_empty() => {}
+            ConstValue::Object(fields) => {
+                if !fields.keys().is_sorted_by_key(|name| self.0.get_index_of(name)) {
+                    fields.sort_by_cached_key(|name, _| self.0.get_index_of(name));
+                }
+                for (name, value) in fields.iter_mut() {
+                    if let Some(below) = self.0.get(name) {
+                        below.arrange(value);
+                    }
+                }
+            }
+            ConstValue::List(items) => items.iter_mut().for_each(|item| self.arrange(item)),
+            _ => {}
         }
     }
 }

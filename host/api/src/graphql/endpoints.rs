@@ -3,10 +3,11 @@
 use async_graphql::dataloader::DataLoader;
 use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
 use quarterdeck_control::store::endpoints::{self, EndpointRow, EndpointScope, RouteRow, RouteScope};
-use quarterdeck_control::store::listing::Listing;
+use quarterdeck_control::store::listing::{Listing, Page};
 use quarterdeck_control::{Error, Principal, scope};
+use quarterdeck_model::slots::SlotMap;
 use quarterdeck_model::{ClusterMode, EndpointId, ProjectId, RouteId, UserId};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::fault::{Answer, Maybe, maybe};
 use super::loaders::Loaders;
@@ -46,6 +47,11 @@ pub(crate) struct Endpoint {
     key: EndpointId,
 }
 
+/// Slots as all answers have them: plain decimals, memory in bytes. A service keeps them as they were asked for.
+fn amounts(slots: Json) -> Json {
+    SlotMap::from_user_input(&slots, None).map_or(slots, |amounts| amounts.to_json())
+}
+
 impl From<EndpointRow> for Endpoint {
     fn from(row: EndpointRow) -> Self {
         let mode = match row.cluster_mode {
@@ -59,7 +65,7 @@ impl From<EndpointRow> for Endpoint {
             domain: Some(row.domain_name),
             project: Some(row.project_id.to_string()),
             resource_group: Some(row.scaling_group),
-            resource_slots: Some(JsonString(row.resource_slots)),
+            resource_slots: Some(JsonString(amounts(row.resource_slots))),
             url: row.url,
             model: row.model.map(|id| UuidText(id.0)),
             model_mount_destiation: Some(row.model_mount_destination),
@@ -164,8 +170,10 @@ impl EndpointQueries {
             let sql = &mut control(ctx).store().reader();
             if let Some(key) = access_key {
                 // A key pair stands for its user, whose services may be asked for as far as the caller sees them.
-                let credential = control(ctx).identity().credential(&key).await?;
-                let user = credential.ok_or_else(|| Error::invalid("Unknown access key"))?.principal.user_id;
+                let Some(credential) = control(ctx).identity().credential(&key).await? else {
+                    return Ok(Some(Page { items: Vec::<EndpointRow>::new(), total: 0 }.into()));
+                };
+                let user = credential.principal.user_id;
                 if owner.is_some_and(|own| own != user) {
                     return Err(Error::Forbidden(String::new()).into());
                 }
@@ -209,5 +217,16 @@ impl EndpointQueries {
             Ok(Some(endpoints::route_page(&mut control(ctx).store().reader(), &scope, &listing).await?.into()))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_plain() {
+        assert_eq!(amounts(json!({"cpu": 1, "mem": "1g"})), json!({"cpu": "1", "mem": "1073741824"}));
+        assert_eq!(amounts(json!({"cpu": "many"})), json!({"cpu": "many"}));
     }
 }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use quarterdeck_control::agents::statistics;
 use quarterdeck_control::store::endpoints::{self, RouteRow};
 use quarterdeck_control::store::lists::{containers, sessions, vfolders};
+use quarterdeck_control::store::vfolders::VfolderRow;
 use quarterdeck_control::store::{Reader, images, keypairs, occupancy, projects, scaling_groups};
 use quarterdeck_control::{Control, idle};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap};
@@ -136,7 +137,7 @@ impl Loader<ProjectScalingGroups> for Loaders {
 pub(crate) struct VfoldersOf(pub(crate) UserId);
 
 impl Loader<VfoldersOf> for Loaders {
-    type Value = Vec<vfolders::VfolderItem>;
+    type Value = Vec<VfolderRow>;
     type Error = Fault;
 
     async fn load(&self, keys: &[VfoldersOf]) -> Answer<HashMap<VfoldersOf, Self::Value>> {

@@ -6,6 +6,7 @@
 mod agents;
 mod containers;
 mod document;
+mod documents;
 mod domains;
 mod endpoints;
 mod fault;
@@ -36,11 +37,12 @@ use std::sync::Arc;
 
 use async_graphql::dataloader::DataLoader;
 use async_graphql::{
-    Context, EmptySubscription, MergedObject, Request, SchemaBuilder, ServerError, Value as ConstValue,
+    Context, EmptySubscription, MergedObject, Request, SchemaBuilder, ServerError, ValidationMode, Value as ConstValue,
 };
 use quarterdeck_control::{Control, Principal};
 use serde_json::{Map, Value};
 
+use documents::Documents;
 use loaders::{Batches, Loaders};
 
 /// How deep fields may nest; the usual introspection query needs 15.
@@ -87,9 +89,14 @@ pub(crate) struct Mutations(
 /// The schema with all that its resolvers need. Cheap to clone.
 #[derive(Clone)]
 pub struct Schema {
-    schema: async_graphql::Schema<Queries, Mutations, EmptySubscription>,
+    schema: Engine,
+    /// The same for documents that are known to be valid.
+    unchecked: Engine,
+    documents: Arc<Documents>,
     control: Control,
 }
+
+type Engine = async_graphql::Schema<Queries, Mutations, EmptySubscription>;
 
 impl std::fmt::Debug for Schema {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,7 +106,9 @@ impl std::fmt::Debug for Schema {
 
 /// Builds the schema; do it once.
 pub fn schema(control: Control) -> Schema {
-    Schema { schema: builder().data(control.clone()).finish(), control }
+    let schema = builder().data(control.clone()).finish();
+    let unchecked = builder().data(control.clone()).validation_mode(ValidationMode::Fast).finish();
+    Schema { schema, unchecked, documents: Arc::new(Documents::new()), control }
 }
 
 /// The shape of the schema, without what its resolvers need.
@@ -117,27 +126,32 @@ impl Schema {
         operation: Option<String>,
         variables: Map<String, Value>,
     ) -> Outcome {
-        let document = match document::parse(&query) {
+        let document = match self.documents.read(&query) {
             Ok(document) => document,
             Err(error) => return Outcome { errors: vec![error], data: None },
         };
-        if document::is_ambiguous(&document, operation.as_deref()) {
+        if document::is_ambiguous(document.parsed(), operation.as_deref()) {
             let message = "Must provide operation name if query contains multiple operations.";
             return Outcome { errors: vec![ServerError::new(message, None)], data: None };
         }
-        if let Some(error) = document::missing_variable(&document, operation.as_deref(), &variables) {
+        if let Some(error) = document::missing_variable(document.parsed(), operation.as_deref(), &variables) {
             return Outcome { errors: vec![error], data: None };
         }
+        let given = self.documents.given(operation.as_deref(), &variables);
+        let is_known = document.is_valid(given);
         let batches = Batches::new(self.control.clone());
         let mut request = Request::new(query).variables(document::variables(variables)).data(caller).data(batches);
-        request.operation_name.clone_from(&operation);
-        request.set_parsed_query(document.clone());
-        let mut response = self.schema.execute(request).await;
+        let order = document.order(operation.as_deref());
+        request.operation_name = operation;
+        request.set_parsed_query(document.parsed().clone());
+        let engine = if is_known { &self.unchecked } else { &self.schema };
+        let mut response = engine.execute(request).await;
         // What was refused before it ran has no data; what failed while it ran has a path.
         let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
-        if ran {
-            document::arrange(&document, operation.as_deref(), &mut response.data);
+        if ran && !is_known {
+            document.found_valid(given);
         }
+        order.arrange(&mut response.data);
         Outcome { errors: response.errors, data: ran.then_some(response.data) }
     }
 }

@@ -218,6 +218,44 @@ async fn queries_are_counted_before_they_are_shown() {
 }
 
 #[tokio::test]
+async fn a_known_document_is_neither_read_nor_checked_again() {
+    for w in worlds(Settings::default()).await {
+        let own = "{ keypair { rate_limit is_active key: access_key } }";
+        let first = w.data(USER, own, json!({})).await;
+        let before = w.control.store().statements();
+        for _ in 0..3 {
+            assert_eq!(serde_json::to_string(&w.data(USER, own, json!({})).await).unwrap(), first.to_string());
+        }
+        assert_eq!(w.control.store().statements(), before);
+        assert_eq!(w.data(ADMIN, own, json!({})).await["keypair"]["key"], ADMIN, "each sees its own");
+
+        // What isn't valid isn't from being asked again, nor are variables.
+        let faults = [
+            ("{ keypair { nonsense } }", json!({})),
+            ("{ keypair(access_key: 1) { access_key } }", json!({})),
+            ("query($k: String) { keypair(access_key: $k) { access_key } }", json!({"k": 1})),
+        ];
+        for (query, variables) in faults {
+            let valid = w.ask(USER, query, json!({})).await;
+            let once = w.ask(USER, query, variables.clone()).await;
+            assert!(once.get("errors").is_some() && once.get("data").is_none(), "{query}: {once} {valid}");
+            assert_eq!(w.ask(USER, query, variables).await, once);
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_key_pair_are_counted_anew() {
+    for w in worlds(Settings::default()).await {
+        let own = "{ keypair { ...counted } } fragment counted on KeyPair { concurrency_used }";
+        let used = async || w.data(USER, own, json!({})).await["keypair"]["concurrency_used"].clone();
+        assert_eq!(used().await, 0);
+        w.run(&[&format!("INSERT INTO concurrency (access_key, sessions) VALUES ('{USER}', 3)")]).await;
+        assert_eq!(used().await, 3);
+    }
+}
+
+#[tokio::test]
 async fn groups_are_shown_to_members_and_administrators() {
     for w in worlds(Settings::default()).await {
         let made = w

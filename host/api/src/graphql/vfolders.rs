@@ -3,7 +3,8 @@
 use async_graphql::{Context, ID, Object, SimpleObject};
 use quarterdeck_control::scope;
 use quarterdeck_control::store::listing::Listing;
-use quarterdeck_control::store::lists::vfolders::{self, GrantItem, Scope, VfolderItem};
+use quarterdeck_control::store::lists::vfolders::{self, GrantItem, Scope};
+use quarterdeck_control::store::vfolders::VfolderRow;
 use quarterdeck_model::ProjectId;
 
 use super::fault::{Answer, Maybe, list, maybe};
@@ -44,8 +45,9 @@ pub(crate) struct VirtualFolder {
     status: Option<String>,
 }
 
-impl From<VfolderItem> for VirtualFolder {
-    fn from(row: VfolderItem) -> Self {
+impl From<VfolderRow> for VirtualFolder {
+    fn from(row: VfolderRow) -> Self {
+        let ownership = row.ownership();
         Self {
             id: Some(ID(row.id.to_string())),
             host: Some(row.host),
@@ -59,7 +61,7 @@ impl From<VfolderItem> for VirtualFolder {
             unmanaged_path: row.unmanaged_path,
             usage_mode: Some(row.usage_mode.to_string()),
             permission: Some(row.permission.to_string()),
-            ownership_type: Some(row.ownership_type.to_string()),
+            ownership_type: Some(ownership.to_string()),
             max_files: Some(MAX_FILES),
             max_size: row.max_size.and_then(BigInt::safe),
             created_at: Some(row.created_at.into()),

@@ -1,6 +1,6 @@
 //! `/audit`: who changed what. Our own API, for superadmins.
 
-use quarterdeck_control::audit::{self, AuditRow, Filter, MAX_PAGE, Via};
+use quarterdeck_control::audit::{self, AuditRow, ChangeRow, Filter, MAX_PAGE, Via};
 use serde_json::{Value, json};
 
 use crate::call::{Answer, Call, ok};
@@ -20,7 +20,9 @@ pub(crate) fn routes() -> Vec<Route> {
             about("Who changed what, when and from where, newest first")
                 .in_detail(
                     "Every change has its entry: calls, mutations, commands at the server's console, and what the host \
-                     does by itself. An entry is written by the transaction that makes the change.",
+                     does by itself. An entry is written by the transaction that makes the change. What it did to \
+                     configuration keys, domains, projects, users, key pairs, resource policies, scaling groups, presets \
+                     and bindings of plugins stands in `changes`, with values before and after.",
                 )
                 .query(
                     "actor",
@@ -28,7 +30,11 @@ pub(crate) fn routes() -> Vec<Route> {
                     "By somebody: e-mail address, user id, access key, or account at the console.",
                 )
                 .query("action", "string", "With this text in the action, e.g. `user` or `POST /config/set`.")
-                .query("target", "string", "With this text in what it was done to.")
+                .query(
+                    "target",
+                    "string",
+                    "With this text in what it was done to, or in the name of something that it changed.",
+                )
                 .query("via", "string", "`rest`, `graphql`, `cli` or `system`.")
                 .query("since", "string", "From then on (RFC 3339).")
                 .query("until", "string", "Before then (RFC 3339).")
@@ -80,5 +86,11 @@ fn document(row: &AuditRow) -> Value {
         "action": row.action,
         "target": row.target,
         "details": row.details,
+        "changes": row.changes.rows.iter().map(change).collect::<Vec<_>>(),
+        "more_changes": row.changes.more,
     })
+}
+
+fn change(row: &ChangeRow) -> Value {
+    json!({"kind": row.kind, "name": row.name, "before": row.before, "after": row.after})
 }

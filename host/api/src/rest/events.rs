@@ -1,6 +1,8 @@
 //! `/events`: what happens to sessions and background tasks, as it happens.
 
-use futures::Stream;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
 use quarterdeck_control::background_tasks::{self, Follow, News};
 use quarterdeck_control::listeners::Open;
 use quarterdeck_control::session_events::{self, EventScope, Subscription, Wanted};
@@ -19,6 +21,9 @@ use crate::sse::{self, Message};
 
 /// Seconds after which clients come back to a task whose stream broke off.
 const RETRY: u32 = 5;
+/// Before the first news of a task. The official client's command line breaks off when they come together with the head
+/// of the answer: it cancels an indicator of progress that has not begun.
+const HEAD_START: Duration = Duration::from_millis(250);
 /// Stands for anything.
 const ANY: &str = "*";
 
@@ -113,10 +118,19 @@ async fn background_task(mut call: Call) -> Answer {
     Ok(match follow.ended_before() {
         Some(task) => {
             let close = Message::new("server_close", json!({}));
-            sse::response(futures::stream::iter([outcome(task), close]))
+            sse::response(after_the_head(futures::stream::iter([outcome(task), close])))
         }
-        None => sse::response(told_of_task(id, follow, open)),
+        None => sse::response(after_the_head(told_of_task(id, follow, open))),
     })
+}
+
+/// Has the first message come [`HEAD_START`] after the answer's head.
+fn after_the_head(news: impl Stream<Item = Message>) -> impl Stream<Item = Message> {
+    let wait = async move {
+        tokio::time::sleep(HEAD_START).await;
+        news
+    };
+    futures::stream::once(wait).flatten()
 }
 
 /// The one message about a task that was over before anybody asked.

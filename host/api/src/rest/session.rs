@@ -1,8 +1,11 @@
 //! `/session`: look sessions up, work in them, end them.
 
-use http::Method;
-use quarterdeck_control::{Error, maintenance, sessions};
-use quarterdeck_model::AgentId;
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method};
+use quarterdeck_control::{Error, maintenance, sessions, storage, vfolders};
+use quarterdeck_model::{AgentId, KernelId};
 use serde_json::{Value, json};
 
 use super::session_create::{self, session_name};
@@ -14,7 +17,7 @@ use crate::params::malformed;
 use crate::route::Access::{Auth, Superadmin};
 use crate::route::Gate::{Reads, Writes};
 use crate::route::{Route, delete, get, patch, post};
-use crate::wire::{NOT_IMPLEMENTED, Problem};
+use crate::wire::Problem;
 
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -70,13 +73,18 @@ async fn find_matches(mut call: Call) -> Answer {
     ok(&json!({ "matches": matches }))
 }
 
-/// Logs of tasks are files of the caller's `.logs` folder. There are no folders in this release, so
-/// nobody has one.
+/// Logs of tasks are files of the caller's `.logs` folder.
 async fn task_logs(mut call: Call) -> Answer {
     let mut params = call.params().await?;
-    params.required(&["session_name", "sessionName", "task_id", "taskId"], uuid);
+    let kernel = KernelId(params.required(&["session_name", "sessionName", "task_id", "taskId"], uuid));
     params.finish()?;
-    Err(Error::NotFound { object: "vfolder", msg: None, data: Some(json!({ "vfolder_name": ".logs" })) }.into())
+    let log = match vfolders::files::task_log(call.control(), &*call.caller()?, kernel).await {
+        Err(Error::Storage(storage::Error::Refused(refusal))) => return Err(Problem::of_storage(refusal)),
+        log => log?,
+    };
+    let mut response = Response::new(Body::from(log));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
 }
 
 async fn info(call: Call) -> Answer {
@@ -181,15 +189,15 @@ async fn abusing_report(call: Call) -> Answer {
     ok(&sessions::abusing_report(call.control(), &caller, call.arg(0)).await?)
 }
 
-/// Services are reached through a coordinator, and this release talks to none.
+/// Starts a service; the client reaches it through the coordinator of the session's scaling group.
 async fn start_service(mut call: Call) -> Answer {
     let mut params = call.params().await?;
-    params.optional(&["login_session_token"], None, nullable(text));
-    service(&mut params);
+    let login = params.optional(&["login_session_token"], None, nullable(text));
+    let asked = service(&mut params);
     params.finish()?;
     let caller = call.caller()?;
-    sessions::require_coordinator(call.control(), &caller, call.arg(0)).await?;
-    Err(Problem::new(NOT_IMPLEMENTED))
+    let admitted = sessions::start_service(call.control(), &caller, call.arg(0), login.as_deref(), asked).await?;
+    ok(&json!({ "token": admitted.token, "wsproxy_addr": admitted.address }))
 }
 
 async fn shutdown_service(mut call: Call) -> Answer {

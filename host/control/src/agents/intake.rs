@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Weak;
+use std::time::{Duration, Instant};
 
 use quarterdeck_model::{AgentId, KernelId, SessionId};
 use quarterdeck_rpc::pb;
@@ -19,6 +20,9 @@ use crate::{Control, Inner};
 
 /// How many items one transaction carries at most.
 const BATCH: usize = 512;
+/// After a transaction with several items the next one waits for as long as that one took, and no longer than this: what
+/// comes meanwhile goes with it at hardly any cost.
+const GATHER: Duration = Duration::from_millis(20);
 /// How many kernels they may be about: a bound for the size of the transaction.
 const BATCH_REPORTS: usize = 4096;
 
@@ -135,7 +139,12 @@ pub(crate) async fn run(inner: Weak<Inner>, mut receiver: Receiver) {
             weight += item.what.weight();
             batch.push(item);
         }
+        let (began, several) = (Instant::now(), batch.len() > 1);
         write(&control, batch).await;
+        drop(control);
+        if several {
+            tokio::time::sleep(began.elapsed().min(GATHER)).await;
+        }
     }
 }
 

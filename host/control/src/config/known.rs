@@ -62,7 +62,7 @@ macro_rules! known {
     };
 }
 
-const REGISTRY_TYPES: &[&str] = &["docker", "harbor", "harbor2", "local"];
+const REGISTRY_TYPES: &[&str] = &["docker", "harbor", "harbor2", "hub", "local"];
 const STATUSES: &[&str] = &["running", "frozen", "terminated", "preparing"];
 
 /// All of them, by name.
@@ -73,6 +73,7 @@ pub const KNOWN: &[Known] = known! {
     "config/auth/max_password_age" Kind::Span, "none", "how old passwords may become";
     "config/docker/image/auto_pull" Kind::Word(&["digest", "tag", "none"]), "digest", "when agents pull images";
     "config/docker/registry/*" Kind::Url, "none", "where a registry of images is";
+    "config/docker/registry/*/hub" Kind::Url, "https://hub.docker.com", "where Docker Hub, or what stands in for it, lists what its users have";
     "config/docker/registry/*/password" Kind::Text, "none", "the registry's password";
     "config/docker/registry/*/project" Kind::Text, "none", "projects of a Harbor registry, with commas between";
     "config/docker/registry/*/ssl-verify" Kind::Bool, "true", "check the registry's certificate";

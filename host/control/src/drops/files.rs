@@ -165,7 +165,7 @@ impl Found {
             .map(|bytes| String::from_utf8(bytes).map_err(|_| "the settings aren't text".to_owned()))
             .transpose()?;
         let digest = quarterdeck_plugin::digest(&component);
-        Ok(Some(Content { component, settings, signature, digest, all: hex(&all.finalize()) }))
+        Ok(Some(Content { component, settings, signature, digest, all: crate::hex::hex(&all.finalize()) }))
     }
 }
 
@@ -189,14 +189,6 @@ fn read(path: &Path, stamp: &Stamp) -> Result<Option<Vec<u8>>, String> {
     let mut bytes = Vec::with_capacity(usize::try_from(stamp.size).unwrap_or(0));
     (&file).take(stamp.size + 1).read_to_end(&mut bytes).map_err(told)?;
     Ok((bytes.len() as u64 == stamp.size && same(&file)?).then_some(bytes))
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

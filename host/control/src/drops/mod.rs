@@ -263,18 +263,26 @@ impl Watch {
         }
 
         let dealing = act::act(&self.control, file, content, act.since);
-        let mut dealing = Box::pin(audit::scope(self.by_file("plugin file", file), dealing));
-        let mut renewal = tokio::time::interval(CLAIM / 3);
-        let result = loop {
-            tokio::select! {
-                result = &mut dealing => break result,
-                _ = renewal.tick() => {
-                    let until = after(self.control.clock().now(), CLAIM);
+        let dealing = Box::pin(audit::scope(self.by_file("plugin file", file), dealing));
+        let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + CLAIM / 3, CLAIM / 3);
+        // Both go on at once: one of them may have the connection that the other waits for.
+        let renewing = async {
+            loop {
+                renewal.tick().await;
+                let until = after(self.control.clock().now(), CLAIM);
+                let renewed = async {
                     let mut tx = self.control.store().begin().await?;
                     drops::renew(&mut tx, &claim, until).await?;
-                    tx.commit().await?;
+                    tx.commit().await
+                };
+                if let Err(error) = renewed.await {
+                    break error;
                 }
             }
+        };
+        let result = tokio::select! {
+            result = dealing => result,
+            error = renewing => return Err(error.into()),
         };
         let now = self.control.clock().now();
         outcome.at = now;

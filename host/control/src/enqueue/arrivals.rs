@@ -1,24 +1,31 @@
 //! The queue through which new sessions are written: whatever waits goes into one transaction.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use quarterdeck_model::AccessKey;
 use quarterdeck_store::Violation;
 use quarterdeck_store::audit::{self, Act};
-use quarterdeck_store::sessions::{self, NewSession};
+use quarterdeck_store::sessions::{self as rows, NewSession};
 use tokio::sync::{mpsc, oneshot};
 
+use super::facts::Facts;
 use crate::error::{Error, Result};
 use crate::{Control, Inner};
 
 /// Sessions of one transaction at most.
 const BATCH: usize = 256;
+/// After a transaction with several sessions the next one waits for as long as that one took, and no longer than this:
+/// it costs nearly the same whether it carries one session or many. Those who come one after the other don't wait.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Takes new sessions to be written.
 #[derive(Clone, Debug)]
 pub struct Arrivals {
     queue: mpsc::Sender<Arrival>,
+    facts: Arc<Facts>,
 }
 
 #[derive(Debug)]
@@ -39,7 +46,12 @@ impl Arrivals {
     /// The queue, and its other end for [`run`].
     pub(crate) fn new() -> (Self, Receiver) {
         let (queue, arrivals) = mpsc::channel(4096);
-        (Self { queue }, Receiver { queue: arrivals })
+        (Self { queue, facts: Arc::default() }, Receiver { queue: arrivals })
+    }
+
+    /// What requests have in common.
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// Writes a session with its kernels and dependencies. `false`: a live session of its owner's has that name.
@@ -61,18 +73,30 @@ pub(crate) async fn run(inner: Weak<Inner>, mut receiver: Receiver) {
             let Ok(arrival) = receiver.queue.try_recv() else { break };
             batch.push(arrival);
         }
+        let (began, several) = (Instant::now(), batch.len() > 1);
         write(&control, batch).await;
+        drop(control);
+        if several {
+            tokio::time::sleep(began.elapsed().min(GATHER)).await;
+        }
     }
 }
 
 async fn write(control: &Control, batch: Vec<Arrival>) {
-    let (rows, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|a| ((a.session, a.act), a.reply)).unzip();
-    let together = crate::retry(|| insert(control, &rows)).await;
-    if let (Err(error), true) = (&together, rows.len() > 1) {
-        tracing::debug!(%error, sessions = rows.len(), "sessions can't be written together; one by one then");
-        for (row, reply) in rows.into_iter().zip(replies) {
-            let rows = [row];
-            let written = crate::retry(|| insert(control, &rows)).await;
+    let mut replies = Vec::with_capacity(batch.len());
+    let (sessions, acts): (Vec<_>, Vec<_>) = batch
+        .into_iter()
+        .map(|arrival| {
+            replies.push(arrival.reply);
+            (arrival.session, arrival.act)
+        })
+        .unzip();
+    let together = crate::retry(|| insert(control, &sessions, &acts)).await;
+    if let (Err(error), true) = (&together, sessions.len() > 1) {
+        tracing::debug!(%error, sessions = sessions.len(), "sessions can't be written together; one by one then");
+        for ((session, act), reply) in sessions.iter().zip(&acts).zip(replies) {
+            let (session, act) = (std::slice::from_ref(session), std::slice::from_ref(act));
+            let written = crate::retry(|| insert(control, session, act)).await;
             let _ = reply.send(written.map(|mut answers| answers.pop().unwrap_or(false)));
         }
         return;
@@ -92,23 +116,27 @@ async fn write(control: &Control, batch: Vec<Arrival>) {
 }
 
 /// Inserts those whose names are free.
-async fn insert(control: &Control, rows: &[(NewSession, Option<Arc<Act>>)]) -> Result<Vec<bool>> {
+async fn insert(control: &Control, sessions: &[NewSession], acts: &[Option<Arc<Act>>]) -> Result<Vec<bool>> {
     let mut tx = control.store().begin().await?;
-    let wanted: Vec<(AccessKey, String)> = rows.iter().map(|(s, _)| (s.access_key.clone(), s.name.clone())).collect();
-    let mut taken: HashSet<_> = sessions::taken_names(&mut tx, &wanted).await?.into_iter().collect();
+    let wanted: Vec<(AccessKey, String)> = sessions.iter().map(|s| (s.access_key.clone(), s.name.clone())).collect();
+    let mut taken: HashSet<_> = rows::taken_names(&mut tx, &wanted).await?.into_iter().collect();
     let answers: Vec<bool> = wanted.into_iter().map(|name| taken.insert(name)).collect();
-    let free = rows.iter().zip(&answers).filter(|(_, free)| **free).map(|(row, _)| row.clone());
-    let (free, acts): (Vec<NewSession>, Vec<_>) = free.unzip();
-    if !free.is_empty() {
-        tx.on_behalf_of(acts.into_iter().flatten());
-        match sessions::enqueue(&mut tx, &free).await {
-            Ok(()) => tx.commit().await?,
-            // Another host was faster.
-            Err(error) if free.len() == 1 && matches!(error.violation(), Some((Violation::Unique, _))) => {
-                return Ok(vec![false; rows.len()]);
-            }
-            Err(error) => return Err(error.into()),
+    let free: Cow<'_, [NewSession]> = if answers.iter().all(|free| *free) {
+        sessions.into()
+    } else {
+        sessions.iter().zip(&answers).filter(|(_, free)| **free).map(|(session, _)| session.clone()).collect()
+    };
+    if free.is_empty() {
+        return Ok(answers);
+    }
+    tx.on_behalf_of(acts.iter().zip(&answers).filter(|(_, free)| **free).filter_map(|(act, _)| act.clone()));
+    match rows::enqueue(&mut tx, &free).await {
+        Ok(()) => tx.commit().await?,
+        // Another host was faster.
+        Err(error) if free.len() == 1 && matches!(error.violation(), Some((Violation::Unique, _))) => {
+            return Ok(vec![false; sessions.len()]);
         }
+        Err(error) => return Err(error.into()),
     }
     Ok(answers)
 }

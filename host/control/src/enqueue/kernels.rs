@@ -1,5 +1,7 @@
 //! The kernels of a new session: what each asks for.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use quarterdeck_model::request::{self, KernelRequest, LegacyRequest, RequestError};
 use quarterdeck_model::slots::{self, SlotKind, SlotMap, SlotTypes};
@@ -10,9 +12,9 @@ use quarterdeck_store::occupancy::Units;
 use quarterdeck_store::sessions::NewSession;
 use serde_json::{Value, json};
 
-use super::CreateSession;
+use super::{CreateSession, Parties};
+use crate::Control;
 use crate::error::{Error, Result};
-use crate::{Control, images};
 
 /// A new session's kernels, and what they ask for together.
 pub(super) struct KernelSet {
@@ -24,30 +26,34 @@ pub(super) struct KernelSet {
 pub(super) struct Part {
     role: String,
     replicas: u32,
-    image: ImageRow,
+    image: Arc<ImageRow>,
     resources: Option<Value>,
     environ: IndexMap<String, String>,
     bootstrap_script: Option<String>,
 }
 
 /// Which kernels a request comes to, the main one first.
-pub(super) async fn plan(control: &Control, request: &CreateSession, image: &ImageRow) -> Result<Vec<Part>> {
+pub(super) async fn plan(control: &Control, request: &CreateSession, parties: &Parties) -> Result<Vec<Part>> {
     if request.nodes.is_empty() {
         let alike = |role: &str, replicas| Part {
             role: role.to_owned(),
             replicas,
-            image: image.clone(),
+            image: Arc::clone(&parties.image),
             resources: request.config.resources.clone(),
             environ: IndexMap::new(),
             bootstrap_script: None,
         };
-        return Ok(vec![alike("main", 1), alike("sub", request.cluster_size.saturating_sub(1))]);
+        let mut parts = vec![alike("main", 1)];
+        if request.cluster_size > 1 {
+            parts.push(alike("sub", request.cluster_size - 1));
+        }
+        return Ok(parts);
     }
     let mut parts = Vec::with_capacity(request.nodes.len());
     for node in &request.nodes {
         let architecture = node.architecture.as_deref().unwrap_or(std::env::consts::ARCH);
-        let image = images::resolve(control, &node.image, architecture).await?;
-        images::check_registry(control, &request.domain, &image).await?;
+        let image = control.arrivals().facts().image(control, &node.image, architecture).await?;
+        parties.grounds.check_registry(&image)?;
         parts.push(Part {
             role: node.role.clone(),
             replicas: node.replicas,

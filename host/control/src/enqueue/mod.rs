@@ -3,6 +3,7 @@
 mod arrivals;
 mod cluster;
 mod extras;
+mod facts;
 mod kernels;
 mod usage;
 
@@ -21,7 +22,7 @@ use quarterdeck_store::images::ImageRow;
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::projects::ProjectRow;
 use quarterdeck_store::sessions::{NewSession, SessionRow};
-use quarterdeck_store::{agents, keypairs, resource_policies, sessions};
+use quarterdeck_store::{agents, sessions};
 use serde_json::{Map, Value, json};
 
 use crate::agents::in_background;
@@ -29,7 +30,9 @@ use crate::error::{Error, Result};
 use crate::hooks::{self, Mode, dispatch};
 use crate::principal::Principal;
 use crate::sessions::{Found, find, find_strictly};
-use crate::{Control, dotfiles, images, scaling_groups, scope, vfolders};
+use crate::{Control, scaling_groups, scope, vfolders};
+
+use facts::Grounds;
 
 pub use arrivals::Arrivals;
 pub(crate) use arrivals::run;
@@ -140,14 +143,23 @@ pub struct Created {
 /// # Errors
 /// Whatever `spec/session.md` §3 lists, in its order.
 pub async fn create(control: &Control, caller: &Principal, request: CreateSession) -> Result<Created> {
-    let Parties { owner, project, image } = parties(control, caller, &request).await?;
+    let parties = parties(control, caller, &request).await?;
+    // Names are free as a rule, and the transaction looks at that anyway: look first only where hooks would hear of a
+    // session that isn't going to be, or where the name may mean another session's id.
+    let mut look = control.policies().has_hooks("PRE_ENQUEUE_SESSION") || request.name.parse::<SessionId>().is_ok();
     // A name that is taken between the look-up and the insertion is looked up again.
-    for _ in 0..3 {
-        if let Some(existing) = reuse(control, &owner, &request, &image).await? {
+    for _ in 0..4 {
+        if look && let Some(existing) = reuse(control, &parties, &request).await? {
             return Ok(existing);
         }
-        let Some(session) = enqueue(control, caller, &owner, &project, &request, &image).await? else { continue };
-        return wait(control, &request, session).await;
+        match enqueue(control, caller, &parties, &request).await {
+            Ok(Some(session)) => return wait(control, &request, session).await,
+            Ok(None) => {}
+            Err(error) if look => return Err(error),
+            // A live session of that name goes before whatever else is wrong.
+            Err(error) => return reuse(control, &parties, &request).await?.ok_or(error),
+        }
+        look = true;
     }
     Err(Error::Unavailable(format!("The session name {} is in demand. Please try again.", request.name)))
 }
@@ -158,30 +170,31 @@ pub async fn create(control: &Control, caller: &Principal, request: CreateSessio
 /// # Errors
 /// Those of [`create`], as far as they come before anything is written.
 pub(crate) async fn rehearse(control: &Control, caller: &Principal, request: &CreateSession) -> Result<NewSession> {
-    let Parties { owner, project, image } = parties(control, caller, request).await?;
-    if let Some(existing) = reuse(control, &owner, request, &image).await? {
+    let parties = parties(control, caller, request).await?;
+    if let Some(existing) = reuse(control, &parties, request).await? {
         return Err(Error::SessionAlreadyExists(existing.session_id));
     }
-    Ok(Box::pin(build(control, caller, &owner, &project, request, &image, true)).await?.0)
+    Ok(Box::pin(build(control, caller, &parties, request, true)).await?.0)
 }
 
 /// Whom and what a request is about.
 struct Parties {
     owner: Arc<Principal>,
-    project: ProjectRow,
-    image: ImageRow,
+    grounds: Arc<Grounds>,
+    image: Arc<ImageRow>,
 }
 
 async fn parties(control: &Control, caller: &Principal, request: &CreateSession) -> Result<Parties> {
     check_agent_list(caller, request)?;
     let owner = scope::resolve_owner(control, caller, request.owner_access_key.as_deref()).await?;
-    let project = scope::check_domain_and_project(control, caller, &owner, &request.domain, &request.project).await?;
+    let facts = control.arrivals().facts();
+    let grounds = facts.grounds(control, caller, &owner, &request.domain, &request.project).await?;
     rules::check_mount_map(&request.config.mount_map).map_err(Error::invalid)?;
     check_texts(request)?;
     let architecture = request.architecture.as_deref().unwrap_or(std::env::consts::ARCH);
-    let image = images::resolve(control, &request.image, architecture).await?;
-    images::check_registry(control, &request.domain, &image).await?;
-    Ok(Parties { owner, project, image })
+    let image = facts.image(control, &request.image, architecture).await?;
+    grounds.check_registry(&image)?;
+    Ok(Parties { owner, grounds, image })
 }
 
 fn check_agent_list(caller: &Principal, request: &CreateSession) -> Result<()> {
@@ -209,6 +222,7 @@ fn check_texts(request: &CreateSession) -> Result<()> {
     if texts.into_iter().flatten().chain(environ).any(|text| text.contains('\0')) {
         return Err(Error::invalid("Texts must not contain NUL characters."));
     }
+    crate::callbacks::check(request.callback_url.as_deref())?;
     let too_long = |text: &Option<String>, limit| text.as_ref().is_some_and(|t| t.chars().count() > limit);
     if too_long(&request.tag, 64) {
         return Err(Error::invalid("The tag must not be longer than 64 characters."));
@@ -220,12 +234,8 @@ fn check_texts(request: &CreateSession) -> Result<()> {
 }
 
 /// The live session of that name, when there is one and it may be taken (`spec/session.md` §3.6).
-async fn reuse(
-    control: &Control,
-    owner: &Principal,
-    request: &CreateSession,
-    image: &ImageRow,
-) -> Result<Option<Created>> {
+async fn reuse(control: &Control, parties: &Parties, request: &CreateSession) -> Result<Option<Created>> {
+    let Parties { owner, image, .. } = parties;
     let found = match find(control, &owner.access_key, &request.name, false).await {
         Ok(found) => found,
         Err(Error::NotFound { .. }) => return Ok(None),
@@ -274,12 +284,10 @@ pub fn service_ports(raw: &Value) -> Value {
 async fn enqueue(
     control: &Control,
     caller: &Principal,
-    owner: &Principal,
-    project: &ProjectRow,
+    parties: &Parties,
     request: &CreateSession,
-    image: &ImageRow,
 ) -> Result<Option<SessionId>> {
-    let (session, told) = Box::pin(build(control, caller, owner, project, request, image, false)).await?;
+    let (session, told) = Box::pin(build(control, caller, parties, request, false)).await?;
     let (id, domain) = (session.id, session.domain_name.clone());
     if !control.arrivals().put(session).await? {
         return Ok(None);
@@ -300,23 +308,18 @@ async fn enqueue(
 async fn build(
     control: &Control,
     caller: &Principal,
-    owner: &Principal,
-    project: &ProjectRow,
+    parties: &Parties,
     request: &CreateSession,
-    image: &ImageRow,
     rehearsal: bool,
 ) -> Result<(NewSession, Option<Value>)> {
+    let Parties { owner, grounds, image } = parties;
+    let (project, dotfiles) = (&grounds.project, grounds.dotfiles.clone());
     let now = control.clock().now();
     let config = &request.config;
     let (environ, extras) = extras::take(&config.environ)?;
     let starts_at = check_batch(request, now)?;
-    let mut reader = control.store().reader();
-    let bootstrap_script = match &request.bootstrap_script {
-        Some(script) => Some(script.clone()),
-        None => keypairs::bootstrap_script(&mut reader, owner.access_key.as_str()).await?.filter(|s| !s.is_empty()),
-    };
-    let policy = resource_policies::get(&mut reader, &owner.resource_policy).await?;
-    let most = policy.map_or(1, |p| p.max_containers_per_session);
+    let bootstrap_script = request.bootstrap_script.clone().or_else(|| grounds.bootstrap_script.clone());
+    let most = grounds.most_kernels;
     if i64::from(request.cluster_size) > most {
         return Err(Error::QuotaExceeded(format!("You cannot create session with more than {most} containers.")));
     }
@@ -327,10 +330,9 @@ async fn build(
             .await?;
     let wanted = vfolders::Wanted { mounts: &config.mounts, map: &config.mount_map };
     let vfolder_mounts = vfolders::resolve_mounts(control, owner, project.id, wanted).await?;
-    let dotfiles = dotfiles::for_session(control, owner, project.id, &request.domain).await?;
     check_dotfiles(&dotfiles, &vfolder_mounts)?;
     let designated = designated(control, request).await?;
-    let plan = kernels::plan(control, request, image).await?;
+    let plan = kernels::plan(control, request, parties).await?;
     let kernel_set = kernels::build(control, request, &plan, &designated)?;
     let mut session = NewSession {
         id: SessionId::new(),

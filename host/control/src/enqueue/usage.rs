@@ -2,8 +2,7 @@
 
 use quarterdeck_model::slots::{SlotKind, SlotMap, SlotTypes, from_units};
 use quarterdeck_model::{AccessKey, DefaultForUnspecified, ProjectId};
-use quarterdeck_store::occupancy::{self, Scope, Units};
-use quarterdeck_store::{domains, keypairs, projects, resource_policies};
+use quarterdeck_store::occupancy::{self, Units};
 use serde_json::{Value, json};
 
 use crate::Control;
@@ -20,26 +19,18 @@ pub async fn usage(control: &Control, access_key: &AccessKey, project: ProjectId
     let mut reader = control.store().reader();
     let id = project.to_string();
 
+    // Three statements: whoever enqueues waits for them.
     let counts = occupancy::counts(&mut reader, access_key, &id, domain).await?;
+    let held = occupancy::holdings(&mut reader, access_key, &id, domain).await?;
+    let allowed = occupancy::allowances(&mut reader, access_key, &id, domain).await?;
 
-    let slots = occupancy::held(&mut reader, Scope::Keypair, access_key.as_str()).await?;
-    let (sessions, _) = occupancy::sessions_of(&mut reader, access_key).await?;
-    let policy = match keypairs::get(&mut reader, access_key.as_str()).await? {
-        Some(keypair) => resource_policies::get(&mut reader, &keypair.resource_policy).await?,
-        None => None,
-    };
-    let limit = policy.map(|p| limits(&p.total_resource_slots, p.default_for_unspecified, &types));
-    let owner = document((sessions, counts.owner_pending), &slots, limit, &types);
-
-    let slots = occupancy::held(&mut reader, Scope::Project, &id).await?;
-    let row = projects::get(&mut reader, project).await?;
-    let most = row.map(|p| limits(&p.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
-    let project = document(counts.project, &slots, most, &types);
-
-    let slots = occupancy::held(&mut reader, Scope::Domain, domain).await?;
-    let row = domains::get(&mut reader, domain).await?;
-    let most = row.map(|d| limits(&d.total_resource_slots, DefaultForUnspecified::Unlimited, &types));
-    let domain = document(counts.domain, &slots, most, &types);
+    let unnamed = DefaultForUnspecified::Unlimited;
+    let owner = allowed.owner.map(|(slots, default)| limits(&slots, default, &types));
+    let owner = document(counts.owner, &held.owner, owner, &types);
+    let project = allowed.project.map(|slots| limits(&slots, unnamed, &types));
+    let project = document(counts.project, &held.project, project, &types);
+    let domain = allowed.domain.map(|slots| limits(&slots, unnamed, &types));
+    let domain = document(counts.domain, &held.domain, domain, &types);
     let (sessions, pending) = counts.owner_in_project;
     let within = json!({ "sessions": sessions, "pending": pending });
     Ok(json!({ "owner": owner, "project": project, "domain": domain, "owner_in_project": within }))

@@ -162,8 +162,7 @@ async fn take_in(
             for row in &rows {
                 images::upsert(&mut tx, row).await?;
             }
-            tx.commit().await?;
-            Ok(())
+            crate::identity::commit(control, tx).await
         })
         .await?;
     }

@@ -2,19 +2,20 @@
 //!
 //! One transaction on our side, from one snapshot on theirs: all or nothing, and a second run adds nothing. Rows that can't
 //! be taken over are left out with a reason; what is taken over otherwise than it was is noted. The tables' meaning is that
-//! of `spec/identity-graphql.md`, `spec/config.md` and `spec/schema.graphql`.
+//! of `spec/identity-graphql.md`, `spec/vfolder.md`, `spec/config.md` and `spec/schema.graphql`.
 
 mod belongings;
+mod folders;
 mod identity;
 mod read;
 mod resources;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use indexmap::IndexMap;
-use quarterdeck_model::{ImageId, ProjectId, Timestamp, UserId};
+use quarterdeck_model::{ImageId, ProjectId, Timestamp, UserId, VfolderId};
 use quarterdeck_store::reference::Source;
-use quarterdeck_store::{Sql as _, Stmt, Store, Tx, revisions};
+use quarterdeck_store::{Store, Tx, revisions};
 use serde_json::Value as Json;
 use uuid::Uuid;
 
@@ -40,6 +41,9 @@ const READ: &[&str] = &[
     "images",
     "image_aliases",
     "session_templates",
+    "vfolders",
+    "vfolder_permissions",
+    "vfolder_invitations",
 ];
 
 /// How to import.
@@ -149,6 +153,11 @@ struct Importer<'o> {
     images: HashMap<Uuid, ImageId>,
     /// Addresses without regard to case, of their users.
     addresses: BTreeMap<String, String>,
+    estates: HashMap<folders::Owner, folders::Estate>,
+    /// How many folders there are by host.
+    folder_hosts: BTreeMap<String, usize>,
+    /// On which folders whom something was granted.
+    grants: HashSet<(VfolderId, UserId)>,
 }
 
 /// Imports everything.
@@ -183,6 +192,9 @@ pub async fn run(store: &Store, source: &mut Source, options: &Options, progress
         users: HashMap::new(),
         images: HashMap::new(),
         addresses: BTreeMap::new(),
+        estates: HashMap::new(),
+        folder_hosts: BTreeMap::new(),
+        grants: HashSet::new(),
     };
     for (table, rows) in tables {
         let mut counts = Counts { read: rows.len(), ..Counts::default() };
@@ -204,8 +216,10 @@ pub async fn run(store: &Store, source: &mut Source, options: &Options, progress
         }
         progress(table, total, total);
         report.tables.insert(table, counts);
-        if table == "keypair_resource_policies" {
-            importer.check_fallback().await?;
+        match table {
+            "keypair_resource_policies" => importer.check_fallback().await?,
+            "vfolders" => importer.note_hosts().await?,
+            _ => {}
         }
     }
     report.notes = importer.notes;
@@ -232,6 +246,9 @@ fn names(table: &str) -> &'static [&'static str] {
         "images" => &["name", "architecture"],
         "image_aliases" => &["alias"],
         "session_templates" => &["name", "id"],
+        "vfolders" => &["name", "host", "id"],
+        "vfolder_permissions" => &["vfolder", "user"],
+        "vfolder_invitations" => &["invitee", "id"],
         _ => &["name"],
     }
 }
@@ -239,7 +256,7 @@ fn names(table: &str) -> &'static [&'static str] {
 impl Importer<'_> {
     /// Takes over one row. A row that breaks a rule of the schema takes nothing with it.
     async fn guarded(&mut self, table: &'static str, row: Json) -> Result<std::result::Result<Outcome, String>> {
-        self.tx.execute(Stmt::new("SAVEPOINT imported_row")).await?;
+        self.tx.begin_part().await?;
         let notes = self.notes.len();
         let taken = match table {
             "keypair_resource_policies" => self.policy(row).await,
@@ -256,16 +273,18 @@ impl Importer<'_> {
             "images" => self.image(row).await,
             "image_aliases" => self.alias(row).await,
             "session_templates" => self.template(row).await,
+            "vfolders" => self.folder(row).await,
+            "vfolder_permissions" => self.folder_grant(row).await,
+            "vfolder_invitations" => self.folder_invitation(row).await,
             other => unreachable!("nobody takes over the table {other}"),
         };
         match taken {
             Ok(outcome) => {
-                self.tx.execute(Stmt::new("RELEASE SAVEPOINT imported_row")).await?;
+                self.tx.end_part(true).await?;
                 Ok(Ok(outcome))
             }
             Err(Refusal::Row(reason)) => {
-                self.tx.execute(Stmt::new("ROLLBACK TO SAVEPOINT imported_row")).await?;
-                self.tx.execute(Stmt::new("RELEASE SAVEPOINT imported_row")).await?;
+                self.tx.end_part(false).await?;
                 self.notes.truncate(notes);
                 Ok(Err(reason))
             }
@@ -290,7 +309,7 @@ mod tests {
 
     #[test]
     fn every_table_that_is_read_has_a_name_for_its_rows() {
-        let row = serde_json::json!({"name": "n", "email": "e", "access_key": "k", "alias": "a", "group_id": "g", "domain": "d", "group": "g"});
+        let row = serde_json::json!({"name": "n", "email": "e", "access_key": "k", "alias": "a", "group_id": "g", "domain": "d", "group": "g", "vfolder": "v", "invitee": "i"});
         for table in READ {
             assert!(!read::label(&row, names(table)).is_empty(), "{table}");
         }

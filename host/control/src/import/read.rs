@@ -3,6 +3,7 @@
 use quarterdeck_model::Timestamp;
 use quarterdeck_model::dotfile::{self, Dotfile};
 use quarterdeck_model::slots::SlotMap;
+use quarterdeck_model::vfolder::FolderPermission;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
@@ -66,6 +67,16 @@ pub(super) fn folder_hosts(value: Option<Json>) -> Result<Json, String> {
             validate::folder_hosts(hosts).map_err(|e| e.to_string())
         }
         Some(other) => Err(format!("allowed_vfolder_hosts is no object but {other}")),
+    }
+}
+
+/// What may be done with a folder, by its value or by its name; nothing said is reading and writing.
+pub(super) fn permission(text: Option<&str>) -> Result<FolderPermission, String> {
+    match text.unwrap_or("rw").to_lowercase().as_str() {
+        "ro" | "read_only" => Ok(FolderPermission::ReadOnly),
+        "rw" | "read_write" => Ok(FolderPermission::ReadWrite),
+        "wd" | "rw_delete" => Ok(FolderPermission::RwDelete),
+        other => Err(format!("permission: {other} is none")),
     }
 }
 
@@ -253,6 +264,44 @@ pub(super) struct Template {
     pub(super) template: Option<Json>,
 }
 
+#[derive(Deserialize)]
+pub(super) struct Folder {
+    pub(super) id: Option<Uuid>,
+    pub(super) host: Option<String>,
+    pub(super) quota_scope_id: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) usage_mode: Option<String>,
+    pub(super) permission: Option<String>,
+    pub(super) max_size: Option<i64>,
+    pub(super) created_at: Option<String>,
+    pub(super) last_used: Option<String>,
+    pub(super) creator: Option<String>,
+    pub(super) unmanaged_path: Option<String>,
+    pub(super) user: Option<Uuid>,
+    pub(super) group: Option<Uuid>,
+    pub(super) cloneable: Option<bool>,
+    pub(super) status: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FolderGrant {
+    pub(super) vfolder: Option<Uuid>,
+    pub(super) user: Option<Uuid>,
+    pub(super) permission: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FolderInvitation {
+    pub(super) id: Option<Uuid>,
+    pub(super) vfolder: Option<Uuid>,
+    pub(super) inviter: Option<String>,
+    pub(super) invitee: Option<String>,
+    pub(super) permission: Option<String>,
+    pub(super) state: Option<String>,
+    pub(super) created_at: Option<String>,
+    pub(super) modified_at: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -294,5 +343,11 @@ mod tests {
         assert_eq!(hosts, json!({"h": ["download-file", "upload-file"]}));
         assert!(folder_hosts(Some(json!(["h"]))).is_err());
         assert!(folder_hosts(Some(json!({"h": ["fly"]}))).is_err());
+        assert_eq!(permission(Some("RW_DELETE")), Ok(FolderPermission::RwDelete));
+        assert_eq!(
+            (permission(Some("ro")), permission(None)),
+            (Ok(FolderPermission::ReadOnly), Ok(FolderPermission::ReadWrite))
+        );
+        assert!(permission(Some("owner")).is_err());
     }
 }

@@ -158,6 +158,8 @@ pub(super) async fn switch(
 /// Lets this host follow a change that was committed.
 pub(crate) async fn settle(control: &Control) -> Result<()> {
     control.policies().reload().await?;
+    // A scaling group may name another scheduler now.
+    control.identity().refresh().await?;
     control.signals().schedule.notify_one();
     Ok(())
 }

@@ -453,6 +453,15 @@ async fn hosts_hear_of_changes_that_they_never_look_for() {
         crate::identity::commit(&one, tx).await.unwrap();
         soon("the key pair", async || !two.identity().credential(user).await.unwrap().unwrap().is_active).await;
 
+        let superadmin = admin(&one).await;
+        let groups =
+            async |host: &Control| crate::scaling_groups::names_for(host, &superadmin, "default").await.unwrap();
+        assert_eq!(groups(&two).await, ["default"]);
+        let with = quarterdeck_store::scaling_groups::Associate::Domain("default");
+        crate::scaling_groups::disassociate(&one, &superadmin, Some("default"), with).await.unwrap();
+        assert!(groups(&one).await.is_empty(), "who makes a change sees it at once");
+        soon("the scaling group", async || groups(&two).await.is_empty()).await;
+
         if db.dialect() == quarterdeck_store::Dialect::Postgres {
             one.signals().start.notify_one();
             let woken = two.signals().start.notified();

@@ -73,8 +73,7 @@ impl Pseudonyms {
         mac.update(&[0]);
         mac.update(text.as_bytes());
         let digest = mac.finalize().into_bytes();
-        let hex: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{kind}-{hex}")
+        format!("{kind}-{}", crate::hex::hex(&digest[..8]))
     }
 
     /// As [`Pseudonyms::word`], and remembered: wherever the whole text stands in a configuration or a column, it

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarterdeck_store::schedule as rows;
 use tokio::sync::Notify;
@@ -14,8 +14,16 @@ use crate::Control;
 /// How long a wake-up waits for others of its burst.
 const COALESCE: Duration = Duration::from_millis(3);
 
+/// How often it is looked at most which groups have work.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// After decisions that no longer held: what overtook them is probably done.
 const AFTER_STALE: Duration = Duration::from_millis(50);
+
+/// After a pass its group rests for so many times as long as the pass took, at most [`LONGEST_REST`]: a pass looks at all
+/// sessions of the group, whether it places one or a thousand. The first one after a while begins at once.
+const REST: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// The pause of a group whose pass failed, until somebody wakes it.
 const AFTER_FAILURE: Duration = Duration::from_millis(500);
@@ -63,6 +71,7 @@ pub async fn run(control: Control, shutdown: CancellationToken) {
             worker.wake.notify_one();
         }
         control.metrics().passed("schedule", control.clock().now());
+        tokio::time::sleep(PAUSE).await;
     }
     tracker.close();
     tracker.wait().await;
@@ -78,15 +87,20 @@ async fn serve(control: Control, group: String, wake: Arc<Notify>, stop: Cancell
             () = tokio::time::sleep(AFTER_STALE), if again => {}
         }
         again = false;
-        match super::pass(&control, &group).await {
-            Ok(pass) => again = !pass.stale.is_empty(),
+        let began = Instant::now();
+        let rest = match super::pass(&control, &group).await {
+            Ok(pass) => {
+                again = !pass.stale.is_empty();
+                (began.elapsed() * REST).min(LONGEST_REST)
+            }
             Err(error) => {
                 tracing::error!(group, %error, "a scheduling pass failed");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(AFTER_FAILURE) => {}
-                }
+                AFTER_FAILURE
             }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(rest) => {}
         }
     }
 }

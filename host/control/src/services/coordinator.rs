@@ -6,6 +6,7 @@ use quarterdeck_model::EndpointId;
 use quarterdeck_model::service::{RouteStatus, ServiceDefinition};
 use quarterdeck_outgoing::{Certificates, Client, Reach, Request, Response, Url};
 use quarterdeck_store::endpoints::{self, EndpointRow, Reached};
+use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::meta;
 use quarterdeck_store::scaling_groups::{self, ScalingGroupRow};
 use serde_json::{Map, Value as Json, json};
@@ -120,7 +121,8 @@ pub(crate) fn addresses<'r>(
     reached: &'r Reached,
     definition: Option<&ServiceDefinition>,
 ) -> Vec<(&'r str, String, u16)> {
-    let Some(host) = host(reached) else { return Vec::new() };
+    let host = host(reached.kernel_host.as_deref(), reached.agent_addr.as_deref());
+    let Some(host) = host else { return Vec::new() };
     let ports = reached.service_ports.as_ref().and_then(Json::as_array).into_iter().flatten();
     let wanted = definition.map(|d| u64::from(d.port));
     let serving = ports.filter(|port| {
@@ -138,12 +140,13 @@ pub(crate) fn addresses<'r>(
         .collect()
 }
 
-fn host(reached: &Reached) -> Option<String> {
-    if let Some(host) = reached.kernel_host.as_deref().filter(|host| !host.is_empty()) {
+/// Where a kernel is reached: at its own host, or its agent's.
+fn host(kernel_host: Option<&str>, agent_addr: Option<&str>) -> Option<String> {
+    if let Some(host) = kernel_host.filter(|host| !host.is_empty()) {
         return Some(host.to_owned());
     }
     // As agents tell it: `tcp://10.0.0.7:6001`.
-    let address = reached.agent_addr.as_deref()?;
+    let address = agent_addr?;
     let address = address.split_once("://").map_or(address, |(_, rest)| rest);
     let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
     (!host.is_empty()).then(|| host.to_owned())
@@ -171,7 +174,7 @@ fn document(row: &EndpointRow, routes: &[Reached]) -> Json {
 }
 
 fn digest(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+    crate::hex::hex(&Sha256::digest(text))
 }
 
 /// Tells a service's coordinator of its routes, whether or not that is news.
@@ -247,6 +250,50 @@ pub(super) async fn token(control: &Control, row: &EndpointRow, exp: i64) -> Res
             token.map(str::to_owned).ok_or_else(|| Error::Unavailable("The coordinator made no token".to_owned()))
         }
     }
+}
+
+/// A foreign coordinator through which applications of sessions are reached (`spec/session.md` §8.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entrance {
+    address: String,
+    /// Where clients reach it.
+    pub(crate) shown: String,
+}
+
+/// The coordinator that leads to applications of a group's sessions.
+///
+/// # Errors
+/// [`Error::Unavailable`] without one, when it is our own app proxy, which leads to model services alone, and when it can't
+/// be reached.
+pub(crate) async fn entrance(control: &Control, group: &ScalingGroupRow) -> Result<Entrance> {
+    match of_group(control, group).await? {
+        Coordinator::Embedded { .. } => Err(Error::Unavailable(
+            "The embedded app proxy serves models; applications of sessions are reached by tunnels (httpproxy, tcpproxy)"
+                .to_owned(),
+        )),
+        Coordinator::Foreign { address, .. } => {
+            let status = crate::scaling_groups::proxy::status(control, &address).await?;
+            Ok(Entrance { shown: status.shown(&address).to_owned(), address })
+        }
+    }
+}
+
+impl Entrance {
+    /// Tells it of a kernel's port; the token that lets a client through to it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it can't be told, or makes no token.
+    pub(crate) async fn open(&self, login_token: Option<&str>, host: &str, port: u16) -> Result<String> {
+        let body = json!({ "login_session_token": login_token, "kernel_host": host, "kernel_port": port });
+        let answer = post(&self.address, "/v2/conf", None, &body).await?;
+        let token = answer.get("token").and_then(Json::as_str);
+        token.map(str::to_owned).ok_or_else(|| Error::Unavailable("The coordinator made no token".to_owned()))
+    }
+}
+
+/// Where a kernel is reached by a coordinator.
+pub(crate) fn host_of(kernel: &KernelRow) -> Option<String> {
+    host(kernel.kernel_host.as_deref(), kernel.agent_addr.as_deref())
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::coordinator::{EMBEDDED_URL, addresses, authority};
-use crate::Control;
 use crate::error::Result;
+use crate::{Control, secrets};
 
 /// The safety net: routes are looked at so often when nobody says that they changed.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,14 +24,7 @@ const SECRET: &str = "app-proxy-secret";
 /// # Errors
 /// [`crate::Error::Store`].
 pub async fn secret(control: &Control) -> Result<String> {
-    if let Some(secret) = meta::get(&mut control.store().reader(), SECRET).await? {
-        return Ok(secret);
-    }
-    let fresh = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    let mut tx = control.store().begin().await?;
-    let secret = meta::get_or_set(&mut tx, SECRET, &fresh).await?;
-    tx.commit().await?;
-    Ok(secret)
+    secrets::of(control.store(), SECRET).await
 }
 
 /// Publishes where this host's app proxy is reached, and follows the services: `table` always has the newest.
@@ -71,7 +64,7 @@ pub async fn follow(
 async fn changed(control: &Control, seen: &mut Option<i64>) -> Result<Option<Vec<Service>>> {
     let mut sql = control.store().reader();
     // Before the rows: what changes meanwhile raises it once more.
-    let revision = revisions::get(&mut sql, revisions::SERVICES).await?;
+    let revision = revisions::get(&mut sql, revisions::ROUTES).await?;
     if *seen == Some(revision) {
         return Ok(None);
     }

@@ -49,7 +49,7 @@ pub(crate) async fn run(control: Control, stop: CancellationToken) {
             _ = timer.tick() => {}
         }
         match pass(&control, &coordinators).await {
-            Ok(()) => control.metrics().passed("scale", control.clock().now()),
+            Ok(()) => control.metrics().passed("services", control.clock().now()),
             Err(error) => tracing::error!(%error, "services can't be looked after"),
         }
     }
@@ -179,6 +179,40 @@ impl Limits {
     }
 }
 
+/// What is to be written and made after a pass over the routes of one service.
+#[derive(Debug, PartialEq, Eq)]
+struct Turn {
+    moved: Vec<Moved>,
+    gone: Vec<RouteId>,
+    make: usize,
+}
+
+/// Lets each route meet its fate, and ends those that the service has too many of; `routes` are then as they stand
+/// after it.
+fn turn(routes: &mut Vec<RouteState>, fates: &[Fate], wanted: usize, now: Timestamp) -> Turn {
+    let seen: HashMap<RouteId, RouteStatus> = routes.iter().map(|route| (route.id, route.status)).collect();
+    let mut gone = Vec::new();
+    for (route, fate) in routes.iter_mut().zip(fates) {
+        match *fate {
+            Fate::Stays => {}
+            Fate::Becomes(to) => (route.status, route.status_changed) = (to, now),
+            Fate::Gone { .. } => gone.push(route.id),
+        }
+    }
+    routes.retain(|route| !gone.contains(&route.id));
+    let stand: Vec<_> = routes.iter().map(|route| (route.id, route.status)).collect();
+    let plan = plan(wanted, &stand);
+    for route in routes.iter_mut().filter(|route| plan.end.contains(&route.id)) {
+        (route.status, route.status_changed) = (RouteStatus::Terminating, now);
+    }
+    // From where they stood when they were read, whatever lay between: else the database would take none of it.
+    let moved = routes.iter().filter_map(|route| {
+        let from = *seen.get(&route.id)?;
+        (from != route.status).then_some(Moved { id: route.id, from, to: route.status })
+    });
+    Turn { moved: moved.collect(), gone, make: plan.make }
+}
+
 async fn look_after(
     control: &Control,
     coordinators: &Coordinators,
@@ -188,29 +222,24 @@ async fn look_after(
 ) -> Result<()> {
     let now = control.clock().now();
     let limits = Limits::of(service);
-    let (mut moved, mut gone, mut failed, mut proven) = (Vec::new(), Vec::new(), None, false);
-    for route in &routes {
-        match fate(route, verdict(control, service, route, reached.get(&route.id)), limits, now) {
-            Fate::Stays => {}
-            Fate::Becomes(to) => {
-                moved.push(Moved { id: route.id, from: route.status, to });
-                proven |= to == RouteStatus::Healthy;
-                match to {
-                    RouteStatus::FailedToStart => {
-                        failed = Some("its session didn't come to serve in time, or failed".to_owned());
-                    }
-                    RouteStatus::Unhealthy => failed = Some("its session failed its health checks".to_owned()),
-                    _ => {}
-                }
+    let fates: Vec<_> = routes
+        .iter()
+        .map(|route| fate(route, verdict(control, service, route, reached.get(&route.id)), limits, now))
+        .collect();
+    let mut failed = None;
+    for (route, fate) in routes.iter().zip(&fates) {
+        match fate {
+            Fate::Becomes(RouteStatus::FailedToStart) => {
+                failed = Some("its session didn't come to serve in time, or failed".to_owned());
             }
-            Fate::Gone { failed: was_meant_to_serve } => {
-                gone.push(route.id);
-                if was_meant_to_serve && !service.is_ending() {
-                    failed = Some(route.session_info.clone().unwrap_or_else(|| "its session ended".to_owned()));
-                }
+            Fate::Becomes(RouteStatus::Unhealthy) => failed = Some("its session failed its health checks".to_owned()),
+            Fate::Gone { failed: true } if !service.is_ending() => {
+                failed = Some(route.session_info.clone().unwrap_or_else(|| "its session ended".to_owned()));
             }
+            _ => {}
         }
     }
+    let proven = fates.contains(&Fate::Becomes(RouteStatus::Healthy));
     let mut failures = service.failures;
     if failed.is_some() {
         failures += 1;
@@ -222,22 +251,8 @@ async fn look_after(
         None if failures == 0 => None,
         None => service.retry_at,
     };
-    routes.retain(|route| !gone.contains(&route.id));
-    for route in &mut routes {
-        if let Some(change) = moved.iter().find(|m| m.id == route.id) {
-            (route.status, route.status_changed) = (change.to, now);
-        }
-    }
     let wanted = usize::try_from(service.desired_session_count).unwrap_or(0);
-    let stand: Vec<_> = routes.iter().map(|r| (r.id, r.status)).collect();
-    let plan = plan(wanted, &stand);
-    for route in routes.iter_mut().filter(|route| plan.end.contains(&route.id)) {
-        moved.retain(|m| m.id != route.id);
-        // A session that never served has nothing under way.
-        let from = stand_before(&stand, route.id, route.status);
-        moved.push(Moved { id: route.id, from, to: RouteStatus::Terminating });
-        (route.status, route.status_changed) = (RouteStatus::Terminating, now);
-    }
+    let Turn { moved, gone, make: missing } = turn(&mut routes, &fates, wanted, now);
     let news = failures != service.failures || retry_at != service.retry_at || failed.is_some();
     if !moved.is_empty() || !gone.is_empty() || news {
         write(control, service, &moved, &gone, news.then_some((failures, retry_at, failed.as_deref())), now).await?;
@@ -246,8 +261,8 @@ async fn look_after(
     if service.is_ending() && routes.is_empty() {
         return remove(control, service).await;
     }
-    if plan.make > 0 && retry_at.is_none_or(|at| at <= now) {
-        for _ in 0..plan.make.min(BURST) {
+    if missing > 0 && retry_at.is_none_or(|at| at <= now) {
+        for _ in 0..missing.min(BURST) {
             if let Err(error) = make(control, service).await {
                 tracing::warn!(%error, service = service.name, "a session of a service can't be made");
                 let failures = failures + 1;
@@ -261,10 +276,6 @@ async fn look_after(
     }
     coordinators.tell(control, service);
     Ok(())
-}
-
-fn stand_before(stand: &[(RouteId, RouteStatus)], id: RouteId, fallback: RouteStatus) -> RouteStatus {
-    stand.iter().find(|(route, _)| *route == id).map_or(fallback, |(_, status)| *status)
 }
 
 /// What probes say of a route; `None` when there is nothing to ask.
@@ -413,5 +424,23 @@ mod tests {
         assert_eq!(of(R::Healthy, S::Terminated, None, 1), Fate::Gone { failed: true });
         assert_eq!(of(R::Healthy, S::Terminated, None, 60), Fate::Gone { failed: false });
         assert_eq!(of(R::Terminating, S::Terminated, None, 1), Fate::Gone { failed: false });
+    }
+
+    #[test]
+    fn what_is_written_begins_where_the_routes_stood() {
+        use RouteStatus as R;
+        let mut routes: Vec<_> =
+            [R::Healthy, R::Provisioning, R::Healthy].map(|status| route(status, SessionStatus::Running)).into();
+        let ids: Vec<_> = routes.iter().map(|route| route.id).collect();
+        let fates = [Fate::Becomes(R::Unhealthy), Fate::Becomes(R::Healthy), Fate::Gone { failed: true }];
+        let turn = turn(&mut routes, &fates, 2, Timestamp(7));
+        // A broken one is ended in the same pass, and what takes its place is made.
+        let moved = vec![
+            Moved { id: ids[0], from: R::Healthy, to: R::Terminating },
+            Moved { id: ids[1], from: R::Provisioning, to: R::Healthy },
+        ];
+        assert_eq!(turn, Turn { moved, gone: vec![ids[2]], make: 1 });
+        let stand: Vec<_> = routes.iter().map(|route| (route.id, route.status, route.status_changed)).collect();
+        assert_eq!(stand, [(ids[0], R::Terminating, Timestamp(7)), (ids[1], R::Healthy, Timestamp(7))]);
     }
 }

@@ -14,7 +14,7 @@ use quarterdeck_model::{AccessKey, KernelRole, SessionStatus};
 use quarterdeck_rpc::AgentHandle;
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
-use quarterdeck_store::{Violation, agents, kernels, scaling_groups, sessions};
+use quarterdeck_store::{Violation, agents, kernels, sessions};
 use serde_json::{Value, json};
 
 use crate::agents::call_error;
@@ -30,7 +30,7 @@ pub use files::{Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download,
 pub use info::{info, status_history};
 pub use quarterdeck_rpc::{CallError, TerminalInput, TerminalOutput};
 pub use restart::restart;
-pub use services::{Service, ServiceRequest, find_service, shutdown_service};
+pub use services::{Admission, Service, ServiceRequest, find_service, shutdown_service, start_service};
 pub use streams::{Terminal, apps, terminal, until_ending};
 
 /// A session with its kernels, main kernel first.
@@ -162,20 +162,6 @@ pub async fn abusing_report(control: &Control, caller: &Principal, reference: &s
 /// [`Error::NotFound`].
 pub async fn require_session(control: &Control, caller: &Principal, reference: &str) -> Result<()> {
     find(control, &caller.access_key, reference, false).await?.main().map(drop)
-}
-
-/// Whether services of the session can be reached through a coordinator.
-///
-/// # Errors
-/// [`Error::NotFound`]; [`Error::Unavailable`] when its group has none.
-pub async fn require_coordinator(control: &Control, caller: &Principal, reference: &str) -> Result<()> {
-    let found = find(control, &caller.access_key, reference, false).await?;
-    found.main()?;
-    let group = scaling_groups::get(&mut control.store().reader(), &found.session.scaling_group).await?;
-    if group.and_then(|group| group.wsproxy_addr).is_none_or(|addr| addr.is_empty()) {
-        return Err(Error::Unavailable("No coordinator configured for this resource group".to_owned()));
-    }
-    Ok(())
 }
 
 /// The main kernel of one of the caller's live sessions, and its agent.

@@ -3,6 +3,7 @@
 use quarterdeck_model::SessionId;
 use quarterdeck_rpc::{AgentHandle, CallError, PortStream, pb};
 use quarterdeck_store::kernels::KernelRow;
+use quarterdeck_store::scaling_groups;
 use serde_json::{Map, Value};
 
 use super::streams::service_ports;
@@ -10,6 +11,7 @@ use super::{agent_of, failed, find, main_kernel};
 use crate::connections::{self, Connection};
 use crate::error::{Error, Result};
 use crate::principal::Principal;
+use crate::services::coordinator;
 use crate::{AgentOperation, Control};
 
 /// Which service of a session is asked for, and how it is to be started.
@@ -31,6 +33,8 @@ struct ServicePort {
     protocol: String,
     /// Its number in the kernel.
     number: u16,
+    /// Its number on the node, where it has one.
+    on_host: Option<u16>,
 }
 
 /// Finds the port of a service (`spec/session.md` §8.1).
@@ -42,17 +46,19 @@ fn find_port(kernel: &KernelRow, reference: &str, asked: &ServiceRequest) -> Res
     if port.get("is_inference").and_then(Value::as_bool) == Some(true) {
         return Err(Error::invalid(format!("{app} serves a model: it is reached through its service's endpoint.")));
     }
-    let numbers = port.get("container_ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let mut numbers = numbers.iter().filter_map(|number| u16::try_from(number.as_u64()?).ok());
-    let number = match asked.port {
-        None => numbers.next().ok_or_else(unknown)?,
-        Some(number) if numbers.any(|port| port == number) => number,
-        Some(number) => {
-            return Err(Error::invalid(format!("Service {app} does not open the port number {number}.")));
-        }
+    let list = |name: &str| port.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let as_port = |number: &Value| u16::try_from(number.as_u64()?).ok();
+    let mut numbers = list("container_ports").iter().map(as_port).enumerate();
+    let (index, number) = match asked.port {
+        None => numbers.find_map(|(index, number)| Some((index, number?))).ok_or_else(unknown)?,
+        Some(wanted) => numbers
+            .find(|(_, number)| *number == Some(wanted))
+            .map(|(index, _)| (index, wanted))
+            .ok_or_else(|| Error::invalid(format!("Service {app} does not open the port number {wanted}.")))?,
     };
+    let on_host = list("host_ports").get(index).and_then(as_port);
     let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("tcp").to_owned();
-    Ok(ServicePort { protocol, number })
+    Ok(ServicePort { protocol, number, on_host })
 }
 
 /// A service that can be started.
@@ -126,6 +132,44 @@ async fn start(agent: &AgentHandle, kernel: &KernelRow, port: &ServicePort, aske
         "failed" => Err(Error::LaunchFailed(answer.error)),
         _ => Ok(()),
     }
+}
+
+/// Where a client reaches a service through a coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// What it shows there.
+    pub token: String,
+    /// The coordinator's address.
+    pub address: String,
+}
+
+/// Starts a service of a session, and has the coordinator of its scaling group lead there (`spec/session.md` §8.1).
+/// `login_token` is what the coordinator knows the client by.
+///
+/// # Errors
+/// [`Error::NotFound`] for unknown sessions and services; [`Error::Unavailable`] without a coordinator, when it can't be
+/// reached, and when nothing reaches the service from outside; [`Error::InvalidParams`] for ports that the service hasn't;
+/// [`Error::LaunchFailed`]; [`Error::Agent`].
+pub async fn start_service(
+    control: &Control,
+    caller: &Principal,
+    reference: &str,
+    login_token: Option<&str>,
+    asked: ServiceRequest,
+) -> Result<Admission> {
+    let found = find(control, &caller.access_key, reference, false).await?;
+    let kernel = found.main()?;
+    let group = scaling_groups::get(&mut control.store().reader(), &found.session.scaling_group).await?;
+    let group = group.ok_or_else(|| Error::not_found("scaling group"))?;
+    let entrance = coordinator::entrance(control, &group).await?;
+    let port = find_port(kernel, reference, &asked)?;
+    let unreachable = || Error::Unavailable(format!("The node opens no port for {} to others.", asked.app));
+    let on_host = port.on_host.ok_or_else(unreachable)?;
+    let host = coordinator::host_of(kernel).ok_or_else(unreachable)?;
+    let agent = agent_of(control, kernel, AgentOperation::Execute).await?;
+    start(&agent, kernel, &port, &asked).await?;
+    let token = entrance.open(login_token, &host, on_host).await?;
+    Ok(Admission { token, address: entrance.shown })
 }
 
 /// Ends a service of a session; one that it hasn't is none to end.

@@ -2,8 +2,6 @@
 //!
 //! What hooks are shown may hold secrets, such as passwords: it is kept for the moment of the call and never written.
 
-use std::sync::Arc;
-
 use quarterdeck_model::policy::TargetKind;
 use quarterdeck_plugin::hooks::Event;
 use quarterdeck_plugin::{Call, Limits};
@@ -11,7 +9,7 @@ use quarterdeck_store::shadow::Run;
 use serde_json::{Value as Json, json};
 
 use super::ledger::{Ledger, pack};
-use super::{Shown, limits, quietly};
+use super::{Asked, Shown, ask_each};
 use crate::Control;
 use crate::hooks::{self, Answer, Dispatched};
 use crate::policies::Bound;
@@ -30,43 +28,27 @@ pub(crate) struct ShownEvent {
 
 impl Shown for ShownEvent {
     async fn play(self, control: &Control, ledger: &mut Ledger, skipped: i64) {
-        let domain = self.domain.clone();
-        let mut candidates = Vec::new();
-        for candidate in control.policies().listening(self.name).await {
-            let concerned = |bound: &Bound| match bound.target.kind {
-                TargetKind::Everywhere => true,
-                TargetKind::Domain => domain.as_deref() == Some(bound.target.name.as_str()),
-                TargetKind::ScalingGroup => false,
-            };
-            // One that can't be used says so at every event.
-            let skip = matches!(&candidate.bound, Ok(bound) if !concerned(bound));
-            if !skip {
-                candidates.push(candidate);
-            }
-        }
-        let shown = Arc::new(self);
-        for candidate in candidates {
-            let binding = candidate.binding;
-            if !ledger.awake(control, &binding).await {
-                continue;
-            }
-            ledger.skipped(&binding, skipped);
-            let (run, alike) = match candidate.bound {
-                Err(problem) => (shown.run(problem), false),
-                Ok(bound) => {
-                    let (asked, limits) = (Arc::clone(&shown), limits(control));
-                    let answered = quietly(control, move || asked.ask(&bound, limits)).await;
-                    answered.unwrap_or_else(|problem| (shown.run(problem), false))
-                }
-            };
-            ledger.note(control, &binding, run, alike);
-        }
+        let concerned = |bound: &Bound| match bound.target.kind {
+            TargetKind::Everywhere => true,
+            TargetKind::Domain => self.domain.as_deref() == Some(bound.target.name.as_str()),
+            TargetKind::ScalingGroup => false,
+        };
+        let mut candidates = control.policies().listening(self.name).await;
+        // One that can't be used says so at every event.
+        candidates.retain(|candidate| candidate.bound.as_ref().map_or(true, concerned));
+        ask_each(self, candidates, control, ledger, skipped).await;
     }
 }
 
 impl ShownEvent {
     fn run(&self, outcome: String) -> Run {
         Run { at: self.event.at_ms.saturating_mul(1000), outcome, ..Run::default() }
+    }
+}
+
+impl Asked for ShownEvent {
+    fn failed(&self, problem: String) -> Run {
+        self.run(problem)
     }
 
     fn ask(&self, bound: &Bound, limits: Limits) -> (Run, bool) {

@@ -10,7 +10,7 @@ use quarterdeck_store::shadow::Run;
 use serde_json::{Value as Json, json};
 
 use super::ledger::{Ledger, pack};
-use super::{NAMED_SESSIONS, Shown, limits, quietly};
+use super::{Asked, NAMED_SESSIONS, Shown, ask_each};
 use crate::Control;
 use crate::policies::Bound;
 use crate::schedule::{self, Books, Decision, Decisions, Difference, Fate, Frame, Verdict};
@@ -38,34 +38,11 @@ impl ShownRound {
 impl Shown for ShownRound {
     async fn play(self, control: &Control, ledger: &mut Ledger, skipped: i64) {
         let candidates = control.policies().candidates(PluginKind::Scheduler, self.group()).await;
-        let shown = Arc::new(self);
-        for candidate in candidates {
-            let binding = candidate.binding;
-            if !ledger.awake(control, &binding).await {
-                continue;
-            }
-            ledger.skipped(&binding, skipped);
-            let (run, alike) = match candidate.bound {
-                Err(problem) => (shown.failed(problem), false),
-                Ok(bound) => {
-                    let (shown, limits) = (Arc::clone(&shown), limits(control));
-                    let work = {
-                        let shown = Arc::clone(&shown);
-                        move || shown.ask(&bound, limits)
-                    };
-                    quietly(control, work).await.unwrap_or_else(|problem| (shown.failed(problem), false))
-                }
-            };
-            ledger.note(control, &binding, run, alike);
-        }
+        ask_each(self, candidates, control, ledger, skipped).await;
     }
 }
 
 impl ShownRound {
-    fn failed(&self, outcome: String) -> Run {
-        Run { outcome, ..self.run() }
-    }
-
     fn run(&self) -> Run {
         Run {
             round: self.id,
@@ -75,8 +52,13 @@ impl ShownRound {
             ..Run::default()
         }
     }
+}
 
-    /// Plays the round with a candidate; whether it decided all alike.
+impl Asked for ShownRound {
+    fn failed(&self, problem: String) -> Run {
+        Run { outcome: problem, ..self.run() }
+    }
+
     fn ask(&self, bound: &Bound, limits: Limits) -> (Run, bool) {
         let (frame, plugin) = (&*self.frame, &bound.plugin);
         let mut call = Call::new(bound.config.clone());

@@ -70,6 +70,24 @@ impl State {
         });
     }
 
+    /// Begins with kernels that aren't here yet.
+    fn create(&mut self, request: &pb::CreateKernelsRequest) {
+        for spec in &request.kernels {
+            if self.kernels.contains_key(&spec.kernel_id) {
+                continue;
+            }
+            self.ever.insert(spec.kernel_id.clone());
+            self.report(&spec.kernel_id, &request.session_id, Event::Preparing(pb::Preparing {}));
+            let kernel = Kernel {
+                session: request.session_id.clone(),
+                stage: Stage::Preparing,
+                reason: String::new(),
+                batch: !spec.startup_command.is_empty(),
+            };
+            self.kernels.insert(spec.kernel_id.clone(), kernel);
+        }
+    }
+
     /// A kernel is over, and the host is going to hear of it.
     pub(super) fn end(&mut self, kernel: &str, reason: &str) {
         let Some(known) = self.kernels.remove(kernel) else { return };
@@ -185,24 +203,33 @@ impl Agent for SimAgent {
             Manner::Forgets => return Ok(Response::new(pb::CreateKernelsResponse {})),
             Manner::Works | Manner::Fails | Manner::AnswersNobody => {}
         }
-        for spec in &request.kernels {
-            if state.kernels.contains_key(&spec.kernel_id) {
-                continue;
-            }
-            state.ever.insert(spec.kernel_id.clone());
-            state.report(&spec.kernel_id, &request.session_id, Event::Preparing(pb::Preparing {}));
-            let kernel = Kernel {
-                session: request.session_id.clone(),
-                stage: Stage::Preparing,
-                reason: String::new(),
-                batch: !spec.startup_command.is_empty(),
-            };
-            state.kernels.insert(spec.kernel_id.clone(), kernel);
-        }
+        state.create(&request);
         if state.manner == Manner::AnswersNobody {
             return Err(Status::deadline_exceeded("lost"));
         }
         Ok(Response::new(pb::CreateKernelsResponse {}))
+    }
+
+    async fn create_several(
+        &self,
+        request: Request<pb::CreateSeveralRequest>,
+    ) -> Result<Response<pb::CreateSeveralResponse>, Status> {
+        let mut state = self.state();
+        let mut refused = Vec::new();
+        for session in request.into_inner().sessions {
+            match state.manner {
+                Manner::Refuses => {
+                    refused.push(pb::Refusal { session_id: session.session_id, reason: "no".to_owned() });
+                }
+                Manner::HearsNothing => return Err(Status::unavailable("lost")),
+                Manner::Forgets => {}
+                Manner::Works | Manner::Fails | Manner::AnswersNobody => state.create(&session),
+            }
+        }
+        if state.manner == Manner::AnswersNobody {
+            return Err(Status::deadline_exceeded("lost"));
+        }
+        Ok(Response::new(pb::CreateSeveralResponse { refused }))
     }
 
     async fn destroy_kernels(

@@ -124,18 +124,25 @@ async fn copy(control: &Control, caller: &Principal, source: &VfolderRow, target
         volume: from.volume.clone(),
         folder: rules::FolderPath { scope: target.quota_scope_id.clone(), id: target.id },
     };
-    let copying = storage.duplicate(&from, &to);
-    tokio::pin!(copying);
-    let mut timer = tokio::time::interval(SIGN_OF_LIFE);
-    loop {
-        tokio::select! {
-            copied = &mut copying => break copied?,
-            _ = timer.tick() => {
+    // Both go on at once: a copy doesn't wait until its sign of life is written.
+    // The first is due later: that the folder is being copied has just been written.
+    let mut timer = tokio::time::interval_at(tokio::time::Instant::now() + SIGN_OF_LIFE, SIGN_OF_LIFE);
+    let alive = async {
+        loop {
+            timer.tick().await;
+            let touched = async {
                 let mut tx = control.store().begin().await?;
                 vfolders::touch(&mut tx, source.id, FolderStatus::Cloning, control.clock().now()).await?;
-                tx.commit().await?;
+                tx.commit().await
+            };
+            if let Err(error) = touched.await {
+                break error;
             }
         }
+    };
+    tokio::select! {
+        copied = storage.duplicate(&from, &to) => copied?,
+        error = alive => return Err(error.into()),
     }
     let inserted = insert(control, caller, target, Some(&target.host)).await;
     if inserted.is_err()

@@ -1,23 +1,26 @@
 //! What becomes of the folders of users and projects that are purged (`spec/identity-graphql.md`, `purge_user` and
 //! `purge_group`).
 
-use quarterdeck_model::ProjectId;
+use std::collections::HashSet;
+
 use quarterdeck_model::vfolder::MAX_NAME;
+use quarterdeck_model::{ProjectId, VfolderId};
 use quarterdeck_store::users::UserRow;
-use quarterdeck_store::vfolders::{self, Sight, VfolderChanges, VfolderRow};
+use quarterdeck_store::vfolders::{self, VfolderChanges, VfolderRow};
 
 use super::life;
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::principal::Principal;
 
+fn ids(rows: &[VfolderRow]) -> Vec<VfolderId> {
+    rows.iter().map(|row| row.id).collect()
+}
+
 /// Refuses while sessions have one of the folders.
 async fn check_unused(control: &Control, rows: &[VfolderRow], refusal: &str) -> Result<()> {
-    let mut reader = control.store().reader();
-    for row in rows {
-        if vfolders::in_use(&mut reader, &row.path()).await? {
-            return Err(Error::BadRequest(format!("unexpected error: {refusal}")));
-        }
+    if vfolders::in_use(&mut control.store().reader(), &ids(rows)).await? {
+        return Err(Error::BadRequest(format!("unexpected error: {refusal}")));
     }
     Ok(())
 }
@@ -50,16 +53,15 @@ pub(crate) async fn of_project(control: &Control, project: ProjectId) -> Result<
 /// # Errors
 /// [`Error::Store`].
 pub(crate) async fn inherit(control: &Control, heir: &Principal, rows: Vec<VfolderRow>) -> Result<Vec<VfolderRow>> {
-    let mut left = Vec::new();
     let mut tx = control.store().begin().await?;
-    let mut names: Vec<String> =
+    let grants = vfolders::grantees(&mut tx, &ids(&rows)).await?;
+    let wanted: HashSet<VfolderId> =
+        grants.into_iter().filter(|(_, user)| *user != heir.user_id).map(|(folder, _)| folder).collect();
+    let (passed, left): (Vec<_>, Vec<_>) =
+        rows.into_iter().partition(|row| row.user != Some(heir.user_id) && wanted.contains(&row.id));
+    let mut names: HashSet<String> =
         vfolders::of_user(&mut tx, heir.user_id).await?.into_iter().map(|row| row.name).collect();
-    for row in rows {
-        let shared = vfolders::shared(&mut tx, Some(row.id), &Sight::All).await?;
-        if row.user == Some(heir.user_id) || !shared.iter().any(|s| s.grantee != heir.user_id) {
-            left.push(row);
-            continue;
-        }
+    for row in &passed {
         let name = if names.contains(&row.name) {
             let suffix = uuid::Uuid::new_v4().simple().to_string();
             let kept: String = row.name.chars().take(MAX_NAME - 11).collect();
@@ -67,12 +69,12 @@ pub(crate) async fn inherit(control: &Control, heir: &Principal, rows: Vec<Vfold
         } else {
             None
         };
-        names.push(name.clone().unwrap_or_else(|| row.name.clone()));
+        names.insert(name.clone().unwrap_or_else(|| row.name.clone()));
         let changes = VfolderChanges { name, user: Some(heir.user_id), ..VfolderChanges::default() };
         vfolders::update(&mut tx, row.id, &changes).await?;
-        vfolders::drop_invitations_for(&mut tx, row.id, &heir.email).await?;
-        vfolders::revoke(&mut tx, row.id, &[heir.user_id]).await?;
     }
+    vfolders::drop_invitations_for(&mut tx, &ids(&passed), &heir.email).await?;
+    vfolders::drop_grants_of(&mut tx, heir.user_id, &ids(&passed)).await?;
     tx.commit().await?;
     Ok(left)
 }

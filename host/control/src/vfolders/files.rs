@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use quarterdeck_model::vfolder::{FolderAccess, HostPermission};
-use quarterdeck_storage::{Entry, Limits, Place, Storage, Usage};
+use quarterdeck_model::KernelId;
+use quarterdeck_model::vfolder::{FolderAccess, HostPermission, OwnershipType};
+use quarterdeck_storage::{Entry, Place, Room, Storage, Usage};
 use quarterdeck_store::vfolders::VfolderRow;
+use serde_json::json;
 
-use super::{Seen, hosts, place, quota, require_status};
+use super::{Seen, accessible, hosts, place, quota, require_status};
 use crate::Control;
 use crate::error::{Error, Result};
 use crate::principal::Principal;
+
+/// The folder that tasks' logs are in.
+const LOGS: &str = ".logs";
 
 /// A permission to send or fetch one file, and where.
 #[derive(Clone, Debug)]
@@ -71,6 +76,19 @@ pub(crate) async fn fetch(control: &Control, folder: &VfolderRow, name: &str) ->
     Ok(Some(storage.fetch(&place, name).await?))
 }
 
+/// What a task wrote to its log: tasks of sessions leave it in the user's folder `.logs`, below the id of their kernel.
+///
+/// # Errors
+/// [`Error::NotFound`] when the caller has no such folder; [`Error::Storage`].
+pub async fn task_log(control: &Control, caller: &Principal, kernel: KernelId) -> Result<Vec<u8>> {
+    let folders = accessible(control, &caller.into()).await?;
+    let logs = folders.into_iter().find(|s| s.row.name == LOGS && s.row.ownership() == OwnershipType::User);
+    let none = || Error::NotFound { object: "vfolder", msg: None, data: Some(json!({ "vfolder_name": LOGS })) };
+    let (storage, place) = reach(control, &logs.ok_or_else(none)?, FolderAccess::Readable)?;
+    let id = kernel.0.simple().to_string();
+    Ok(storage.fetch(&place, &format!("task/{}/{}/{}.log", &id[..2], &id[2..4], &id[4..])).await?)
+}
+
 /// Lets the caller upload a file.
 ///
 /// # Errors
@@ -87,27 +105,16 @@ pub async fn request_upload(
     hosts::require(control, caller, &seen.row, HostPermission::UploadFile).await?;
     let (storage, place) = reach(control, seen, FolderAccess::Updatable)?;
     let limits = quota::limits(control, &seen.row).await?;
-    check_room(&*storage, &place, size, limits).await?;
+    // What would not fit is refused before it is sent; the storage looks again when it is there.
+    let over =
+        |whose: &str| Err(Error::FolderOperation(format!("The quota of the virtual folder{whose} is exceeded.")));
+    match storage.room(&place, size, limits).await? {
+        Room::Enough => {}
+        Room::FolderFull => return over(""),
+        Room::OwnerFull => return over("'s owner"),
+    }
     let token = storage.upload_token(&place, path, size, limits).await?;
     Ok(Ticket { token, base: storage.client_api().map(str::to_owned) })
-}
-
-/// Refuses what would not fit before it is sent; the storage looks again when it is there.
-async fn check_room(storage: &dyn Storage, place: &Place, size: u64, limits: Limits) -> Result<()> {
-    let over = |used: u64, limit: u64| used.saturating_add(size) > limit;
-    if let Some(limit) = limits.folder {
-        let used = u64::try_from(storage.used_bytes(place).await?).unwrap_or_default();
-        if over(used, limit) {
-            return Err(Error::FolderOperation("The quota of the virtual folder is exceeded.".to_owned()));
-        }
-    }
-    if let Some(limit) = limits.scope
-        && let Some(used) = storage.scope_usage(&place.volume, &place.folder.scope).await?
-        && over(used, limit)
-    {
-        return Err(Error::FolderOperation("The quota of the virtual folder's owner is exceeded.".to_owned()));
-    }
-    Ok(())
 }
 
 /// Lets the caller download a file or directory.

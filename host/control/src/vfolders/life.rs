@@ -263,7 +263,7 @@ pub async fn delete_by_id(control: &Control, caller: &Principal, id: &str) -> Re
 async fn begin_removal(control: &Control, row: VfolderRow) -> Result<()> {
     let mut tx = control.store().begin().await?;
     // What sessions have stays: a mount must never lead nowhere.
-    if vfolders::in_use(&mut tx, &row.path()).await? {
+    if vfolders::in_use(&mut tx, &[row.id]).await? {
         return Err(Error::FolderOperation("The virtual folder is mounted to active sessions.".to_owned()));
     }
     let now = control.clock().now();

@@ -8,7 +8,7 @@ use quarterdeck_model::vfolder::{
 use quarterdeck_model::{ProjectId, UserId, UserRole, UserStatus, VfolderId};
 use quarterdeck_store::users::UserRow;
 use quarterdeck_store::vfolders::{self, InvitationRow, Mine, SharedRow, Sight, VfolderChanges, VfolderRow};
-use quarterdeck_store::{Sql, keypairs, projects, users};
+use quarterdeck_store::{keypairs, projects, users};
 use uuid::Uuid;
 
 use super::{Seen, accessible, hosts, require_status, unknown};
@@ -18,13 +18,6 @@ use crate::principal::Principal;
 
 fn no_invitation() -> Error {
     Error::not_found("vfolder invitation")
-}
-
-/// The names of the users' folders that somebody owns or shares.
-async fn names_of<S: Sql>(sql: &mut S, user: UserId) -> Result<HashSet<String>> {
-    let own = vfolders::of_user(sql, user).await?.into_iter().map(|row| row.name);
-    let shared = vfolders::shared_with(sql, user).await?.into_iter().map(|(row, _)| row.name);
-    Ok(own.chain(shared).collect())
 }
 
 /// Invites users to the caller's folder of a name; whom it invited.
@@ -60,10 +53,9 @@ pub async fn invite(
     if invitees.is_empty() {
         return Err(no_invitation());
     }
-    for invitee in &invitees {
-        if names_of(&mut tx, invitee.id).await?.contains(name) {
-            return Err(Error::FolderExists(None));
-        }
+    let ids: Vec<UserId> = invitees.iter().map(|u| u.id).collect();
+    if vfolders::is_name_known(&mut tx, &ids, name).await? {
+        return Err(Error::FolderExists(None));
     }
     let waiting = vfolders::pending_invitees(&mut tx, row.id, &caller.email).await?;
     let now = control.clock().now();
@@ -72,10 +64,10 @@ pub async fn invite(
     for email in emails {
         let known = invitees.iter().any(|u| u.email == *email);
         if known && !waiting.contains(email) && !invited.contains(email) {
-            vfolders::insert_invitation(&mut tx, row.id, &caller.email, email, permission, now).await?;
             invited.push(email.clone());
         }
     }
+    vfolders::insert_invitations(&mut tx, row.id, &caller.email, &invited, permission, now).await?;
     tx.commit().await?;
     Ok(invited)
 }
@@ -113,7 +105,7 @@ pub async fn accept(control: &Control, caller: &Principal, id: &str) -> Result<(
     let invitation = invitation
         .filter(|i| i.state == InvitationState::Pending && i.invitee == caller.email)
         .ok_or_else(no_invitation)?;
-    if names_of(&mut tx, caller.user_id).await?.contains(&invitation.vfolder_name) {
+    if vfolders::is_name_known(&mut tx, &[caller.user_id], &invitation.vfolder_name).await? {
         return Err(Error::FolderExists(None));
     }
     let row = vfolders::get(&mut tx, invitation.vfolder).await?.ok_or_else(no_invitation)?;
@@ -121,7 +113,7 @@ pub async fn accept(control: &Control, caller: &Principal, id: &str) -> Result<(
     if !vfolders::settle_invitation(&mut tx, id, InvitationState::Accepted, control.clock().now()).await? {
         return Err(no_invitation());
     }
-    vfolders::grant(&mut tx, row.id, caller.user_id, invitation.permission).await?;
+    vfolders::grant(&mut tx, row.id, &[caller.user_id], invitation.permission).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -183,13 +175,12 @@ pub async fn share(
     let refusal = "Only project folders are directly sharable.";
     let (row, project) = project_folder(control, caller, name, refusal).await?;
     let mut tx = control.store().begin().await?;
-    let mut targets = Vec::new();
-    for user in users::by_emails(&mut tx, emails).await? {
-        let is_member = projects::is_member(&mut tx, project, user.id).await?;
-        if user.status == UserStatus::Active && user.id != caller.user_id && is_member {
-            targets.push(user);
-        }
-    }
+    let mut targets = users::by_emails(&mut tx, emails).await?;
+    targets.retain(|user| user.status == UserStatus::Active && user.id != caller.user_id);
+    let ids: Vec<UserId> = targets.iter().map(|user| user.id).collect();
+    let of_project = projects::of_users(&mut tx, &ids).await?.into_iter().filter(|(_, row)| row.id == project);
+    let members: HashSet<UserId> = of_project.map(|(user, _)| user).collect();
+    targets.retain(|user| members.contains(&user.id));
     if targets.is_empty() {
         return Err(Error::not_found("user"));
     }
@@ -199,9 +190,8 @@ pub async fn share(
         let msg = format!("Some users do not belong to folder's group: {}", strangers.join(","));
         return Err(Error::not_found_msg("user", msg));
     }
-    for user in &targets {
-        vfolders::grant(&mut tx, row.id, user.id, permission).await?;
-    }
+    let ids: Vec<UserId> = targets.iter().map(|user| user.id).collect();
+    vfolders::grant(&mut tx, row.id, &ids, permission).await?;
     tx.commit().await?;
     Ok(emails.to_vec())
 }
@@ -313,7 +303,7 @@ pub async fn change_owner(control: &Control, vfolder: VfolderId, email: &str) ->
     let mut tx = control.store().begin().await?;
     let changes = VfolderChanges { user: Some(user.id), ..VfolderChanges::default() };
     vfolders::update(&mut tx, row.id, &changes).await?;
-    vfolders::drop_invitations_for(&mut tx, row.id, &user.email).await?;
+    vfolders::drop_invitations_for(&mut tx, &[row.id], &user.email).await?;
     vfolders::revoke(&mut tx, row.id, &[user.id]).await?;
     tx.commit().await?;
     Ok(())

@@ -80,6 +80,7 @@ impl Storages {
             name: name.to_owned(),
             client_api: key("client_api").unwrap_or_else(|| manager_api.clone()),
             secret: key("secret").unwrap_or_default(),
+            ssl_verify: key("ssl_verify").is_none_or(|text| crate::config::is_true(&text)),
             manager_api,
         })
     }

@@ -109,12 +109,17 @@ impl Lab {
 
     /// Registers an agent with that many processors; it serves the default group.
     pub async fn agent(&self, id: &str, cpus: u64) -> FakeAgent {
-        FakeAgent::join(&self.control, id, cpus, true).await
+        FakeAgent::join(&self.control, id, cpus, "synthetic", true).await
     }
 
     /// Registers an agent as [`Lab::agent`] does, but nobody listens at its address.
     pub async fn crashed_agent(&self, id: &str, cpus: u64) -> FakeAgent {
-        FakeAgent::join(&self.control, id, cpus, false).await
+        FakeAgent::join(&self.control, id, cpus, "synthetic", false).await
+    }
+
+    /// Registers an agent as [`Lab::agent`] does, which says that it has a container engine.
+    pub async fn contained_agent(&self, id: &str, cpus: u64) -> FakeAgent {
+        FakeAgent::join(&self.control, id, cpus, "docker", true).await
     }
 }
 
@@ -222,6 +227,7 @@ type Known = (String, HashMap<String, String>);
 struct Inner {
     id: String,
     cpus: u64,
+    runtime: &'static str,
     token: String,
     addr: String,
     boot: Mutex<String>,
@@ -235,10 +241,12 @@ struct Inner {
     /// kernel → (session, environment)
     kernels: Mutex<HashMap<String, Known>>,
     created: Mutex<Vec<String>>,
+    /// kernel → what only its agent is told
+    internal: Mutex<HashMap<String, String>>,
 }
 
 impl FakeAgent {
-    async fn join(control: &Control, id: &str, cpus: u64, listens: bool) -> Self {
+    async fn join(control: &Control, id: &str, cpus: u64, runtime: &'static str, listens: bool) -> Self {
         let token = new_join_token(control.store(), None, None).await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = format!("http://{}", listener.local_addr().unwrap());
@@ -246,6 +254,7 @@ impl FakeAgent {
             inner: Arc::new(Inner {
                 id: id.to_owned(),
                 cpus,
+                runtime,
                 token,
                 addr,
                 boot: Mutex::new(String::new()),
@@ -257,6 +266,7 @@ impl FakeAgent {
                 ends: AtomicBool::new(true),
                 kernels: Mutex::default(),
                 created: Mutex::default(),
+                internal: Mutex::default(),
             }),
         };
         if listens {
@@ -287,7 +297,7 @@ impl FakeAgent {
             scaling_group: group.to_owned(),
             architecture: "x86_64".to_owned(),
             version: "1".to_owned(),
-            runtime: "synthetic".to_owned(),
+            runtime: self.inner.runtime.to_owned(),
             runtime_types: vec!["*".to_owned()],
             slots: self.slots(),
             boot_id: self.boot_id(),
@@ -331,6 +341,11 @@ impl FakeAgent {
     /// A kernel's environment.
     pub fn environ(&self, kernel: &str) -> HashMap<String, String> {
         self.inner.kernels.lock().unwrap()[kernel].1.clone()
+    }
+
+    /// What only a kernel's agent is told.
+    pub fn internal(&self, kernel: &str) -> Value {
+        serde_json::from_str(&self.inner.internal.lock().unwrap()[kernel]).unwrap()
     }
 
     /// Every kernel that it was ever told to create, with repetitions.
@@ -427,6 +442,7 @@ impl Agent for FakeAgent {
         for kernel in request.kernels {
             let id = kernel.kernel_id.clone();
             self.inner.created.lock().unwrap().push(id.clone());
+            self.inner.internal.lock().unwrap().insert(id.clone(), kernel.internal_data.clone());
             if manner == Manner::Forgets {
                 continue;
             }
@@ -450,6 +466,20 @@ impl Agent for FakeAgent {
             });
         }
         Ok(Response::new(pb::CreateKernelsResponse {}))
+    }
+
+    async fn create_several(
+        &self,
+        request: Request<pb::CreateSeveralRequest>,
+    ) -> Result<Response<pb::CreateSeveralResponse>, Status> {
+        let mut refused = Vec::new();
+        for session in request.into_inner().sessions {
+            let session_id = session.session_id.clone();
+            if let Err(status) = self.create_kernels(Request::new(session)).await {
+                refused.push(pb::Refusal { session_id, reason: status.message().to_owned() });
+            }
+        }
+        Ok(Response::new(pb::CreateSeveralResponse { refused }))
     }
 
     async fn destroy_kernels(

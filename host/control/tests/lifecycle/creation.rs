@@ -34,6 +34,37 @@ fn cluster(name: &str, template: uuid::Uuid) -> CreateCluster {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_with_an_engine_are_told_how_to_log_in_to_the_registry_of_an_image() {
+    for db in databases().await {
+        let lab = Lab::new(&db).await;
+        let key = |child: &str| format!("config/docker/registry/conf-registry{child}");
+        let set = async |child: &str, value: &str| {
+            lab.control.config_tree().set(&[(key(child), value.to_owned())]).await.unwrap();
+        };
+        let engine = lab.contained_agent("i-1", 1).await;
+        let registry = async |name: &str, agent: &FakeAgent| {
+            let made = lab.create(request(name)).await;
+            assert_eq!(made.status, "RUNNING");
+            let told = agent.internal(&kernel_of(&lab, made.session_id).await.id.to_string())["registry"].clone();
+            let written = format!("{:?}", session(&lab, made.session_id).await);
+            assert!(!written.contains("pssst"), "{written}");
+            told
+        };
+        assert_eq!(registry("open", &engine).await, json!(null), "the registry is open to everybody");
+        let user = lab.who(USER).await;
+        sessions::destroy(&lab.control, &user, "open", None, false, false).await.unwrap();
+
+        set("/username", "somebody").await;
+        set("/password", "pssst").await;
+        let login = json!({"url": "http://127.0.0.1:55000/", "username": "somebody", "password": "pssst"});
+        assert_eq!(registry("closed", &engine).await, login);
+        let other = lab.agent("i-2", 1).await;
+        assert_eq!(registry("elsewhere", &other).await, json!(null), "it fetches nothing");
+        lab.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_template_makes_kernels_that_differ_and_know_each_other() {
     for db in databases().await {
         let lab = Lab::new(&db).await;

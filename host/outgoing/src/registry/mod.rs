@@ -9,6 +9,7 @@ mod manifest;
 mod pages;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -38,6 +39,9 @@ const TOKEN_LIFE: u64 = 60;
 /// Redirections on the way to a blob.
 const REDIRECTS: u8 = 5;
 
+/// Where Docker Hub lists what its users have: not where its images are.
+pub const HUB: &str = "https://hub.docker.com/";
+
 /// How a registry lists what it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
@@ -53,7 +57,7 @@ pub enum Kind {
 }
 
 /// Where a registry is and how to talk to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Registry {
     /// Its address.
     pub url: Url,
@@ -63,10 +67,22 @@ pub struct Registry {
     pub username: Option<String>,
     /// Their password.
     pub password: Option<String>,
+    /// Docker Hub: where it lists what its users have, if not at [`HUB`].
+    pub hub: Option<Url>,
     /// Harbor: the projects to look at.
     pub projects: Vec<String>,
     /// Whether its certificate counts.
     pub certificates: Certificates,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("url", &self.url.as_str())
+            .field("kind", &self.kind)
+            .field("projects", &self.projects)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How it wants to be asked.
@@ -292,8 +308,11 @@ impl Session {
         let Some(user) = &self.registry.username else {
             return Err(Error::Unsupported("Docker Hub is listed by user: its registry needs a username".to_owned()));
         };
-        let mut next: Option<Url> =
-            format!("https://hub.docker.com/v2/repositories/{user}/?page_size={PAGE}").parse().ok();
+        let malformed = || Error::Url(format!("{HUB}v2/repositories/{user}/"));
+        let mut first = self.registry.hub.clone().or_else(|| HUB.parse().ok()).ok_or_else(malformed)?;
+        first.path_segments_mut().map_err(|()| malformed())?.pop_if_empty().extend(["v2", "repositories", user, ""]);
+        first.query_pairs_mut().append_pair("page_size", &PAGE.to_string());
+        let mut next = Some(first);
         let mut names = Vec::new();
         for _ in 0..pages::MOST {
             let Some(url) = next.take() else { break };

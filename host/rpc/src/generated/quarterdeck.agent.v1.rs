@@ -233,6 +233,7 @@ pub struct Mount {
     pub read_only: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
 pub struct KernelSpec {
     #[prost(string, tag = "1")]
     pub kernel_id: ::prost::alloc::string::String,
@@ -264,7 +265,7 @@ pub struct KernelSpec {
     pub startup_command: ::prost::alloc::string::String,
     #[prost(uint32, repeated, tag = "13")]
     pub preopen_ports: ::prost::alloc::vec::Vec<u32>,
-    /// JSON: dotfiles and SSH key pair
+    /// JSON: dotfiles, SSH key pair, cluster, and for the runtime `docker` how to log in to the image's registry
     #[prost(string, tag = "14")]
     pub internal_data: ::prost::alloc::string::String,
     /// Batch: the command is ended after this time; 0 = never
@@ -291,6 +292,24 @@ pub struct CreateKernelsRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateKernelsResponse {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSeveralRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub sessions: ::prost::alloc::vec::Vec<CreateKernelsRequest>,
+}
+/// Sessions of which nothing was accepted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CreateSeveralResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub refused: ::prost::alloc::vec::Vec<Refusal>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    #[prost(string, tag = "1")]
+    pub session_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DestroyKernelsRequest {
     #[prost(string, tag = "1")]
@@ -1184,6 +1203,31 @@ pub mod agent_client {
                 .insert(GrpcMethod::new("quarterdeck.agent.v1.Agent", "CreateKernels"));
             self.inner.unary(req, path, codec).await
         }
+        /// As CreateKernels for several sessions, each by itself. Agents of older releases don't know it.
+        pub async fn create_several(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CreateSeveralRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSeveralResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/quarterdeck.agent.v1.Agent/CreateSeveral",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("quarterdeck.agent.v1.Agent", "CreateSeveral"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Destroys kernels. Idempotent: unknown ones are answered in `gone`. The end of the others comes as reports.
         pub async fn destroy_kernels(
             &mut self,
@@ -1529,6 +1573,14 @@ pub mod agent_server {
             tonic::Response<super::CreateKernelsResponse>,
             tonic::Status,
         >;
+        /// As CreateKernels for several sessions, each by itself. Agents of older releases don't know it.
+        async fn create_several(
+            &self,
+            request: tonic::Request<super::CreateSeveralRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CreateSeveralResponse>,
+            tonic::Status,
+        >;
         /// Destroys kernels. Idempotent: unknown ones are answered in `gone`. The end of the others comes as reports.
         async fn destroy_kernels(
             &self,
@@ -1750,6 +1802,51 @@ pub mod agent_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateKernelsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/quarterdeck.agent.v1.Agent/CreateSeveral" => {
+                    #[allow(non_camel_case_types)]
+                    struct CreateSeveralSvc<T: Agent>(pub Arc<T>);
+                    impl<
+                        T: Agent,
+                    > tonic::server::UnaryService<super::CreateSeveralRequest>
+                    for CreateSeveralSvc<T> {
+                        type Response = super::CreateSeveralResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CreateSeveralRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Agent>::create_several(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CreateSeveralSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

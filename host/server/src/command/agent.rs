@@ -8,7 +8,9 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use quarterdeck_agent::doctor::Verdict;
-use quarterdeck_agent::{AgentOptions, IsolationMode, Network, ProcessOptions, RuntimeKind};
+use quarterdeck_agent::{
+    AgentOptions, ContainerNetwork, DockerOptions, IsolationMode, Network, ProcessOptions, RuntimeKind,
+};
 use quarterdeck_model::Timestamp;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +23,8 @@ use crate::settings::{self, LogFormat};
 enum RuntimeArg {
     /// A process tree each, in a work directory of its own
     Process,
+    /// A container of its image each
+    Docker,
     /// Only on the books: for scale tests
     Synthetic,
 }
@@ -39,7 +43,7 @@ enum IsolationArg {
 /// What kernels have for a network.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum NetworkArg {
-    /// One of their own, with a loopback only; service ports are reached through the agent
+    /// One of their own, shared with the session's other kernels only; service ports are reached through the agent
     None,
     /// The node's
     Host,
@@ -54,6 +58,9 @@ pub(crate) struct ProcessArgs {
     /// What kernels have for a network
     #[arg(long, value_enum, default_value = "none")]
     network: NetworkArg,
+    /// Don't filter kernels' system calls: to find out whether the filter is in the way of something
+    #[arg(long)]
+    all_system_calls: bool,
     /// A directory that kernels may read besides the system's own; may be repeated
     #[arg(long = "expose", value_name = "DIR")]
     exposed: Vec<PathBuf>,
@@ -89,11 +96,64 @@ impl From<ProcessArgs> for ProcessOptions {
                 NetworkArg::None => Network::None,
                 NetworkArg::Host => Network::Host,
             },
+            all_system_calls: args.all_system_calls,
             exposed: args.exposed,
             kernel_user: Some(args.kernel_user),
             sandbox_program: None,
             service_address: Some(args.service_address),
             service_ports: Some(args.service_ports),
+        }
+    }
+}
+
+/// What containers have for a network.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ContainerNetworkArg {
+    /// One behind the node's address; kernels of a session share one, others don't reach each other
+    Bridge,
+    /// A loopback; kernels of a session share a network that leads nowhere
+    None,
+    /// The node's
+    Host,
+}
+
+/// How the runtime `docker` runs kernels.
+#[derive(Debug, Args)]
+pub(crate) struct DockerArgs {
+    /// The engine's socket (docker only); default: that of DOCKER_HOST, else /var/run/docker.sock
+    #[arg(long, value_name = "PATH", value_parser = socket)]
+    docker_socket: Option<PathBuf>,
+    /// What containers have for a network
+    #[arg(long, value_enum, default_value = "bridge")]
+    container_network: ContainerNetworkArg,
+    /// Who programs in containers are; default: 1000:1000, or the agent's own user when it isn't root
+    #[arg(long, value_name = "UID[:GID]", value_parser = user)]
+    container_user: Option<(u32, u32)>,
+}
+
+#[allow(clippy::unnecessary_wraps, reason = "what clap takes")]
+fn socket(text: &str) -> Result<PathBuf, String> {
+    Ok(text.strip_prefix("unix://").unwrap_or(text).into())
+}
+
+fn user(text: &str) -> Result<(u32, u32), String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    match (uid.parse(), gid.parse()) {
+        (Ok(uid), Ok(gid)) if uid > 0 => Ok((uid, gid)),
+        _ => Err("numbers of a user other than root and of a group, e.g. 1000:1000".into()),
+    }
+}
+
+impl From<DockerArgs> for DockerOptions {
+    fn from(args: DockerArgs) -> Self {
+        Self {
+            socket: args.docker_socket,
+            network: match args.container_network {
+                ContainerNetworkArg::Bridge => ContainerNetwork::Bridge,
+                ContainerNetworkArg::None => ContainerNetwork::None,
+                ContainerNetworkArg::Host => ContainerNetwork::Host,
+            },
+            user: args.container_user,
         }
     }
 }
@@ -104,6 +164,8 @@ pub(crate) enum AgentCommand {
     Doctor {
         #[command(flatten)]
         process: ProcessArgs,
+        #[command(flatten)]
+        docker: DockerArgs,
         /// Where kernels' files would live; default: `agent` in the data directory
         #[arg(long, env = "QUARTERDECK_AGENT_STATE_DIR", value_name = "DIR")]
         state_dir: Option<PathBuf>,
@@ -123,6 +185,8 @@ pub(crate) struct AgentArgs {
     server: Option<String>,
     #[command(flatten)]
     process: ProcessArgs,
+    #[command(flatten)]
+    docker: DockerArgs,
     /// How kernels are run
     #[arg(long, value_enum, default_value = "process")]
     runtime: RuntimeArg,
@@ -165,8 +229,8 @@ pub(crate) struct AgentArgs {
 }
 
 pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
-    if let Some(AgentCommand::Doctor { process, state_dir, json }) = args.command {
-        return doctor(process, state_dir, json);
+    if let Some(AgentCommand::Doctor { process, docker, state_dir, json }) = args.command {
+        return doctor(process, docker, state_dir, json);
     }
     let server = args.server.context("--server is missing")?;
     settings::init_logging(args.log_format);
@@ -186,6 +250,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let slots = args.slots.as_deref().map(quarterdeck_agent::parse_slots).transpose().context("--slots")?;
     let runtime = match args.runtime {
         RuntimeArg::Process => RuntimeKind::Process,
+        RuntimeArg::Docker => RuntimeKind::Docker,
         RuntimeArg::Synthetic => RuntimeKind::Synthetic,
     };
     if args.count > 1 && !matches!(runtime, RuntimeKind::Synthetic) {
@@ -202,6 +267,7 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let options = AgentOptions {
         server,
         process: args.process.into(),
+        docker: args.docker.into(),
         listen: args.listen,
         advertise: args.advertise,
         runtime,
@@ -224,14 +290,19 @@ pub(crate) fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn doctor(process: ProcessArgs, state_dir: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
+fn doctor(
+    process: ProcessArgs,
+    docker: DockerArgs,
+    state_dir: Option<PathBuf>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let dir = match state_dir {
         Some(dir) => dir,
         None => settings::data_dir_made(None)?.join("agent"),
     };
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let findings = tokio.block_on(quarterdeck_agent::doctor::examine(&process.into(), &dir))?;
+    let findings = tokio.block_on(quarterdeck_agent::doctor::examine(&process.into(), &docker.into(), &dir))?;
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;

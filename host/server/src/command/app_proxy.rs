@@ -62,7 +62,7 @@ pub(crate) async fn serve(control: Control, apps: Option<AppProxy>, shutdown: Ca
             }
         })
     };
-    proxy.serve(listener, shutdown).await;
+    proxy.serve(listener, shutdown).await.context("the app proxy")?;
     followed.await??;
     updated.await?;
     Ok(())

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::serve::ListenerExt as _;
 use clap::Args;
 use quarterdeck_control::agents::HostService;
-use quarterdeck_control::{Control, Settings};
+use quarterdeck_control::{Control, Settings, secrets};
 use quarterdeck_plugin::{Compiler, Runtime, RuntimeOptions};
 use quarterdeck_store::{Options, Store};
 use tokio::net::TcpListener;
@@ -25,6 +25,8 @@ use crate::settings::{self, DEFAULT_LISTEN, DEFAULT_RPC_LISTEN, FileSettings, Lo
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long the recordings of the last scheduling rounds may take then.
 const LAST_RECORDINGS: Duration = Duration::from_secs(2);
+/// What signs tokens for files.
+const STORAGE_SECRET: &str = "storage-secret";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
@@ -136,7 +138,7 @@ async fn serve(args: ServeArgs, mut file: FileSettings) -> anyhow::Result<()> {
     let mut settings = control_settings(&file, api_addr)?;
     settings.signatures = file.signatures()?;
     settings.plugin_dir = args.plugin_dir.or_else(|| file.plugin_dir.clone());
-    let secret = storage_secret(&store).await?;
+    let secret = secrets::of(&store, STORAGE_SECRET).await?;
     let storage_url = args.storage_url.or_else(|| file.storage_url.clone());
     settings.storage = file.storage.clone().unwrap_or_default().open(&data_dir, secret, storage_url)?;
     let control = Control::new(store, runtime, settings).await?;
@@ -213,12 +215,6 @@ async fn serve_agents(control: Control, listener: TcpListener, shutdown: Cancell
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown.cancelled_owned())
         .await
         .context("the agents' service")
-}
-
-/// What signs tokens for files: one secret for all hosts of a database.
-async fn storage_secret(store: &Store) -> anyhow::Result<String> {
-    let fresh = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
-    Ok(quarterdeck_store::meta::get_or_set(&mut store.reader(), "storage-secret", &fresh).await?)
 }
 
 fn control_settings(file: &FileSettings, service_addr: SocketAddr) -> anyhow::Result<Settings> {

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use futures::Stream;
 use futures::stream::unfold;
 use quarterdeck_model::vfolder::FolderPath;
+use tokio::task::JoinHandle;
 
 use super::zip::Walk;
-use super::{Embedded, confined};
+use super::{Embedded, confined, files};
 use crate::Place;
 use crate::error::{Error, Result};
 use crate::token::DownloadClaims;
@@ -83,7 +84,7 @@ impl Embedded {
             if !meta.is_file() {
                 return Err(Error::not_a_file());
             }
-            let file = dir.open(&path).map_err(|_| Error::no_file())?.into_std();
+            let file = files::open(dir, &path).map_err(|_| Error::no_file())?;
             let meta = file.metadata().map_err(|e| Error::io(&e))?;
             let modified = meta.modified().map_err(|e| Error::io(&e))?;
             Ok(Opened::File(OpenFile { name: last.to_owned(), size: meta.len(), modified, file: Arc::new(file) }))
@@ -98,27 +99,36 @@ impl Embedded {
 }
 
 impl OpenFile {
+    /// Begins to read the next piece of `left` bytes from `at` on; how long it will be.
+    fn read(&self, at: u64, left: u64) -> Option<(u64, JoinHandle<std::io::Result<Bytes>>)> {
+        let wanted = left.min(PIECE as u64);
+        if wanted == 0 {
+            return None;
+        }
+        let file = Arc::clone(&self.file);
+        let read = move || {
+            let mut piece = Vec::with_capacity(PIECE);
+            (&*file).seek(SeekFrom::Start(at))?;
+            (&*file).take(wanted).read_to_end(&mut piece)?;
+            if piece.len() as u64 == wanted {
+                return Ok(Bytes::from(piece));
+            }
+            // Shorter by now: a length was promised, so the connection has to break.
+            Err(std::io::ErrorKind::UnexpectedEof.into())
+        };
+        Some((wanted, tokio::task::spawn_blocking(read)))
+    }
+
     /// `length` bytes from `start` on.
     pub fn stream(self, start: u64, length: u64) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-        unfold((self.file, start, length), |(file, at, left)| async move {
-            if left == 0 {
-                return None;
-            }
-            let wanted = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
-            let reader = Arc::clone(&file);
-            let read = blocking(move || {
-                let mut piece = vec![0; wanted];
-                let mut reader = &*reader;
-                reader.seek(SeekFrom::Start(at))?;
-                // Shorter by now: a length was promised, so the connection has to break.
-                reader.read_exact(&mut piece)?;
-                Ok(Bytes::from(piece))
-            })
-            .await;
-            match read {
-                Ok(piece) => Some((Ok(piece), (file, at + wanted as u64, left - wanted as u64))),
-                Err(error) => Some((Err(error), (file, at, 0))),
-            }
+        let first = (self.read(start, length), start, length);
+        unfold((self, first), |(file, (piece, at, left))| async move {
+            let (size, piece) = piece?;
+            let piece = piece.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            let (at, left) = (at + size, if piece.is_ok() { left - size } else { 0 });
+            // The next one is read while this one is sent.
+            let next = (file.read(at, left), at, left);
+            Some((piece, (file, next)))
         })
     }
 }

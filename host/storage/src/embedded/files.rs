@@ -1,9 +1,10 @@
 //! What can be done with the files of a folder. Paths are confined and normalised before they come here.
 
+use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
-use cap_std::fs::{Dir, Metadata, MetadataExt as _};
+use cap_std::fs::{Dir, Metadata, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use chrono::{DateTime, SecondsFormat};
 use nix::libc;
 
@@ -13,6 +14,12 @@ use crate::{Entry, Stat};
 
 fn errno(code: i32, path: &str) -> Error {
     Error::os(&std::io::Error::from_raw_os_error(code), &[path])
+}
+
+/// Opens a file to be read. Sessions may have put a pipe in its place: that isn't waited for, and no file.
+pub(super) fn open(dir: &Dir, path: impl AsRef<Path>) -> std::io::Result<File> {
+    let file = dir.open_with(path, OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK))?.into_std();
+    if file.metadata()?.is_file() { Ok(file) } else { Err(ErrorKind::InvalidInput.into()) }
 }
 
 /// Makes a directory.
@@ -140,10 +147,7 @@ pub(super) fn remove(dir: &Dir, path: &str, recursive: bool) -> Result<()> {
 
 /// A small file's content.
 pub(super) fn fetch(dir: &Dir, path: &str, limit: u64) -> Result<Vec<u8>> {
-    let file = dir.open(path).map_err(|_| Error::no_file())?;
-    if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err(Error::no_file());
-    }
+    let file = open(dir, path).map_err(|_| Error::no_file())?;
     let mut content = Vec::new();
     file.take(limit + 1).read_to_end(&mut content).map_err(|e| Error::os(&e, &[path]))?;
     if content.len() as u64 > limit {

@@ -219,6 +219,62 @@ async fn uploads_of_nothing_and_of_too_much() {
 }
 
 #[tokio::test]
+async fn quotas_are_kept_by_what_was_counted_a_moment_ago() {
+    let lab = lab().await;
+    let (storage, place, second) = (&lab.storage, &lab.place, fresh());
+    storage.create(&second).await.unwrap();
+    let whole = async |place: &Place, path: &str, limits: Limits| {
+        let token = storage.upload_token(place, path, 3_000, limits).await.unwrap();
+        send(storage, storage.read_upload_token(&token).unwrap(), None, &"x".repeat(3_000)).await.is_ok()
+    };
+    let room = async |place: &Place, limits: Limits| storage.room(place, 3_000, limits).await.unwrap();
+    let limits = Limits { folder: Some(10_000), scope: None };
+    for path in ["a", "b", "c"] {
+        assert_eq!(room(place, limits).await, Room::Enough, "{path}");
+        assert!(whole(place, path, limits).await, "{path}");
+    }
+    // What came in counts at once, and so does what went: nobody is refused by an old count.
+    assert_eq!(room(place, limits).await, Room::FolderFull);
+    assert!(!whole(place, "d", limits).await);
+    std::fs::remove_file(lab.root().await.join("a")).unwrap();
+    assert_eq!(room(place, limits).await, Room::Enough);
+    // An owner's folders count together, each for itself as well; directories have a size, too.
+    let used = 6_000 + 3 * 4_096;
+    let owner = Limits { folder: Some(10_000), scope: Some(used + 4 * 4_096 + 3_500) };
+    assert_eq!(room(&second, owner).await, Room::Enough);
+    assert!(whole(&second, "e", owner).await);
+    assert_eq!(room(&second, Limits { scope: Some(9_000), ..owner }).await, Room::OwnerFull);
+    assert_eq!(room(place, Limits { folder: Some(8_999), ..owner }).await, Room::FolderFull);
+    assert_eq!(room(place, Limits { folder: Some(9_000), scope: None }).await, Room::Enough);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_pipes() {
+    let lab = lab().await;
+    let root = lab.root().await;
+    lab.put("d/f", "x").await;
+    for name in ["pipe", "d/pipe"] {
+        nix::unistd::mkfifo(&root.join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    }
+    let claims = lab.token("f", 1).await;
+    let session = root.join(".upload").join(&claims.session);
+    std::fs::remove_file(&session).unwrap();
+    nix::unistd::mkfifo(&session, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let tried = async {
+        assert_eq!(problem(lab.storage.fetch(&lab.place, "pipe").await.unwrap_err()).status, 404);
+        assert_eq!(problem(lab.open("pipe", None, false).await.unwrap_err()).status, 400);
+        let inner = lab.storage.inner.folder(&lab.place).unwrap();
+        assert!(files::open(&inner, "pipe").is_err() && files::open(&inner, "d/f").is_ok());
+        assert_eq!(problem(lab.storage.receipt(&claims).await.unwrap_err()).status, 404);
+        assert!(matches!(send(&lab.storage, claims, None, "x").await, Err(UploadError::Storage(_))));
+        let Opened::Archive(archive) = lab.open(".", None, true).await.unwrap() else { panic!("no archive") };
+        archive.stream().try_collect::<Vec<Bytes>>().await.unwrap();
+        lab.storage.duplicate(&lab.place, &fresh()).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), tried).await.unwrap();
+}
+
+#[tokio::test]
 async fn expired_tokens_open_nothing() {
     let lab = lab_with(0).await;
     let upload = lab.storage.upload_token(&lab.place, "f", 1, Limits::default()).await.unwrap();
@@ -310,6 +366,20 @@ async fn whole_trees() {
     assert_eq!((from.mode(), from.modified().unwrap()), (to.mode(), to.modified().unwrap()));
     assert_eq!(std::fs::read_link(copied.join("link")).unwrap(), Path::new("a/b"));
     assert_eq!(lab.storage.usage(&copy).await.unwrap().file_count, 6);
+
+    // Uploads under way are at a folder's root; below it the name is anybody's, and counts.
+    lab.put("a/.upload/large", &"x".repeat(10_000)).await;
+    assert!(lab.storage.usage(&lab.place).await.unwrap().used_bytes >= 13_001);
+    let of_scope = || {
+        let dir = lab.storage.inner.volume("v").unwrap().dir.open_dir(&lab.place.folder.scope).unwrap();
+        tree::bytes_with_part(&dir, BELOW_SCOPE, Path::new("none")).0
+    };
+    let (in_folder, in_scope) = (lab.storage.used_bytes(&lab.place).await.unwrap(), of_scope());
+    std::fs::create_dir_all(root.join(".upload")).unwrap();
+    std::fs::write(root.join(".upload/begun"), "x".repeat(10_000)).unwrap();
+    assert_eq!((lab.storage.used_bytes(&lab.place).await.unwrap(), of_scope()), (in_folder, in_scope));
+    lab.put("b/.upload/large", &"x".repeat(10_000)).await;
+    assert!(of_scope() >= in_scope + 10_000);
     assert_eq!(problem(lab.storage.duplicate(&lab.place, &copy).await.unwrap_err()).status, 409);
     let elsewhere = Place { volume: "w".to_owned(), ..fresh() };
     assert!(lab.storage.duplicate(&lab.place, &elsewhere).await.is_err());
@@ -323,7 +393,11 @@ async fn whole_trees() {
     let python = std::process::Command::new("python3").args(["-c", check]).arg(&path).output().unwrap();
     assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
     let entries: Json = serde_json::from_slice(&python.stdout).unwrap();
-    assert_eq!(entries, json!({"a/b/c.txt": [3000, "abc"], "d.txt": [1, "d"], "empty/": [0, ""]}));
+    let expected = json!({
+        "a/b/c.txt": [3000, "abc"], "d.txt": [1, "d"], "empty/": [0, ""],
+        "a/.upload/large": [10_000, "xxx"], "b/.upload/large": [10_000, "xxx"],
+    });
+    assert_eq!(entries, expected);
     assert_eq!(problem(lab.open("a", None, false).await.unwrap_err()).status, 400);
 }
 

@@ -6,9 +6,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, Permissions, PermissionsExt as _};
+use cap_std::fs::{Dir, Metadata, MetadataExt as _, OpenOptions, Permissions, PermissionsExt as _};
 
-use super::{UPLOADS, WORK};
+use super::{UPLOADS, WORK, files};
 use crate::Usage;
 
 /// How long counting may take.
@@ -16,31 +16,57 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// What takes longer than this to be removed was left by somebody who is gone.
 const WORK_AGE: Duration = Duration::from_secs(48 * 3600);
 
-/// Counts what is in a directory, without uploads under way. What can't be read isn't counted.
-pub(super) fn usage(root: &Dir, patience: Option<Duration>) -> Usage {
-    let begun = Instant::now();
-    let (mut file_count, mut used_bytes) = (0_i64, 0_u64);
-    let mut pending = vec![PathBuf::from(".")];
-    while let Some(path) = pending.pop() {
-        if patience.is_some_and(|patience| begun.elapsed() > patience) {
-            return Usage { file_count: -1, used_bytes: -1 };
-        }
+/// Shows what is in a directory whose folders lie `depth` levels below it (0: it is one), with the directory where it is,
+/// as long as it is wanted; uploads under way are left out, which only a folder's root has, and what can't be read.
+fn walk(root: &Dir, depth: usize, mut show: impl FnMut(&Path, &Metadata) -> bool) {
+    let mut pending = vec![(PathBuf::from("."), 0)];
+    while let Some((path, level)) = pending.pop() {
         let Ok(dir) = root.open_dir(&path) else { continue };
         let Ok(entries) = dir.entries() else { continue };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            if name == UPLOADS {
+            if level == depth && name == UPLOADS {
                 continue;
             }
             let Ok(meta) = dir.symlink_metadata(&name) else { continue };
-            file_count += 1;
-            used_bytes = used_bytes.saturating_add(meta.size());
+            if !show(&path, &meta) {
+                return;
+            }
             if meta.is_dir() {
-                pending.push(path.join(name));
+                pending.push((path.join(name), level + 1));
             }
         }
     }
+}
+
+/// Counts what is in a folder; −1 when that takes longer than `patience`.
+pub(super) fn usage(root: &Dir, patience: Option<Duration>) -> Usage {
+    let begun = Instant::now();
+    let (mut file_count, mut used_bytes, mut is_known) = (0_i64, 0_u64, true);
+    walk(root, 0, |_, meta| {
+        file_count += 1;
+        used_bytes = used_bytes.saturating_add(meta.size());
+        is_known = patience.is_none_or(|patience| begun.elapsed() <= patience);
+        is_known
+    });
+    if !is_known {
+        return Usage { file_count: -1, used_bytes: -1 };
+    }
     Usage { file_count, used_bytes: i64::try_from(used_bytes).unwrap_or(i64::MAX) }
+}
+
+/// Bytes in a directory whose folders lie `depth` levels below it, as [`usage`] counts them, and those of them that are in
+/// the folder at the path `part`.
+pub(super) fn bytes_with_part(root: &Dir, depth: usize, part: &Path) -> (u64, u64) {
+    let (mut all, mut in_part) = (0_u64, 0_u64);
+    walk(root, depth, |directory, meta| {
+        all = all.saturating_add(meta.size());
+        if directory.starts_with(part) {
+            in_part = in_part.saturating_add(meta.size());
+        }
+        true
+    });
+    (all, in_part)
 }
 
 /// Copies what is in a directory, with modes and times. Links stay links; pipes and the like are left out.
@@ -64,7 +90,7 @@ pub(super) fn copy(source: &Dir, target: &Dir) -> std::io::Result<()> {
                 made.push((path.clone(), meta.mode() & 0o7777, modified));
                 pending.push(path);
             } else if meta.is_file() {
-                let mut input = from.open(&name)?.into_std();
+                let mut input = files::open(&from, &name)?;
                 let mut output = to.open_with(&name, OpenOptions::new().write(true).create_new(true))?.into_std();
                 // The kernel copies, by reference where the file system can.
                 std::io::copy(&mut input, &mut output)?;

@@ -9,16 +9,17 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cap_std::fs::{Dir, MetadataExt as _, OpenOptions};
+use cap_std::fs::{Dir, MetadataExt as _, OpenOptions, OpenOptionsExt as _};
 use quarterdeck_model::vfolder::FolderPath;
+use tokio::task::JoinHandle;
 
-use super::{Embedded, FILE_MODE, Inner, UPLOADS, below_root, confined, files, make_dir, tree};
-use crate::Place;
+use super::{Embedded, FILE_MODE, Inner, UPLOADS, below_root, confined, files, make_dir};
 use crate::error::{Error, Result};
 use crate::token::UploadClaims;
+use crate::{Limits, Place, Room};
 
 /// Bytes that are gathered before they are written.
-const BATCH: usize = 1 << 20;
+const BATCH: u64 = 1 << 20;
 
 /// How far an upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +59,10 @@ pub struct Upload {
     file: Arc<File>,
     begun_at: u64,
     stored: u64,
+    /// What is being written while more comes in, and how much it is.
+    writing: Option<(u64, JoinHandle<std::io::Result<()>>)>,
     waiting: Vec<Bytes>,
-    waiting_bytes: usize,
+    waiting_bytes: u64,
 }
 
 fn place_of(claims: &UploadClaims) -> Result<Place> {
@@ -114,8 +117,10 @@ fn session_file(dir: &Dir, session: &str) -> Result<File> {
     if !is_file || !session.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Error::no_session());
     }
-    let file = dir.open_with(&path, OpenOptions::new().append(true)).map_err(|_| Error::no_session())?;
-    Ok(file.into_std())
+    // Sessions see the file: what they put in its place is neither waited for nor written to.
+    let options = OpenOptions::new().append(true).custom_flags(nix::libc::O_NONBLOCK).clone();
+    let file = dir.open_with(&path, &options).map_err(|_| Error::no_session())?.into_std();
+    if file.metadata().is_ok_and(|m| m.is_file()) { Ok(file) } else { Err(Error::no_session()) }
 }
 
 impl Embedded {
@@ -185,6 +190,7 @@ impl Embedded {
             file: Arc::new(file),
             begun_at: stored,
             stored,
+            writing: None,
             waiting: Vec::new(),
             waiting_bytes: 0,
         })
@@ -197,14 +203,16 @@ impl Upload {
     /// # Errors
     /// [`UploadError::TooLong`], or the disk's.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), UploadError> {
-        let total = self.stored + self.waiting_bytes as u64 + bytes.len() as u64;
+        let under_way = self.writing.as_ref().map_or(0, |(bytes, _)| *bytes);
+        let total = self.stored + under_way + self.waiting_bytes + bytes.len() as u64;
         if total > self.claims.size {
+            self.settle().await?;
             let (file, length) = (Arc::clone(&self.file), self.begun_at);
             self.waiting.clear();
             self.storage.blocking(move |_| file.set_len(length).map_err(|e| Error::io(&e))).await?;
             return Err(UploadError::TooLong(Receipt { offset: self.begun_at, length: self.claims.size }));
         }
-        self.waiting_bytes += bytes.len();
+        self.waiting_bytes += bytes.len() as u64;
         self.waiting.push(bytes);
         if self.waiting_bytes >= BATCH {
             self.flush().await?;
@@ -212,13 +220,23 @@ impl Upload {
         Ok(())
     }
 
+    /// Begins to write what waits, after what is being written: one batch is on its way to the disk while the next one
+    /// comes over the network.
     async fn flush(&mut self) -> Result<()> {
+        self.settle().await?;
         let (file, batch) = (Arc::clone(&self.file), std::mem::take(&mut self.waiting));
-        let bytes = std::mem::take(&mut self.waiting_bytes) as u64;
-        self.storage
-            .blocking(move |_| batch.iter().try_for_each(|part| (&*file).write_all(part)).map_err(|e| Error::io(&e)))
-            .await?;
-        self.stored += bytes;
+        let written = move || batch.iter().try_for_each(|part| (&*file).write_all(part));
+        self.writing = Some((std::mem::take(&mut self.waiting_bytes), tokio::task::spawn_blocking(written)));
+        Ok(())
+    }
+
+    /// Waits until what is being written is.
+    async fn settle(&mut self) -> Result<()> {
+        if let Some((bytes, written)) = self.writing.take() {
+            let written = written.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+            written.map_err(|e| Error::io(&e))?;
+            self.stored += bytes;
+        }
         Ok(())
     }
 
@@ -227,7 +245,8 @@ impl Upload {
     /// # Errors
     /// The disk's.
     pub async fn break_off(mut self) -> Result<()> {
-        self.flush().await
+        self.flush().await?;
+        self.settle().await
     }
 
     /// Ends the piece and, when it was the last one, the upload.
@@ -236,6 +255,7 @@ impl Upload {
     /// The disk's, and when the folder or its owner would hold more than they may.
     pub async fn finish(mut self) -> Result<Receipt, UploadError> {
         self.flush().await?;
+        self.settle().await?;
         let receipt = Receipt { offset: self.stored, length: self.claims.size };
         if self.stored < self.claims.size {
             return Ok(receipt);
@@ -245,8 +265,9 @@ impl Upload {
         storage
             .blocking(move |inner| {
                 let dir = inner.folder(&place).map_err(|_| Error::no_session())?;
-                check_limits(inner, &place, &dir, &claims)?;
+                check_limits(inner, &place, &claims)?;
                 put(&dir, &format!("{UPLOADS}/{}", claims.session), &target)?;
+                inner.counts.add(&place, claims.size);
                 drop(file);
                 let _ = dir.remove_dir(UPLOADS);
                 Ok(())
@@ -257,17 +278,11 @@ impl Upload {
 }
 
 /// Whether a folder and its owner may hold one more file.
-fn check_limits(inner: &Inner, place: &Place, dir: &Dir, claims: &UploadClaims) -> Result<()> {
-    let over = |limit: Option<u64>, used: &dyn Fn() -> Result<u64>| match limit {
-        Some(limit) => Ok::<_, Error>(used()?.saturating_add(claims.size) > limit),
-        None => Ok(false),
-    };
-    let in_folder = || Ok(u64::try_from(tree::usage(dir, None).used_bytes).unwrap_or_default());
-    if over(claims.folder_limit, &in_folder)? {
-        return Err(Error::too_large("The folder's quota is exceeded"));
+fn check_limits(inner: &Inner, place: &Place, claims: &UploadClaims) -> Result<()> {
+    let limits = Limits { folder: claims.folder_limit, scope: claims.scope_limit };
+    match inner.room(place, claims.size, limits)? {
+        Room::Enough => Ok(()),
+        Room::FolderFull => Err(Error::too_large("The folder's quota is exceeded")),
+        Room::OwnerFull => Err(Error::too_large("The quota of the folder's owner is exceeded")),
     }
-    if over(claims.scope_limit, &|| inner.scope_usage(&place.volume, &place.folder.scope))? {
-        return Err(Error::too_large("The quota of the folder's owner is exceeded"));
-    }
-    Ok(())
 }

@@ -1,14 +1,16 @@
 //! A directory as a ZIP archive, made while it is sent: nothing is known beforehand, and nothing is kept but the index.
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use cap_std::fs::{Dir, File, MetadataExt as _};
+use cap_std::fs::{Dir, MetadataExt as _};
 use chrono::{DateTime, Datelike as _, Timelike as _};
 use flate2::write::DeflateEncoder;
 use flate2::{Compression, Crc};
 
-use super::UPLOADS;
+use super::{UPLOADS, files};
 
 /// Entries of an archive at most: the index is kept in memory.
 const MAX_ENTRIES: u64 = 1_000_000;
@@ -127,7 +129,7 @@ impl Walk {
         if !meta.is_file() {
             return Ok(());
         }
-        let Ok(file) = self.root.open(&path) else { return Ok(()) };
+        let Ok(file) = files::open(&self.root, &path) else { return Ok(()) };
         let meta = file.metadata()?;
         let entry = Entry {
             name: path.to_string_lossy().into_owned(),

@@ -241,7 +241,7 @@ async fn rows<S: Sql, T>(
     let limit = conditions.param(listing.limit.into());
     let offset = conditions.param(listing.offset.into());
     let text = format!(
-        "SELECT {} FROM {}{}{order} LIMIT ${limit} OFFSET ${offset}",
+        "SELECT {} FROM {}{}{order} LIMIT CAST(${limit} AS BIGINT) OFFSET CAST(${offset} AS BIGINT)",
         source.columns, source.from, conditions.sql
     );
     sql.fetch_all(Stmt::assembled(text).bind_all(conditions.args)).await?.iter().map(read).collect()

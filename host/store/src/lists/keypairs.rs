@@ -85,7 +85,7 @@ fn read(row: &Row) -> Result<KeyPairItem> {
 }
 
 /// Which key pairs: every part that is given must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Scope {
     /// Of users of this domain.
     pub domain: Option<String>,
@@ -95,6 +95,14 @@ pub struct Scope {
     pub email: Option<String>,
     /// Active ones, or the others.
     pub is_active: Option<bool>,
+}
+
+impl Scope {
+    /// The texts it compares with.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let access_key = self.access_key.as_ref().map(AccessKey::as_str);
+        [self.domain.as_deref(), access_key, self.email.as_deref()].into_iter().flatten()
+    }
 }
 
 fn conditions<S: Sql>(sql: &S, scope: &Scope) -> Conditions {

@@ -1,10 +1,10 @@
 //! Virtual folders, and what was granted on them.
 
-use quarterdeck_model::vfolder::{FolderPermission, FolderStatus, OwnershipType, UsageMode};
-use quarterdeck_model::{ProjectId, Timestamp, UserId, VfolderId};
+use quarterdeck_model::vfolder::FolderPermission;
+use quarterdeck_model::{ProjectId, UserId, VfolderId};
 
-use super::{instant, instant_opt};
 use crate::listing::{Conditions, Field, Kind, Listing, Page, Source, field, filter_only, order_only};
+use crate::vfolders::{COLUMNS, FROM, VfolderRow, row};
 use crate::{Result, Row, Sql, Stmt};
 
 const USAGE_MODE: &[(&str, &str)] = &[("GENERAL", "general"), ("MODEL", "model"), ("DATA", "data")];
@@ -43,79 +43,8 @@ pub const FIELDS: &[Field] = &[
     order_only("cur_size", "0", Kind::Int),
 ];
 
-const SOURCE: Source = Source {
-    columns: "v.id, v.name, v.host, v.quota_scope_id, v.usage_mode, v.permission, v.max_size, v.created_at, \
-              v.last_used, v.creator, v.unmanaged_path, v.ownership_type, v.user_id, u.email AS user_email, \
-              v.project_id, p.name AS project_name, v.cloneable, v.status",
-    from: "vfolders v LEFT JOIN users u ON u.id = v.user_id LEFT JOIN projects p ON p.id = v.project_id",
-    count_from: "vfolders v LEFT JOIN users u ON u.id = v.user_id LEFT JOIN projects p ON p.id = v.project_id",
-    order: "v.created_at DESC, v.id",
-    unique: "v.id",
-};
-
-/// A folder.
-#[derive(Clone, Debug)]
-pub struct VfolderItem {
-    /// Its id.
-    pub id: VfolderId,
-    /// Its name.
-    pub name: String,
-    /// `<proxy>:<volume>`
-    pub host: String,
-    /// Under which directory of the volume it lies.
-    pub quota_scope_id: String,
-    /// What it is for.
-    pub usage_mode: UsageMode,
-    /// What members of its project may do with it.
-    pub permission: FolderPermission,
-    /// MiB.
-    pub max_size: Option<i64>,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it was used last.
-    pub last_used: Option<Timestamp>,
-    /// E-mail address of whoever made it.
-    pub creator: String,
-    /// A path of the agents' own.
-    pub unmanaged_path: Option<String>,
-    /// Whose it is.
-    pub ownership_type: OwnershipType,
-    /// Its owner, if that is a user.
-    pub user: Option<UserId>,
-    /// The owner's e-mail address.
-    pub user_email: Option<String>,
-    /// Its owner, if that is a project.
-    pub project: Option<ProjectId>,
-    /// The project's name.
-    pub project_name: Option<String>,
-    /// Whether it may be copied.
-    pub cloneable: bool,
-    /// Where it stands.
-    pub status: FolderStatus,
-}
-
-fn read(row: &Row) -> Result<VfolderItem> {
-    Ok(VfolderItem {
-        id: row.parse("id")?,
-        name: row.get("name")?,
-        host: row.get("host")?,
-        quota_scope_id: row.get("quota_scope_id")?,
-        usage_mode: row.parse("usage_mode")?,
-        permission: row.parse("permission")?,
-        max_size: row.get("max_size")?,
-        created_at: instant(row, "created_at")?,
-        last_used: instant_opt(row, "last_used")?,
-        creator: row.get("creator")?,
-        unmanaged_path: row.get("unmanaged_path")?,
-        ownership_type: row.parse("ownership_type")?,
-        user: row.parse_opt("user_id")?,
-        user_email: row.get("user_email")?,
-        project: row.parse_opt("project_id")?,
-        project_name: row.get("project_name")?,
-        cloneable: row.get("cloneable")?,
-        status: row.parse("status")?,
-    })
-}
+const SOURCE: Source =
+    Source { columns: COLUMNS, from: FROM, count_from: FROM, order: "v.created_at DESC, v.id", unique: "v.id" };
 
 /// Which folders: every part that is given must hold.
 #[derive(Clone, Debug, Default)]
@@ -146,28 +75,28 @@ fn conditions<S: Sql>(sql: &S, scope: &Scope) -> Conditions {
 ///
 /// # Errors
 /// The database's.
-pub async fn page<S: Sql>(sql: &mut S, scope: &Scope, listing: &Listing) -> Result<Page<VfolderItem>> {
+pub async fn page<S: Sql>(sql: &mut S, scope: &Scope, listing: &Listing) -> Result<Page<VfolderRow>> {
     let conditions = conditions(sql, scope);
-    crate::listing::page(sql, &SOURCE, conditions, listing, read).await
+    crate::listing::page(sql, &SOURCE, conditions, listing, row).await
 }
 
 /// The folders in scope, `limit` at most.
 ///
 /// # Errors
 /// The database's.
-pub async fn select<S: Sql>(sql: &mut S, scope: &Scope, limit: i64) -> Result<Vec<VfolderItem>> {
+pub async fn select<S: Sql>(sql: &mut S, scope: &Scope, limit: i64) -> Result<Vec<VfolderRow>> {
     let conditions = conditions(sql, scope);
-    crate::listing::select(sql, &SOURCE, conditions, limit, read).await
+    crate::listing::select(sql, &SOURCE, conditions, limit, row).await
 }
 
 /// The folders of several users, newest first.
 ///
 /// # Errors
 /// The database's.
-pub async fn of_users<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<Vec<VfolderItem>> {
+pub async fn of_users<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<Vec<VfolderRow>> {
     let text =
         format!("SELECT {} FROM {} WHERE v.user_id IN {{list}} ORDER BY {}", SOURCE.columns, SOURCE.from, SOURCE.order);
-    sql.fetch_all(Stmt::among(&text, users)).await?.iter().map(read).collect()
+    sql.fetch_all(Stmt::among(&text, users)).await?.iter().map(row).collect()
 }
 
 /// What clients may filter and order grants by.

@@ -4,6 +4,7 @@ use quarterdeck_model::Timestamp;
 use quarterdeck_model::policy::{BindingMode, FailurePolicy, PluginKind, Target, TargetKind};
 use serde_json::Value as Json;
 
+use crate::changes::{self, BINDING, Rows, SCALING_GROUP};
 use crate::error::Result;
 use crate::sql::{Row, Sql, Stmt};
 
@@ -69,33 +70,41 @@ pub async fn bindings<S: Sql>(sql: &mut S) -> Result<Vec<BindingRow>> {
     Ok(rows)
 }
 
+/// The binding of a plugin to a target.
+fn place(kind: PluginKind, plugin: &str, target: &Target, mode: BindingMode) -> Rows {
+    Rows::with("kind = $1 AND plugin = $2 AND target_kind = $3 AND target = $4 AND mode = $5", kind.as_str())
+        .and(plugin)
+        .and(target.kind.as_str())
+        .and(&target.name)
+        .and(mode.as_str())
+}
+
 /// Writes a binding over the one of the same plugin, target and mode.
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn upsert_binding<S: Sql>(sql: &mut S, binding: &BindingRow) -> Result<()> {
-    sql.execute(
-        Stmt::new(
-            "INSERT INTO plugin_bindings (id, kind, plugin, target_kind, target, digest, config, position, mode, \
-             failure_policy, bound_by, bound_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
-             ON CONFLICT (kind, plugin, target_kind, target, mode) DO UPDATE SET digest = excluded.digest, \
-             config = excluded.config, position = excluded.position, failure_policy = excluded.failure_policy, \
-             bound_by = excluded.bound_by, bound_at = excluded.bound_at",
-        )
-        .bind(&binding.id)
-        .bind(binding.kind.as_str())
-        .bind(&binding.plugin)
-        .bind(binding.target.kind.as_str())
-        .bind(&binding.target.name)
-        .bind(&binding.digest)
-        .bind(&binding.config)
-        .bind(binding.position)
-        .bind(binding.mode.as_str())
-        .bind(binding.failure_policy.as_str())
-        .bind(&binding.bound_by)
-        .bind(binding.bound_at.micros()),
+    let stmt = Stmt::new(
+        "INSERT INTO plugin_bindings (id, kind, plugin, target_kind, target, digest, config, position, mode, \
+         failure_policy, bound_by, bound_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (kind, plugin, target_kind, target, mode) DO UPDATE SET digest = excluded.digest, \
+         config = excluded.config, position = excluded.position, failure_policy = excluded.failure_policy, \
+         bound_by = excluded.bound_by, bound_at = excluded.bound_at",
     )
-    .await?;
+    .bind(&binding.id)
+    .bind(binding.kind.as_str())
+    .bind(&binding.plugin)
+    .bind(binding.target.kind.as_str())
+    .bind(&binding.target.name)
+    .bind(&binding.digest)
+    .bind(&binding.config)
+    .bind(binding.position)
+    .bind(binding.mode.as_str())
+    .bind(binding.failure_policy.as_str())
+    .bind(&binding.bound_by)
+    .bind(binding.bound_at.micros());
+    let rows = place(binding.kind, &binding.plugin, &binding.target, binding.mode);
+    changes::execute(sql, &BINDING, rows, stmt).await?;
     Ok(())
 }
 
@@ -110,18 +119,15 @@ pub async fn delete_binding<S: Sql>(
     target: &Target,
     mode: BindingMode,
 ) -> Result<bool> {
-    let changed = sql
-        .execute(
-            Stmt::new(
-                "DELETE FROM plugin_bindings WHERE kind = $1 AND plugin = $2 AND target_kind = $3 AND target = $4 AND mode = $5",
-            )
-            .bind(kind.as_str())
-            .bind(plugin)
-            .bind(target.kind.as_str())
-            .bind(&target.name)
-            .bind(mode.as_str()),
-        )
-        .await?;
+    let stmt = Stmt::new(
+        "DELETE FROM plugin_bindings WHERE kind = $1 AND plugin = $2 AND target_kind = $3 AND target = $4 AND mode = $5",
+    )
+    .bind(kind.as_str())
+    .bind(plugin)
+    .bind(target.kind.as_str())
+    .bind(&target.name)
+    .bind(mode.as_str());
+    let changed = changes::execute(sql, &BINDING, place(kind, plugin, target, mode), stmt).await?;
     Ok(changed > 0)
 }
 
@@ -145,7 +151,16 @@ pub async fn delete_bindings_but<S: Sql>(
     .bind(&target.name)
     .bind(BindingMode::Live.as_str())
     .bind(plugin);
-    sql.fetch_all(stmt).await?.iter().map(binding_row).collect()
+    let rows =
+        Rows::with("kind = $1 AND target_kind = $2 AND target = $3 AND mode = $4 AND plugin <> $5", kind.as_str())
+            .and(target.kind.as_str())
+            .and(&target.name)
+            .and(BindingMode::Live.as_str())
+            .and(plugin);
+    let seen = changes::look(sql, &BINDING, &rows).await?;
+    let removed = sql.fetch_all(stmt).await?.iter().map(binding_row).collect::<Result<_>>()?;
+    changes::note(sql, &BINDING, &rows, seen).await?;
+    Ok(removed)
 }
 
 /// The scheduler's name and the options of a scaling group: the views through which bindings show.
@@ -162,13 +177,10 @@ pub async fn group_scheduler<S: Sql>(sql: &mut S, group: &str) -> Result<Option<
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn set_group_scheduler<S: Sql>(sql: &mut S, group: &str, scheduler: &str, opts: &Json) -> Result<bool> {
-    let changed = sql
-        .execute(
-            Stmt::new("UPDATE scaling_groups SET scheduler = $2, scheduler_opts = $3 WHERE name = $1")
-                .bind(group)
-                .bind(scheduler)
-                .bind(opts),
-        )
-        .await?;
+    let stmt = Stmt::new("UPDATE scaling_groups SET scheduler = $2, scheduler_opts = $3 WHERE name = $1")
+        .bind(group)
+        .bind(scheduler)
+        .bind(opts);
+    let changed = changes::execute(sql, &SCALING_GROUP, SCALING_GROUP.row(group), stmt).await?;
     Ok(changed > 0)
 }

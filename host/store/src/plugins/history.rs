@@ -89,7 +89,7 @@ pub async fn record<S: Sql>(sql: &mut S, entry: &HistoryRow) -> Result<()> {
 pub async fn history<S: Sql>(sql: &mut S, kind: PluginKind, target: &Target, limit: u32) -> Result<Vec<HistoryRow>> {
     let stmt = Stmt::new(
         "SELECT * FROM plugin_history WHERE kind = $1 AND target_kind = $2 AND target = $3 \
-         AND action NOT LIKE 'shadow%' ORDER BY id DESC LIMIT $4",
+         AND action NOT LIKE 'shadow%' ORDER BY id DESC LIMIT CAST($4 AS BIGINT)",
     )
     .bind(kind.as_str())
     .bind(target.kind.as_str())
@@ -104,7 +104,8 @@ pub async fn history<S: Sql>(sql: &mut S, kind: PluginKind, target: &Target, lim
 /// [`crate::Error::Sqlx`].
 pub async fn history_of<S: Sql>(sql: &mut S, plugins: &[&str], limit: u32) -> Result<Vec<HistoryRow>> {
     let stmt = Stmt::among(
-        "SELECT * FROM plugin_history WHERE plugin IN {list} OR previous_plugin IN {list} ORDER BY id DESC LIMIT $2",
+        "SELECT * FROM plugin_history WHERE plugin IN {list} OR previous_plugin IN {list} ORDER BY id DESC \
+         LIMIT CAST($2 AS BIGINT)",
         plugins,
     )
     .bind(limit);
@@ -122,7 +123,7 @@ pub async fn demotions<S: Sql>(sql: &mut S, limit: u32) -> Result<Vec<HistoryRow
          WHERE n.id > h.id AND n.kind = h.kind AND n.target_kind = h.target_kind AND n.target = h.target \
          AND n.action NOT LIKE 'shadow%' \
          AND (n.kind = $1 OR n.plugin = h.previous_plugin OR n.previous_plugin = h.previous_plugin)) \
-         ORDER BY h.id DESC LIMIT $2",
+         ORDER BY h.id DESC LIMIT CAST($2 AS BIGINT)",
     )
     .bind(PluginKind::Scheduler.as_str())
     .bind(limit);

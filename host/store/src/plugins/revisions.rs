@@ -230,7 +230,7 @@ pub async fn fail_revision<S: Sql>(sql: &mut S, digest: &str, reason: &str) -> R
     sql.execute(
         Stmt::new(
             "DELETE FROM plugin_revisions WHERE status = $1 AND digest NOT IN (SELECT digest FROM plugin_revisions \
-             WHERE status = $1 ORDER BY uploaded_at DESC, digest LIMIT $2)",
+             WHERE status = $1 ORDER BY uploaded_at DESC, digest LIMIT CAST($2 AS BIGINT))",
         )
         .bind(RevisionStatus::Failed.as_str())
         .bind(FAILED_KEPT),

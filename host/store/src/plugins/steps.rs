@@ -61,7 +61,7 @@ pub async fn record_step<S: Sql>(sql: &mut S, step: &StepRow) -> Result<i64> {
     sql.execute(
         Stmt::among(
             "DELETE FROM plugin_steps WHERE step IN {list} AND digest = $2 AND id <= (SELECT id FROM plugin_steps \
-             WHERE step IN {list} AND digest = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)",
+             WHERE step IN {list} AND digest = $2 ORDER BY id DESC LIMIT 1 OFFSET CAST($3 AS BIGINT))",
             group,
         )
         .bind(&step.digest)

@@ -8,7 +8,7 @@
 mod check;
 mod write;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use quarterdeck_model::{AccessKey, AgentId, KernelId, SessionId, Timestamp};
 use serde_json::Value as Json;
@@ -170,7 +170,7 @@ impl super::HolderRow {
 /// # Errors
 /// Database errors; [`crate::Error::Conflict`] when rows changed in a way that the locks should prevent.
 pub async fn commit(tx: &mut Tx, round: &Commit) -> Result<Committed> {
-    let pending = lock_pending(tx, round).await?;
+    let Locked { pending, callback_urls } = lock_pending(tx, round).await?;
     let mut out = Committed::default();
     let placed = check::validate(tx, round, &pending, &mut out).await?;
     let records: Vec<&Record> = round.records.iter().filter(|r| pending.contains(&r.id)).collect();
@@ -180,23 +180,40 @@ pub async fn commit(tx: &mut Tx, round: &Commit) -> Result<Committed> {
     write::record(tx, &records).await?;
     write::cancel(tx, round.at, &cancelled).await?;
     occupancy::recount(tx, &round.recount).await?;
-    write::tell(tx, round.at, &placed, &cancelled).await?;
+    write::tell(tx, round.at, &placed, &cancelled, &callback_urls).await?;
     out.placed = placed.iter().map(|p| p.id).collect();
     out.recorded = records.iter().map(|r| r.id).collect();
     out.cancelled = cancelled.iter().map(|c| c.id).collect();
     Ok(out)
 }
 
-/// Locks the sessions concerned; those that are still pending.
-async fn lock_pending(tx: &mut Tx, round: &Commit) -> Result<HashSet<SessionId>> {
+/// Sessions that stay as they are until the round is written.
+#[derive(Default)]
+struct Locked {
+    /// Those that are still pending.
+    pending: HashSet<SessionId>,
+    /// Whom some of these want told of their events.
+    callback_urls: HashMap<SessionId, String>,
+}
+
+/// Locks the sessions concerned.
+async fn lock_pending(tx: &mut Tx, round: &Commit) -> Result<Locked> {
     let ids = round.placed.iter().map(|p| p.id).chain(round.records.iter().map(|r| r.id));
     let ids: Vec<SessionId> = ids.chain(round.cancelled.iter().map(|c| c.id)).collect();
+    let mut locked = Locked::default();
     if ids.is_empty() {
-        return Ok(HashSet::new());
+        return Ok(locked);
     }
-    let stmt = Stmt::among("SELECT id FROM sessions WHERE id IN {list} AND status = 'PENDING'", ids)
+    let stmt = Stmt::among("SELECT id, callback_url FROM sessions WHERE id IN {list} AND status = 'PENDING'", ids)
         .on_postgres("ORDER BY id COLLATE \"C\" FOR UPDATE");
-    tx.fetch_all(stmt).await?.iter().map(|row| row.parse("id")).collect()
+    for row in tx.fetch_all(stmt).await? {
+        let id = row.parse("id")?;
+        locked.pending.insert(id);
+        if let Some(url) = row.get("callback_url")? {
+            locked.callback_urls.insert(id, url);
+        }
+    }
+    Ok(locked)
 }
 
 type Holder = (&'static str, String);

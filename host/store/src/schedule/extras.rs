@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use quarterdeck_model::{SessionId, Timestamp};
 
-use super::of_open;
+use super::{of_open, running};
 use crate::error::Result;
 use crate::sql::Sql;
 use crate::usage::{self, Means};
@@ -32,7 +32,7 @@ impl Wanted {
 pub struct Extras {
     /// The tags of open sessions that have one.
     pub tags: HashMap<SessionId, String>,
-    /// When the main kernels of open sessions started.
+    /// When the main kernels of sessions that hold resources started.
     pub started: HashMap<SessionId, Timestamp>,
     /// `domain/project` by the project's id.
     pub project_names: HashMap<String, String>,
@@ -53,14 +53,7 @@ pub async fn extras<S: Sql>(sql: &mut S, group: &str, wanted: Wanted, now: Times
         }
     }
     if wanted.started {
-        let stmt = of_open(
-            "SELECT session_id, started_at FROM kernels WHERE cluster_role = 'main' AND started_at IS NOT NULL
-             AND session_id IN (SELECT id FROM sessions WHERE {open})",
-            group,
-        );
-        for row in sql.fetch_all(stmt).await? {
-            extras.started.insert(row.parse("session_id")?, Timestamp(row.get("started_at")?));
-        }
+        extras.started = running::started(sql, group).await?;
     }
     if wanted.project_names {
         let stmt = of_open(

@@ -2,9 +2,11 @@
 
 use quarterdeck_model::vfolder::{FolderPermission, InvitationState};
 use quarterdeck_model::{Timestamp, VfolderId};
+use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::set;
 use crate::sql::{Row, Sql, Stmt};
 
 /// An invitation.
@@ -91,7 +93,7 @@ pub async fn pending_invitees<S: Sql>(sql: &mut S, vfolder: VfolderId, inviter: 
     rows.iter().map(|r| r.get("invitee")).collect()
 }
 
-/// Adds a pending invitation.
+/// Adds pending invitations to a folder, one an invitee.
 ///
 /// # Errors
 /// A foreign-key violation when the folder is gone.
@@ -99,21 +101,39 @@ pub async fn insert<S: Sql>(
     sql: &mut S,
     vfolder: VfolderId,
     inviter: &str,
-    invitee: &str,
+    invitees: &[String],
     permission: FolderPermission,
     now: Timestamp,
 ) -> Result<()> {
-    let stmt = Stmt::new(
+    let stmt = Stmt::assembled(format!(
         "INSERT INTO vfolder_invitations (id, vfolder_id, inviter, invitee, permission, state, created_at) \
-         VALUES ($1, $2, $3, $4, $5, 'pending', $6)",
+         SELECT x.i, $2, $3, x.e, $4, 'pending', $5 FROM {}",
+        set::rows(sql.dialect(), "$1", &[("i", "text"), ("e", "text")])
+    ));
+    let rows: Vec<_> = invitees.iter().map(|email| json!({"i": Uuid::new_v4().to_string(), "e": email})).collect();
+    let stmt = stmt.bind(Json::from(rows)).bind(vfolder.to_string()).bind(inviter);
+    sql.execute(stmt.bind(permission.as_str()).bind(now.micros())).await?;
+    Ok(())
+}
+
+/// Adds an invitation as it was elsewhere.
+///
+/// # Errors
+/// A foreign-key violation when the folder is gone, a unique one when it is here already.
+pub async fn restore<S: Sql>(sql: &mut S, invitation: &InvitationRow) -> Result<()> {
+    let stmt = Stmt::new(
+        "INSERT INTO vfolder_invitations (id, vfolder_id, inviter, invitee, permission, state, created_at, modified_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     );
     sql.execute(
-        stmt.bind(Uuid::new_v4().to_string())
-            .bind(vfolder.to_string())
-            .bind(inviter)
-            .bind(invitee)
-            .bind(permission.as_str())
-            .bind(now.micros()),
+        stmt.bind(invitation.id.to_string())
+            .bind(invitation.vfolder.to_string())
+            .bind(&invitation.inviter)
+            .bind(&invitation.invitee)
+            .bind(invitation.permission.as_str())
+            .bind(invitation.state.as_str())
+            .bind(invitation.created_at.micros())
+            .bind(invitation.modified_at.map(Timestamp::micros)),
     )
     .await?;
     Ok(())
@@ -147,11 +167,11 @@ pub async fn settle<S: Sql>(sql: &mut S, id: Uuid, state: InvitationState, now: 
     Ok(sql.execute(stmt.bind(id.to_string()).bind(state.as_str()).bind(now.micros())).await? > 0)
 }
 
-/// Forgets the invitations of somebody to a folder.
+/// Forgets the invitations of somebody to folders.
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
-pub async fn drop_for_user<S: Sql>(sql: &mut S, vfolder: VfolderId, email: &str) -> Result<u64> {
-    let stmt = Stmt::new("DELETE FROM vfolder_invitations WHERE vfolder_id = $1 AND invitee = $2");
-    sql.execute(stmt.bind(vfolder.to_string()).bind(email)).await
+pub async fn drop_for_user<S: Sql>(sql: &mut S, vfolders: &[VfolderId], email: &str) -> Result<u64> {
+    let stmt = Stmt::among("DELETE FROM vfolder_invitations WHERE invitee = $2 AND vfolder_id IN {list}", vfolders);
+    sql.execute(stmt.bind(email)).await
 }

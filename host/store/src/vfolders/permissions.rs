@@ -2,8 +2,10 @@
 
 use quarterdeck_model::vfolder::{FolderPermission, FolderStatus};
 use quarterdeck_model::{ProjectId, UserId, VfolderId};
+use serde_json::{Value as Json, json};
 
 use crate::error::Result;
+use crate::set;
 use crate::sql::{Sql, Stmt};
 
 /// A grant, with what people want to know about it.
@@ -73,16 +75,32 @@ pub async fn shared<S: Sql>(sql: &mut S, vfolder: Option<VfolderId>, sight: &Sig
         .collect()
 }
 
-/// Grants a user something on a folder, over what it was granted before.
+/// Who was granted something on folders, one pair a grant.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn grantees<S: Sql>(sql: &mut S, vfolders: &[VfolderId]) -> Result<Vec<(VfolderId, UserId)>> {
+    let stmt = Stmt::among("SELECT vfolder_id, user_id FROM vfolder_permissions WHERE vfolder_id IN {list}", vfolders);
+    sql.fetch_all(stmt).await?.iter().map(|r| Ok((r.parse("vfolder_id")?, r.parse("user_id")?))).collect()
+}
+
+/// Grants users something on a folder, over what they were granted before.
 ///
 /// # Errors
 /// A foreign-key violation when one of them is gone.
-pub async fn grant<S: Sql>(sql: &mut S, vfolder: VfolderId, user: UserId, permission: FolderPermission) -> Result<()> {
-    let stmt = Stmt::new(
-        "INSERT INTO vfolder_permissions (vfolder_id, user_id, permission) VALUES ($1, $2, $3) \
+pub async fn grant<S: Sql>(
+    sql: &mut S,
+    vfolder: VfolderId,
+    users: &[UserId],
+    permission: FolderPermission,
+) -> Result<()> {
+    let stmt = Stmt::assembled(format!(
+        "INSERT INTO vfolder_permissions (vfolder_id, user_id, permission) SELECT $2, x.u, $3 FROM {} WHERE TRUE \
          ON CONFLICT (vfolder_id, user_id) DO UPDATE SET permission = excluded.permission",
-    );
-    sql.execute(stmt.bind(vfolder.to_string()).bind(user.to_string()).bind(permission.as_str())).await?;
+        set::rows(sql.dialect(), "$1", &[("u", "text")])
+    ));
+    let users: Vec<_> = users.iter().map(|user| json!({ "u": user.to_string() })).collect();
+    sql.execute(stmt.bind(Json::from(users)).bind(vfolder.to_string()).bind(permission.as_str())).await?;
     Ok(())
 }
 
@@ -107,4 +125,14 @@ pub async fn regrant<S: Sql>(
 pub async fn revoke<S: Sql>(sql: &mut S, vfolder: VfolderId, users: &[UserId]) -> Result<u64> {
     let stmt = Stmt::among("DELETE FROM vfolder_permissions WHERE vfolder_id = $2 AND user_id IN {list}", users);
     sql.execute(stmt.bind(vfolder.to_string())).await
+}
+
+/// Takes back what a user was granted on folders.
+///
+/// # Errors
+/// [`crate::Error::Sqlx`].
+pub async fn drop_grants_of<S: Sql>(sql: &mut S, user: UserId, vfolders: &[VfolderId]) -> Result<()> {
+    let stmt = Stmt::among("DELETE FROM vfolder_permissions WHERE user_id = $2 AND vfolder_id IN {list}", vfolders);
+    sql.execute(stmt.bind(user.to_string())).await?;
+    Ok(())
 }

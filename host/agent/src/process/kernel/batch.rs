@@ -11,10 +11,11 @@ use quarterdeck_rpc::pb::report::Event;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::super::container::BATCH;
 use super::super::interpreters::Dialect;
 use super::super::runs::{Step, Stream, Work};
 use super::super::spawn::{Io, Launcher, Proc};
-use super::Live;
+use super::live::Live;
 use crate::error::Failure;
 
 const CLEAN: &str = "if [ -f Makefile ]; then make clean; fi";
@@ -36,7 +37,7 @@ pub(super) struct Steps {
 pub(super) struct Batch {
     pub(super) proc: Proc,
     pub(super) deadline: Option<Instant>,
-    timed_out: bool,
+    pub(super) timed_out: bool,
 }
 
 /// What an execute call asks for.
@@ -146,6 +147,7 @@ impl Live<'_> {
         }
         match shell(&self.place.launcher, &spec.startup_command).await {
             Ok(proc) => {
+                self.place.launcher.remember(&proc.job, BATCH);
                 let limit = Some(spec.timeout_ms).filter(|millis| *millis > 0).map(Duration::from_millis);
                 let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
                 self.batch = Some(Batch { proc, deadline, timed_out: false });

@@ -1,6 +1,7 @@
 //! Which program a service is.
 
 use std::ffi::{OsStr, OsString};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -14,7 +15,7 @@ use super::super::spawn::Io;
 use super::Services;
 
 /// A label of an image that says how a service is started: `{"command": ["…", "{port}"], "env": {}}`.
-const LABEL: &str = "quarterdeck.service.";
+pub(super) const LABEL: &str = "quarterdeck.service.";
 const SSHD: [&str; 2] = ["/usr/sbin/sshd", "/usr/local/sbin/sshd"];
 /// Where the private key is that opens the kernel's SSH; clients fetch it from there.
 const PRIVATE_KEY: &str = "id_container";
@@ -73,7 +74,16 @@ impl Keys<'_> {
     }
 }
 
+/// Makes a key pair in place of one that may be there from an earlier start: `ssh-keygen` would ask, and nobody answers.
 async fn key(keygen: &Path, path: &Path) -> Result<(), String> {
+    for old in [path.to_owned(), path.with_extension("pub")] {
+        match std::fs::remove_file(&old) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("{}: {error}", old.display()));
+            }
+            _ => {}
+        }
+    }
     let mut command = Command::new(keygen);
     command.args(["-q", "-t", "ed25519", "-N", "", "-C", "work", "-f"]).arg(path).env_clear();
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
@@ -96,8 +106,8 @@ impl Services {
             labelled(name, text, port)?
         } else {
             let command = match name {
-                "sshd" | "sftpd" | "sftp" => self.sshd(port)?,
-                "ttyd" => self.ttyd(port)?,
+                "sshd" | "sftpd" | "sftp" => self.sshd(port).await?,
+                "ttyd" | "terminal" => self.ttyd(port)?,
                 "jupyter" | "notebook" => self.jupyter(&["notebook", "jupyterlab"], port).await?,
                 "jupyterlab" | "jupyter-lab" => self.jupyter(&["jupyterlab", "notebook"], port).await?,
                 _ => {
@@ -113,19 +123,39 @@ impl Services {
         Ok(program)
     }
 
-    fn sshd(&self, port: u16) -> Result<Vec<OsString>, String> {
-        let sshd = finds("sshd").ok_or("this node has no SSH server (apt-get install openssh-server)")?;
+    /// Where a program is that services are made of, as the kernel sees it.
+    async fn finds(&self, name: &str) -> Option<PathBuf> {
+        match self.ground.launcher.container() {
+            Some(container) => container.program(name).await,
+            None => finds(name),
+        }
+    }
+
+    /// Where a service has to listen to be reached.
+    fn listen_address(&self) -> IpAddr {
+        match self.ground.launcher.container().filter(|_| self.ground.own_network) {
+            Some(container) => container.service_address(),
+            None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        }
+    }
+
+    async fn sshd(&self, port: u16) -> Result<Vec<OsString>, String> {
+        let missing = "there is no SSH server (on the node, or in the image: apt-get install openssh-server)";
+        let sshd = self.finds("sshd").await.ok_or(missing)?;
         let tools = self.ground.dir.join("run");
         let inside = |name: &str| self.ground.launcher.inside(&tools.join(name)).display().to_string();
         if !tools.join(AUTHORIZED).exists() {
             return Err("the kernel has no keys for SSH".into());
         }
+        // The session's other kernels come in as well.
+        let also = self.ground.address.map(|address| format!("ListenAddress {address}\n")).unwrap_or_default();
         // Whoever comes in is the kernel's user: it changes none, and needs no rights.
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} .ssh/authorized_keys\n\
+            "Port {port}\nListenAddress {}\n{also}HostKey {}\nAuthorizedKeysFile {} .ssh/authorized_keys\n\
              PidFile none\nUsePAM no\nStrictModes no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
              PermitRootLogin prohibit-password\nX11Forwarding no\nAcceptEnv LANG LC_*\n\
              Subsystem sftp internal-sftp\n",
+            self.listen_address(),
             inside(HOST_KEY),
             inside(AUTHORIZED),
         );
@@ -158,7 +188,7 @@ impl Services {
                 [
                     server,
                     "--no-browser",
-                    "--ip=127.0.0.1",
+                    &format!("--ip={}", self.listen_address()),
                     &format!("--port={port}"),
                     "--port-retries=0",
                     // Who may come in was asked on the way here.

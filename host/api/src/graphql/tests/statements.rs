@@ -68,7 +68,7 @@ async fn cost(w: &World, lists: &[(String, String)]) -> BTreeMap<String, (u64, u
     for (name, document) in lists {
         // The first time warms what is cached; and a busy machine may pause in the midst of a batch.
         let (mut spent, mut data) = (u64::MAX, Json::Null);
-        for _ in 0..3 {
+        for _ in 0..8 {
             let before = w.control.store().statements();
             data = w.data(ADMIN, document, json!({})).await;
             spent = spent.min(w.control.store().statements() - before);

@@ -40,4 +40,22 @@ pub struct AuditEntry {
     pub target: String,
     /// What was asked for, without secrets.
     pub details: Option<BTreeMap<String, Value>>,
+    /// What it did to rows that the audit keeps an eye on, in order.
+    pub changes: Vec<AuditChange>,
+    /// How many more there were: a thousand of each transaction are kept.
+    pub more_changes: u64,
+}
+
+/// What was done to one thing.
+#[derive(Debug, ToSchema)]
+pub struct AuditChange {
+    /// `config`, `domain`, `project`, `user`, `keypair`, `resource-policy`, `scaling-group`, `resource-preset` or
+    /// `plugin-binding`.
+    pub kind: String,
+    /// As people know it: a key, an e-mail address, an access key, a name.
+    pub name: String,
+    /// The fields that changed as they were, secrets as `***`; `null` when it wasn't there.
+    pub before: Option<BTreeMap<String, Value>>,
+    /// The same fields as they are now; `null` when it is gone.
+    pub after: Option<BTreeMap<String, Value>>,
 }

@@ -1,16 +1,21 @@
 //! `/stream/session/{s}/execute`: runs code and streams what it prints.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
 use quarterdeck_control::{Control, Principal, sessions};
 use serde_json::{Value, json};
 
-use super::upgrade;
+use super::{NORMAL, close, upgrade};
 use crate::call::{Answer, Call};
 
 /// How long output is gathered before a message goes out.
 const FLUSH: Duration = Duration::from_millis(200);
+/// Messages that are kept until they are asked for; a client that says more isn't heard.
+const MOST_EARLY: usize = 16;
+/// Bytes of such a message at most.
+const LONGEST_EARLY: usize = 64 << 10;
 
 /// Runs code and streams what it prints.
 pub(super) async fn execute(mut call: Call) -> Answer {
@@ -20,12 +25,13 @@ pub(super) async fn execute(mut call: Call) -> Answer {
     let upgrade = upgrade(&mut call).await?;
     let (control, major) = (call.control().clone(), call.version().major);
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let mut run = Run { control, caller: (*caller).clone(), session, major, socket };
+        let early = VecDeque::new();
+        let mut run = Run { control, caller: (*caller).clone(), session, major, socket, early };
         if run.stream().await.is_none() {
             // The client went away in the middle: what it started has no reader any more.
             let _ = sessions::interrupt(&run.control, &run.caller, &run.session).await;
         }
-        let _ = run.socket.send(Message::Close(None)).await;
+        let _ = run.socket.send(close(NORMAL, "")).await;
     }))
 }
 
@@ -35,6 +41,8 @@ struct Run {
     session: String,
     major: u32,
     socket: WebSocket,
+    /// What the client said before it was asked.
+    early: VecDeque<String>,
 }
 
 impl Run {
@@ -53,7 +61,7 @@ impl Run {
                     Ok(result) => result,
                     Err(error) => return self.fail(&format!("BackendError: {error}")).await,
                 },
-                () = gone(&mut self.socket) => return None,
+                () = gone(&mut self.socket, &mut self.early) => return None,
             };
             let run_id = result.as_object_mut().and_then(|r| r.remove("runId")).unwrap_or(Value::Null);
             let status = result["status"].as_str().unwrap_or_default().to_owned();
@@ -77,6 +85,9 @@ impl Run {
 
     /// The next text message.
     async fn text(&mut self) -> Option<String> {
+        if let Some(text) = self.early.pop_front() {
+            return Some(text);
+        }
         loop {
             match self.socket.recv().await?.ok()? {
                 Message::Text(text) => return Some(text.to_string()),
@@ -87,11 +98,15 @@ impl Run {
     }
 }
 
-/// Waits until the client leaves. What it says meanwhile has no meaning.
-async fn gone(socket: &mut WebSocket) {
+/// Waits until the client leaves, and keeps what it says meanwhile for when input is asked for.
+async fn gone(socket: &mut WebSocket, early: &mut VecDeque<String>) {
     while let Some(Ok(message)) = socket.recv().await {
-        if matches!(message, Message::Close(_)) {
-            return;
+        match message {
+            Message::Text(text) if early.len() < MOST_EARLY && text.len() <= LONGEST_EARLY => {
+                early.push_back(text.to_string())
+            }
+            Message::Close(_) => return,
+            _ => {}
         }
     }
 }

@@ -16,6 +16,8 @@ use crate::wire::{BAD_REQUEST, Problem};
 
 /// The largest message taken in, in bytes.
 const MAX_MESSAGE: usize = 16 << 20;
+/// All is done.
+const NORMAL: u16 = 1000;
 /// The session, or the server, went away.
 const GOING_AWAY: u16 = 1001;
 

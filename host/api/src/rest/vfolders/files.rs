@@ -3,6 +3,7 @@
 use http::Method;
 use quarterdeck_control::storage::Entry;
 use quarterdeck_control::vfolders::files::{self, Ticket};
+use quarterdeck_model::file_mode;
 use quarterdeck_model::vfolder::FolderPermission;
 use serde_json::json;
 
@@ -121,7 +122,7 @@ async fn list_files(mut call: Call) -> Answer {
         json!({
             "filename": e.name,
             "size": e.stat.size,
-            "mode": mode_text(e.stat.mode),
+            "mode": file_mode::text(e.stat.mode),
             "ctime": epoch(&e.stat.created),
             "atime": 0,
             "mtime": epoch(&e.stat.modified),
@@ -136,44 +137,13 @@ fn epoch(text: &str) -> f64 {
     chrono::DateTime::parse_from_rfc3339(text).map_or(0.0, |at| at.timestamp_micros() as f64 / 1e6)
 }
 
-/// A mode as `ls` shows it.
-fn mode_text(mode: u32) -> String {
-    let kind = match mode & 0o170_000 {
-        0o040_000 => 'd',
-        0o120_000 => 'l',
-        0o010_000 => 'p',
-        0o140_000 => 's',
-        0o060_000 => 'b',
-        0o020_000 => 'c',
-        _ => '-',
-    };
-    let mut text = String::from(kind);
-    for (shift, special, set, unset) in [(6, 0o4000, 's', 'S'), (3, 0o2000, 's', 'S'), (0, 0o1000, 't', 'T')] {
-        let bits = mode >> shift;
-        text.push(if bits & 4 != 0 { 'r' } else { '-' });
-        text.push(if bits & 2 != 0 { 'w' } else { '-' });
-        text.push(match (mode & special != 0, bits & 1 != 0) {
-            (true, true) => set,
-            (true, false) => unset,
-            (false, true) => 'x',
-            (false, false) => '-',
-        });
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn modes_and_times() {
-        assert_eq!(mode_text(0o040_755), "drwxr-xr-x");
-        assert_eq!(mode_text(0o100_644), "-rw-r--r--");
-        assert_eq!(mode_text(0o120_777), "lrwxrwxrwx");
-        assert_eq!(mode_text(0o104_755), "-rwsr-xr-x");
-        assert_eq!(mode_text(0o041_777), "drwxrwxrwt");
+    fn times() {
         assert_eq!(epoch("1970-01-01T00:00:01.500000+00:00").to_string(), "1.5");
     }
 }

@@ -82,7 +82,7 @@ async fn fstab(mut call: Call) -> Answer {
 async fn mounts(call: Call) -> Answer {
     let volumes = nodes::volume_paths(call.control()).await;
     let paths: Vec<_> = volumes.iter().map(|(_, path)| path).collect();
-    // Agents without a watcher are left out, and none has one here.
+    // Agents aren't asked: they have no directories that are mounted for folders.
     ok(&json!({
         "manager": {"success": true, "mounts": paths, "message": "(legacy)"},
         "storage-proxy": {"success": true, "mounts": volumes, "message": ""},

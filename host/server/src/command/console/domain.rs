@@ -6,7 +6,7 @@ use quarterdeck_store::domains::{self, DomainRow};
 use quarterdeck_store::scaling_groups;
 use serde_json::{Value as Json, json};
 
-use super::words::{HostArgs, slots};
+use super::words::Facts;
 use super::{Desk, DeskArgs, Sure, Told as _, at, missing};
 
 #[derive(Debug, Args)]
@@ -36,6 +36,8 @@ enum DomainCommand {
         name: String,
         #[command(flatten)]
         facts: Facts,
+        #[command(flatten)]
+        registries: Registries,
     },
     /// Change a domain
     Modify {
@@ -46,6 +48,8 @@ enum DomainCommand {
         rename: Option<String>,
         #[command(flatten)]
         facts: Facts,
+        #[command(flatten)]
+        registries: Registries,
     },
     /// Put a domain out of use; `modify --active true` takes it back
     Delete {
@@ -64,29 +68,16 @@ enum DomainCommand {
 }
 
 #[derive(Debug, Args)]
-struct Facts {
-    /// For people
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Whether it is in use
-    #[arg(long, value_name = "BOOL")]
-    active: Option<bool>,
-    /// Limits of all its sessions together, e.g. cpu=100,mem=1t; `none` for no limits
-    #[arg(long, value_name = "SLOTS", value_parser = slots)]
-    slots: Option<Json>,
+struct Registries {
     /// A registry whose images may be used; may be repeated. All registries are replaced
     #[arg(long = "registry", value_name = "NAME")]
     registries: Vec<String>,
-    #[command(flatten)]
-    hosts: HostArgs,
-    /// The id in somebody else's system
-    #[arg(long, value_name = "ID")]
-    integration_id: Option<String>,
 }
 
-impl Facts {
-    fn registries(&self) -> Option<Vec<String>> {
-        (!self.registries.is_empty()).then(|| self.registries.clone())
+impl Registries {
+    /// `None` when nothing was said.
+    fn take(self) -> Option<Vec<String>> {
+        (!self.registries.is_empty()).then_some(self.registries)
     }
 }
 
@@ -112,9 +103,9 @@ pub(crate) async fn run(args: DomainArgs) -> anyhow::Result<()> {
             out["scaling_groups"] = groups.into_iter().map(|g| Json::from(g.name)).collect();
             desk.show(&out)
         }
-        DomainCommand::Create { name, facts } => {
+        DomainCommand::Create { name, facts, registries } => {
             let input = DomainInput {
-                allowed_docker_registries: facts.registries(),
+                allowed_docker_registries: registries.take(),
                 description: facts.description,
                 is_active: facts.active,
                 total_resource_slots: facts.slots,
@@ -124,9 +115,9 @@ pub(crate) async fn run(args: DomainArgs) -> anyhow::Result<()> {
             let row = rules::create(control, caller, &name, input).await.told(&name)?;
             desk.done(&format!("domain {name} made"), &document(&row))
         }
-        DomainCommand::Modify { name, rename, facts } => {
+        DomainCommand::Modify { name, rename, facts, registries } => {
             let input = ModifyDomainInput {
-                allowed_docker_registries: facts.registries(),
+                allowed_docker_registries: registries.take(),
                 name: rename,
                 description: facts.description,
                 is_active: facts.active,

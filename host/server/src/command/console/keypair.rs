@@ -2,13 +2,11 @@
 
 use clap::{Args, Subcommand};
 use quarterdeck_control::keypairs::{self as rules, KeypairInput, ModifyKeypairInput};
-use quarterdeck_store::keypairs;
-use quarterdeck_store::listing::Listing;
 use quarterdeck_store::lists::keypairs::{self as list, KeyPairItem, Scope};
-use quarterdeck_store::scaling_groups;
+use quarterdeck_store::{keypairs, scaling_groups, users};
 use serde_json::{Value as Json, json};
 
-use super::{Desk, DeskArgs, Sure, Told as _, at, missing, user};
+use super::{Desk, DeskArgs, PageArgs, Sure, Told as _, at, missing, user};
 
 #[derive(Debug, Args)]
 pub(crate) struct KeypairArgs {
@@ -31,18 +29,8 @@ enum KeypairCommand {
         /// Only those that may sign
         #[arg(long)]
         active: bool,
-        /// As the API filters, e.g. 'rate_limit > 10000'
-        #[arg(long)]
-        filter: Option<String>,
-        /// As the API orders, e.g. -created_at
-        #[arg(long, allow_hyphen_values = true)]
-        order: Option<String>,
-        /// So many at most
-        #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(i64).range(0..))]
-        limit: i64,
-        /// Leave out so many first
-        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
-        offset: i64,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Show a key pair
     Show {
@@ -115,9 +103,9 @@ pub(crate) async fn run(args: KeypairArgs) -> anyhow::Result<()> {
     let desk = args.desk.open().await?;
     let (control, caller) = (&desk.control, &desk.caller);
     match args.command {
-        KeypairCommand::List { user, domain, active, filter, order, limit, offset } => {
+        KeypairCommand::List { user, domain, active, page } => {
             let scope = Scope { domain, email: user, is_active: active.then_some(true), access_key: None };
-            let listing = Listing::parse(list::FIELDS, filter.as_deref(), order.as_deref(), limit, offset)?;
+            let listing = page.listing(list::FIELDS)?;
             let page = list::page(&mut desk.sql(), &scope, &listing).await?;
             let pairs: Vec<Json> = page.items.iter().map(document).collect();
             let columns = [
@@ -129,11 +117,7 @@ pub(crate) async fn run(args: KeypairArgs) -> anyhow::Result<()> {
                 ("RATE LIMIT", "rate_limit"),
                 ("SESSIONS", "sessions"),
             ];
-            desk.list(&columns, &pairs)?;
-            if i64::try_from(pairs.len())? < page.total && !desk.json {
-                eprintln!("{} of {}: --limit and --offset show others", pairs.len(), page.total);
-            }
-            Ok(())
+            desk.page(&columns, &pairs, page.total)
         }
         KeypairCommand::Show { access_key, secret } => {
             let item = item(&desk, &access_key).await?;
@@ -149,7 +133,8 @@ pub(crate) async fn run(args: KeypairArgs) -> anyhow::Result<()> {
         KeypairCommand::Create { email, policy, rate_limit, admin, inactive } => {
             let input =
                 KeypairInput { is_active: Some(!inactive), is_admin: Some(admin), resource_policy: policy, rate_limit };
-            let pair = user::another_keypair(&desk, &email, input).await?;
+            users::by_email(&mut desk.sql(), &email).await?.ok_or_else(|| missing("user", &email))?;
+            let pair = rules::create(&desk.control, &desk.caller, &email, input).await.told(&email)?;
             let mut out = document(&item(&desk, pair.access_key.as_str()).await?);
             out["secret_key"] = Json::from(pair.secret_key.as_str());
             let text = format!("key pair of {email} made; {}", user::once(pair.access_key.as_str(), &pair.secret_key));

@@ -20,6 +20,7 @@ use quarterdeck_control::{Control, Principal};
 use quarterdeck_model::{ProjectId, Timestamp};
 use quarterdeck_plugin::{Runtime, RuntimeOptions};
 use quarterdeck_store::Reader;
+use quarterdeck_store::listing::{Field, Listing};
 use quarterdeck_store::projects::{self, ProjectRow};
 use serde_json::Value as Json;
 
@@ -43,6 +44,15 @@ pub(crate) struct Desk {
     json: bool,
 }
 
+/// Whoever works at the console: the account of the operating system, before `sudo` where that is known.
+pub(crate) fn account() -> String {
+    let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    named.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+        let uid = nix::unistd::getuid();
+        nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
+    })
+}
+
 /// What was asked for isn't there; commands end with 4.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -58,9 +68,7 @@ impl DeskArgs {
         let store = self.database.open_existing().await?;
         let plugins = Runtime::new(RuntimeOptions { concurrency: 1, ..RuntimeOptions::default() })?;
         let control = Control::console(store, plugins).await?;
-        let uid = nix::unistd::geteuid();
-        let name = nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name);
-        Ok(Desk { control, caller: Principal::console(&name), json: self.json })
+        Ok(Desk { control, caller: Principal::console(&account()), json: self.json })
     }
 }
 
@@ -75,6 +83,15 @@ impl Desk {
             table::json(&Json::from(objects.to_vec()))?;
         } else {
             table::records(columns, objects)?;
+        }
+        Ok(())
+    }
+
+    /// Shows a page of a list, and tells people when there is more of it.
+    fn page(&self, columns: &[(&str, &str)], objects: &[Json], total: i64) -> anyhow::Result<()> {
+        self.list(columns, objects)?;
+        if i64::try_from(objects.len())? < total && !self.json {
+            eprintln!("{} of {total}: --limit and --offset show others", objects.len());
         }
         Ok(())
     }
@@ -162,6 +179,29 @@ impl Sure {
             bail!("nothing was done");
         }
         Ok(())
+    }
+}
+
+/// Which rows of a list, as the API's lists take it.
+#[derive(Debug, Args)]
+struct PageArgs {
+    /// As the API filters, e.g. 'created_at > "2026-01-01"'
+    #[arg(long)]
+    filter: Option<String>,
+    /// As the API orders, e.g. -created_at
+    #[arg(long, allow_hyphen_values = true)]
+    order: Option<String>,
+    /// So many at most
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(i64).range(0..))]
+    limit: i64,
+    /// Leave out so many first
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+    offset: i64,
+}
+
+impl PageArgs {
+    fn listing(&self, fields: &'static [Field]) -> anyhow::Result<Listing> {
+        Ok(Listing::parse(fields, self.filter.as_deref(), self.order.as_deref(), self.limit, self.offset)?)
     }
 }
 

@@ -7,7 +7,7 @@ use quarterdeck_store::projects::{self, ProjectRow};
 use quarterdeck_store::{scaling_groups, users};
 use serde_json::{Value as Json, json};
 
-use super::words::{HostArgs, slots};
+use super::words::Facts;
 use super::{Desk, DeskArgs, Sure, Told as _, at, missing};
 
 #[derive(Debug, Args)]
@@ -89,24 +89,6 @@ enum ProjectCommand {
         #[command(flatten)]
         sure: Sure,
     },
-}
-
-#[derive(Debug, Args)]
-struct Facts {
-    /// For people
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// Whether it is in use
-    #[arg(long, value_name = "BOOL")]
-    active: Option<bool>,
-    /// Limits of all its sessions together, e.g. cpu=100,mem=1t; `none` for no limits
-    #[arg(long, value_name = "SLOTS", value_parser = slots)]
-    slots: Option<Json>,
-    #[command(flatten)]
-    hosts: HostArgs,
-    /// The id in somebody else's system
-    #[arg(long, value_name = "ID")]
-    integration_id: Option<String>,
 }
 
 pub(crate) async fn run(args: ProjectArgs) -> anyhow::Result<()> {

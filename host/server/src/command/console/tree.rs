@@ -1,6 +1,7 @@
 //! `quarterdeck config get|set|delete|tree`: the shared configuration, which servers follow while they run.
 
 use clap::Subcommand;
+use quarterdeck_control::audit::{HIDDEN, is_secret_key};
 use quarterdeck_control::config;
 use serde_json::{Value as Json, json};
 
@@ -45,9 +46,6 @@ pub(crate) enum TreeCommand {
     },
 }
 
-/// What a value that nobody should read over a shoulder is shown as.
-const HIDDEN: &str = "********";
-
 pub(crate) async fn run(desk: DeskArgs, command: TreeCommand) -> anyhow::Result<()> {
     let desk = desk.open().await?;
     let tree = desk.control.config_tree();
@@ -79,7 +77,7 @@ pub(crate) async fn run(desk: DeskArgs, command: TreeCommand) -> anyhow::Result<
                 key.is_empty() || name.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             };
             let shown = rows.into_iter().filter(|(name, _)| below(name)).map(|(name, value)| {
-                let value = if !secrets && is_secret(&name) { HIDDEN.to_owned() } else { value };
+                let value = if !secrets && is_secret_key(&name) { HIDDEN.to_owned() } else { value };
                 (name, value)
             });
             if desk.json {
@@ -88,23 +86,5 @@ pub(crate) async fn run(desk: DeskArgs, command: TreeCommand) -> anyhow::Result<
             }
             Ok(table::text(&shown.map(|(k, v)| format!("{k} = {v}")).collect::<Vec<_>>())?)
         }
-    }
-}
-
-/// Whether a key's last component says that its value is secret.
-fn is_secret(key: &str) -> bool {
-    let last = key.rsplit('/').next().unwrap_or_default();
-    ["password", "secret", "token"].iter().any(|word| last.contains(word))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_are_known_by_their_names() {
-        assert!(is_secret("config/docker/registry/cr.x/password") && is_secret("config/watcher/token"));
-        assert!(is_secret("volumes/proxies/local/secret"));
-        assert!(!is_secret("config/plugins/trusted-keys/release") && !is_secret("config/password/length"));
     }
 }

@@ -1,15 +1,13 @@
 //! `quarterdeck user …`
 
 use clap::{Args, Subcommand};
-use quarterdeck_control::keypairs as keypair_rules;
 use quarterdeck_control::users::{self as rules, ModifyUserInput, UserInput};
 use quarterdeck_model::UserStatus;
-use quarterdeck_store::listing::Listing;
 use quarterdeck_store::lists::users::{self as list, Scope, UserItem};
 use quarterdeck_store::{keypairs, projects, users};
 use serde_json::{Value as Json, json};
 
-use super::{Desk, DeskArgs, Sure, Told as _, at, at_opt, missing};
+use super::{Desk, DeskArgs, PageArgs, Sure, Told as _, at, at_opt, missing};
 use crate::command::secret::PasswordArgs;
 
 #[derive(Debug, Args)]
@@ -71,18 +69,8 @@ struct ListArgs {
     /// In this status: active, inactive, deleted, before-verification
     #[arg(long)]
     status: Option<UserStatus>,
-    /// As the API filters, e.g. 'role == "ADMIN" & email ilike "%@example.org"'
-    #[arg(long)]
-    filter: Option<String>,
-    /// As the API orders, e.g. -created_at,email
-    #[arg(long, allow_hyphen_values = true)]
-    order: Option<String>,
-    /// So many at most
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(i64).range(0..))]
-    limit: i64,
-    /// Leave out so many first
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
-    offset: i64,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -220,16 +208,12 @@ async fn list_users(desk: &Desk, args: ListArgs) -> anyhow::Result<()> {
     };
     let scope =
         Scope { domain: args.domain.clone(), project, statuses: args.status.map(|s| vec![s]), ..Scope::default() };
-    let listing = Listing::parse(list::FIELDS, args.filter.as_deref(), args.order.as_deref(), args.limit, args.offset)?;
+    let listing = args.page.listing(list::FIELDS)?;
     let page = list::page(&mut desk.sql(), &scope, &listing).await?;
     let users: Vec<Json> = page.items.iter().map(document).collect();
     let columns =
         [("EMAIL", "email"), ("NAME", "username"), ("ROLE", "role"), ("STATUS", "status"), ("DOMAIN", "domain")];
-    desk.list(&columns, &users)?;
-    if i64::try_from(users.len())? < page.total && !desk.json {
-        eprintln!("{} of {}: --limit and --offset show others", users.len(), page.total);
-    }
-    Ok(())
+    desk.page(&columns, &users, page.total)
 }
 
 async fn shown(desk: &Desk, email: &str) -> anyhow::Result<Json> {
@@ -280,10 +264,7 @@ async fn create(desk: &Desk, args: CreateArgs) -> anyhow::Result<()> {
     if let Some(pair) = pairs.first() {
         out["access_key"] = Json::from(pair.access_key.as_str());
         out["secret_key"] = Json::from(pair.secret_key.as_str());
-        text.push_str(&format!(
-            "; this is shown once:\n  access key  {}\n  secret key  {}",
-            pair.access_key, pair.secret_key
-        ));
+        text.push_str(&format!("; {}", once(pair.access_key.as_str(), &pair.secret_key)));
     }
     if password.random {
         text.push_str(&format!("\n  password    {}", password.text));
@@ -320,14 +301,4 @@ async fn modify(desk: &Desk, args: ModifyArgs) -> anyhow::Result<()> {
 /// What a new key pair shows once.
 pub(super) fn once(access_key: &str, secret_key: &str) -> String {
     format!("this is shown once:\n  access key  {access_key}\n  secret key  {secret_key}")
-}
-
-/// The key pair of somebody who has one already, made as the API makes it.
-pub(super) async fn another_keypair(
-    desk: &Desk,
-    email: &str,
-    input: keypair_rules::KeypairInput,
-) -> anyhow::Result<quarterdeck_store::keypairs::KeypairRow> {
-    users::by_email(&mut desk.sql(), email).await?.ok_or_else(|| missing("user", email))?;
-    keypair_rules::create(&desk.control, &desk.caller, email, input).await.told(email)
 }

@@ -79,6 +79,25 @@ impl HostArgs {
     }
 }
 
+/// What can be said of domains and of projects.
+#[derive(Debug, Args)]
+pub(super) struct Facts {
+    /// For people
+    #[arg(long, value_name = "TEXT")]
+    pub(super) description: Option<String>,
+    /// Whether it is in use
+    #[arg(long, value_name = "BOOL")]
+    pub(super) active: Option<bool>,
+    /// Limits of all its sessions together, e.g. cpu=100,mem=1t; `none` for no limits
+    #[arg(long, value_name = "SLOTS", value_parser = slots)]
+    pub(super) slots: Option<Json>,
+    #[command(flatten)]
+    pub(super) hosts: HostArgs,
+    /// The id in somebody else's system
+    #[arg(long, value_name = "ID")]
+    pub(super) integration_id: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -196,19 +196,26 @@ pub(super) async fn cancel(tx: &mut Tx, at: Timestamp, cancelled: &[&Cancelled])
 }
 
 /// History and events.
-pub(super) async fn tell(tx: &mut Tx, at: Timestamp, placed: &[&Placed], cancelled: &[&Cancelled]) -> Result<()> {
+pub(super) async fn tell(
+    tx: &mut Tx,
+    at: Timestamp,
+    placed: &[&Placed],
+    cancelled: &[&Cancelled],
+    callback_urls: &HashMap<SessionId, String>,
+) -> Result<()> {
     if placed.is_empty() && cancelled.is_empty() {
         return Ok(());
     }
     let mut entries = Vec::new();
     let mut log: Vec<(u32, NewEvent)> = Vec::new();
-    let event = |name, session, kernel, reason: &str| NewEvent {
+    let event = |name, session: SessionId, kernel, reason: &str| NewEvent {
         name,
         session: Some(session),
         kernel,
         reason: reason.to_owned(),
         exit_code: None,
         at,
+        callback_url: callback_urls.get(&session).cloned(),
     };
     for c in cancelled {
         entries.push(entry(c.id, None, "CANCELLED", c.reason, at));
