@@ -3,6 +3,9 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+/// No turn counts for more: a machine that was suspended meanwhile takes nothing from the patience.
+const TURN: Duration = Duration::from_secs(5);
+
 /// Asks `condition` again and again until it yields something.
 ///
 /// # Errors
@@ -12,12 +15,14 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<Option<T>>>,
 {
-    let deadline = Instant::now() + timeout;
+    let (mut waited, mut turn) = (Duration::ZERO, Instant::now());
     loop {
         let last = condition().await;
+        waited += turn.elapsed().min(TURN);
+        turn = Instant::now();
         match last {
             Ok(Some(value)) => return Ok(value),
-            other if Instant::now() >= deadline => {
+            other if waited >= timeout => {
                 let last = other.err().map(|e| format!(" (at last: {e:#})")).unwrap_or_default();
                 anyhow::bail!("waited {} s in vain for {what}{last}", timeout.as_secs());
             }

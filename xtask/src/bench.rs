@@ -30,8 +30,7 @@ pub(crate) fn run_all() -> anyhow::Result<()> {
 
     requests::all(&runtime)?;
 
-    step("Files of folders, beside cp on the same disk");
-    crate::folders::transfers(&runtime, &Database::sqlite()?, dir.path())?;
+    crate::folders::all(&runtime)?;
 
     crate::throughput::all(&runtime)
 }

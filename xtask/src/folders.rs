@@ -15,10 +15,13 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use quarterdeck_tests::USER;
 use quarterdeck_tests::database::Database;
+use quarterdeck_tests::postgres::Cluster;
 use quarterdeck_tests::process::Server;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::bench::{build, runtime};
+use crate::prerequisites::postgresql;
 use crate::run::{say, step};
 
 /// The file's size in MiB.
@@ -35,13 +38,23 @@ type Http = Client<HttpConnector, Full<Bytes>>;
 /// Builds for release and measures.
 pub(crate) fn alone() -> anyhow::Result<()> {
     build()?;
-    step("Files of folders, beside cp on the same disk");
-    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
-    transfers(&runtime()?, &Database::sqlite()?, dir.path())
+    all(&runtime()?)
+}
+
+/// Measures on both databases, the binary that was chosen.
+pub(crate) fn all(runtime: &Runtime) -> anyhow::Result<()> {
+    step("Files of folders beside cp on the same disk, on SQLite");
+    transfers(runtime, &Database::sqlite()?)?;
+    postgresql()?;
+    step("Files of folders beside cp on the same disk, on PostgreSQL");
+    let cluster = Cluster::start()?;
+    transfers(runtime, &Database::postgres_on(&cluster.url())?)
 }
 
 /// Measures both ways.
-pub(crate) fn transfers(runtime: &tokio::runtime::Runtime, database: &Database, dir: &Path) -> anyhow::Result<()> {
+fn transfers(runtime: &Runtime, database: &Database) -> anyhow::Result<()> {
+    let dir = tempfile::Builder::new().prefix("quarterdeck-bench-").tempdir()?;
+    let dir = dir.path();
     let server = Server::start(database, &dir.join("folders"))?;
     let source = dir.join("source.bin");
     noise(&source)?;

@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, WasmBacktraceDetails};
@@ -31,6 +31,38 @@ impl Metering {
 
 /// How often the epoch advances while calls run; a deadline is noticed within this time.
 const TICK: Duration = Duration::from_millis(5);
+
+/// A tick that is later than this stands for a machine that was suspended or starved, not for a call that took long.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Time as calls live through it: it stands still while the whole process does, so that no plugin is blamed for a machine
+/// that was suspended.
+pub(crate) struct Clock(Mutex<Tick>);
+
+struct Tick {
+    at: Instant,
+    /// The clock's time then.
+    reads: Duration,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Clock(Mutex::new(Tick { at: Instant::now(), reads: Duration::ZERO }))
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        let tick = self.0.lock();
+        tick.reads + tick.at.elapsed().min(LATE)
+    }
+
+    /// To be called all the time while calls run.
+    fn tick(&self) {
+        let mut tick = self.0.lock();
+        let (before, now) = (tick.at, Instant::now());
+        tick.reads += now.duration_since(before).min(LATE);
+        tick.at = now;
+    }
+}
 
 /// Everything that shapes compiled code. Host and compiling child must agree on it.
 fn code_config(metering: Metering) -> Config {
@@ -115,6 +147,7 @@ pub(crate) struct Machine {
     pub(crate) engine: Engine,
     pub(crate) metering: Metering,
     pub(crate) fingerprint: String,
+    pub(crate) clock: Arc<Clock>,
     gate: Arc<Gate>,
 }
 
@@ -136,13 +169,16 @@ impl Machine {
         let concurrency = concurrency.clamp(1, 256);
         let engine = running_engine(metering, concurrency)?;
         let gate = Arc::new(Gate { state: Mutex::default(), changed: Condvar::new(), capacity: concurrency });
-        let (weak, clock) = (engine.weak(), gate.clone());
+        let clock = Arc::new(Clock::new());
+        let (weak, calls, ticking) = (engine.weak(), gate.clone(), clock.clone());
         std::thread::Builder::new()
             .name("plugin-epochs".to_owned())
             .stack_size(64 << 10)
             .spawn(move || {
-                while clock.wait_for_calls() {
+                while calls.wait_for_calls() {
+                    ticking.tick();
                     std::thread::sleep(TICK);
+                    ticking.tick();
                     match weak.upgrade() {
                         Some(engine) => engine.increment_epoch(),
                         None => return,
@@ -151,7 +187,7 @@ impl Machine {
             })
             .map_err(|error| LoadError::Host(format!("no thread for the epoch clock: {error}")))?;
         let fingerprint = fingerprint(&engine);
-        Ok(Machine { engine, metering, fingerprint, gate })
+        Ok(Machine { engine, metering, fingerprint, clock, gate })
     }
 
     /// Waits for room for one more call. The epoch advances while the permit is held.
@@ -196,5 +232,24 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.state.lock().running -= 1;
         self.gate.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_clock_stands_still_while_the_machine_does() {
+        let clock = Clock::new();
+        // As if nothing had run for a minute.
+        clock.0.lock().at = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        assert_eq!(clock.now(), LATE);
+        clock.tick();
+        let now = clock.now();
+        assert!((LATE..LATE * 2).contains(&now), "{now:?}");
+        clock.tick();
+        assert!(clock.now() >= now);
     }
 }

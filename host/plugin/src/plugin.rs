@@ -13,7 +13,7 @@ use crate::engine::{Metering, Permit};
 use crate::journal::{Journal, presentable};
 use crate::limits::{Call, Limits, Meter};
 use crate::runtime::{Linked, Shared, Workshop};
-use crate::sandbox::{Sandbox, Stopped};
+use crate::sandbox::{Deadline, Sandbox, Stopped};
 use crate::types::LogLevel;
 use crate::verify::Outline;
 use crate::{Failure, Info, Kind, LoadError};
@@ -220,10 +220,11 @@ impl Visit {
         let wall = if matches!(call.meter, Meter::Fuel(_)) { limits.metered } else { wall };
         let permit = machine.enter();
         let started = Instant::now();
-        let (fuel, deadline) = match call.meter {
-            Meter::Epoch => (None, Some(started + wall)),
-            Meter::Fuel(fuel) => (Some(fuel), Some(started + limits.metered)),
+        let fuel = match call.meter {
+            Meter::Epoch => None,
+            Meter::Fuel(fuel) => Some(fuel),
         };
+        let deadline = Deadline::after(wall, machine.clock.clone());
         let sandbox = Sandbox::new(limits, call.config.clone(), call.seed, now_ms, deadline);
         let store = sandbox
             .into_store(&machine.engine, machine.metering, fuel.unwrap_or_default())
@@ -280,17 +281,15 @@ impl Visit {
     ) -> Result<R, Failure> {
         let result = function(&mut self.store).map_err(|error| self.failure(export, error))?;
         // The epochs are coarse and don't see the time spent in host functions.
-        match self.store.data().deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(Failure::Timeout { export, limit: self.wall }),
-            _ => Ok(result),
+        if self.store.data().deadline.has_passed() {
+            return Err(Failure::Timeout { export, limit: self.wall });
         }
+        Ok(result)
     }
 
     /// Lends time to the host: what it `spent` doesn't count.
     pub(crate) fn lend(&mut self, spent: Duration) {
-        if let Some(deadline) = &mut self.store.data_mut().deadline {
-            *deadline += spent;
-        }
+        self.store.data_mut().deadline.extend(spent);
     }
 
     pub(crate) fn limits(&self) -> &Limits {

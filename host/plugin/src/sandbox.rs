@@ -1,6 +1,7 @@
 //! The world as a guest sees it: the contract's `host` interface and a WASI in which nothing exists and nothing moves.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime::{Engine, ResourceLimiter, Store, StoreContextMut, UpdateDeadline};
@@ -8,7 +9,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::LoadError;
 use crate::bindings::quarterdeck::policy::{host, types};
-use crate::engine::Metering;
+use crate::engine::{Clock, Metering};
 use crate::journal::Pen;
 use crate::limits::Limits;
 use crate::wasi;
@@ -29,13 +30,33 @@ pub(crate) enum Stopped {
     },
 }
 
+/// When a call must be over.
+pub(crate) struct Deadline {
+    clock: Arc<Clock>,
+    at: Duration,
+}
+
+impl Deadline {
+    pub(crate) fn after(allowed: Duration, clock: Arc<Clock>) -> Self {
+        Deadline { at: clock.now() + allowed, clock }
+    }
+
+    pub(crate) fn has_passed(&self) -> bool {
+        self.clock.now() >= self.at
+    }
+
+    pub(crate) fn extend(&mut self, by: Duration) {
+        self.at += by;
+    }
+}
+
 /// State of one store, that is of one call.
 pub(crate) struct Sandbox {
     pub(crate) limits: Limits,
     pub(crate) pen: Pen,
     pub(crate) stopped: Stopped,
     /// When the call must be over.
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Deadline,
     pub(crate) peak_memory: usize,
     /// Bytes of all linear memories now.
     memory: usize,
@@ -46,7 +67,7 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// `now_ms` is where the clocks stand still.
-    pub(crate) fn new(limits: Limits, config: String, seed: u64, now_ms: i64, deadline: Option<Instant>) -> Sandbox {
+    pub(crate) fn new(limits: Limits, config: String, seed: u64, now_ms: i64, deadline: Deadline) -> Sandbox {
         let pen = Pen::new(&limits);
         let wasi = wasi::context(&pen, seed, now_ms);
         let mut table = ResourceTable::new();
@@ -80,13 +101,11 @@ impl Sandbox {
     /// An error once the deadline has passed. Host functions check it as well: the time that they take is not seen by
     /// the epochs.
     pub(crate) fn check_deadline(&mut self) -> wasmtime::Result<()> {
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => {
-                self.stopped = Stopped::Deadline;
-                Err(wasmtime::Error::msg("the call's deadline passed"))
-            }
-            _ => Ok(()),
+        if self.deadline.has_passed() {
+            self.stopped = Stopped::Deadline;
+            return Err(wasmtime::Error::msg("the call's deadline passed"));
         }
+        Ok(())
     }
 }
 

@@ -65,12 +65,10 @@ async fn await_offset(transfers: &Transfers, ticket: &Ticket, least: u64) -> u64
     .unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn large_files_arrive_whoever_dies_on_the_way() {
+async fn large_files_arrive(database: &Database) {
     let dir = tempfile::tempdir().unwrap();
     let played = RefCell::default();
-    let database = Database::sqlite().unwrap();
-    let mut server = Server::start(&database, &dir.path().join("server")).unwrap();
+    let mut server = Server::start(database, &dir.path().join("server")).unwrap();
     let Some(user) = Person::new(&server, USER, dir.path().join("user"), &played) else { return };
     let (api, transfers) = (server.client(USER), Transfers::default());
     let folder = api.post("/folders", &json!({"name": "large", "host": HOST})).await.unwrap().ok().unwrap();
@@ -140,6 +138,18 @@ async fn large_files_arrive_whoever_dies_on_the_way() {
     eprintln!("{} MiB: the server had {} MiB at rest, {} MiB at most", size >> 20, at_rest >> 20, peak >> 20);
     assert!(peak < at_rest + BUFFERS, "the server had {peak} bytes, {at_rest} before");
     server.assert_well().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files_arrive_whoever_dies_on_the_way_on_sqlite() {
+    large_files_arrive(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_files_arrive_whoever_dies_on_the_way_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        large_files_arrive(&database).await;
+    }
 }
 
 /// Waits until nobody writes to an upload any more.

@@ -57,19 +57,17 @@ async fn make(user: &Client, name: &str) -> Answer {
     user.post("/folders", &json!({"name": name, "host": FAR})).await.unwrap()
 }
 
-#[tokio::test]
-async fn a_storage_proxy_is_trusted_for_its_certificate() {
+async fn a_proxy_is_trusted(database: &Database) {
     let dir = tempfile::tempdir().unwrap();
     let ours = Authority::new(dir.path(), "ours").unwrap();
     let others = Authority::new(dir.path(), "others").unwrap();
     let proxy = Receiver::start_tls(ours.vouch().unwrap(), answer).await.unwrap();
-    let database = Database::sqlite().unwrap();
     let data = dir.path().join("server");
 
     // The server trusts whoever issued the proxy's certificate.
     let certificate = ours.certificate();
     let trusting = [("SSL_CERT_FILE", certificate.to_str().unwrap())];
-    let mut server = Server::start_with(&database, &data, &trusting).unwrap();
+    let mut server = Server::start_with(database, &data, &trusting).unwrap();
     let (admin, user) = (server.client(ADMIN), server.client(USER));
     for (key, value) in [("client_api", CLIENT_API), ("secret", SECRET), ("manager_api", proxy.url.as_str())] {
         set(&admin, key, value).await;
@@ -115,4 +113,16 @@ async fn a_storage_proxy_is_trusted_for_its_certificate() {
     assert!(is_offered(&user).await);
     make(&user, "anyhow").await.ok().unwrap();
     server.process.stop().unwrap();
+}
+
+#[tokio::test]
+async fn a_storage_proxy_is_trusted_for_its_certificate_on_sqlite() {
+    a_proxy_is_trusted(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_storage_proxy_is_trusted_for_its_certificate_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        a_proxy_is_trusted(&database).await;
+    }
 }

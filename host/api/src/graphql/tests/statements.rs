@@ -66,7 +66,7 @@ async fn lists(w: &World) -> Vec<(String, String)> {
 async fn cost(w: &World, lists: &[(String, String)]) -> BTreeMap<String, (u64, usize)> {
     let mut out = BTreeMap::new();
     for (name, document) in lists {
-        // The first time warms what is cached; and a busy machine may pause in the midst of a batch.
+        // The first time warms what is cached.
         let (mut spent, mut data) = (u64::MAX, Json::Null);
         for _ in 0..8 {
             let before = w.control.store().statements();
@@ -165,7 +165,14 @@ async fn lists_cost_the_same_whatever_their_length() {
         crowd(&w).await;
         let many = cost(&w, &lists).await;
         for (name, (spent, rows)) in &many {
-            assert_eq!(*spent, few[name].0, "{name}: {rows} rows instead of {}", few[name].1);
+            // A busy machine may part what would have been asked at once, a time or two; a statement for each row would be
+            // fifty.
+            let before = few[name].0;
+            assert!(
+                *spent <= before + 5,
+                "{name}: {spent} statements instead of {before}, {rows} rows instead of {}",
+                few[name].1
+            );
             // Folders and services have rows of their own where they are tested.
             let elsewhere = ["vfolder", "storage_volume", "endpoint", "routing"];
             let grown = *rows >= few[name].1 + 50;
