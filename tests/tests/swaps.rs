@@ -50,6 +50,14 @@ async fn metrics(admin: &Client, name: &str) -> anyhow::Result<Vec<String>> {
     Ok(text.lines().filter(|l| l.starts_with(name)).map(str::to_owned).collect())
 }
 
+/// How many calls into this policy there were: each decides a round.
+async fn decided(admin: &Client, policy: &str) -> anyhow::Result<u64> {
+    let name = format!("plugin=\"{policy}\"");
+    let lines = metrics(admin, "quarterdeck_plugin_calls_total{").await?;
+    let counts = lines.iter().filter(|l| l.contains(&name)).filter_map(|l| l.rsplit(' ').next());
+    Ok(counts.map(str::parse::<u64>).sum::<Result<u64, _>>()?)
+}
+
 async fn swaps(database: Database) -> anyhow::Result<()> {
     let turns = scale(200, 1_000);
     let dir = tempfile::tempdir()?;
@@ -79,11 +87,11 @@ async fn swaps(database: Database) -> anyhow::Result<()> {
     for turn in 0..turns {
         let serves = swap(&admin, TURNS[turn % TURNS.len()]).await?;
         anyhow::ensure!(!load.is_finished(), "the load broke off at turn {turn}, when {serves} came");
-        // Now and then a policy gets to see sessions before the next takes its place.
+        // Now and then a policy decides a round before the next takes its place; most are swapped away between rounds.
         if turn % 10 == 0 {
-            let before = enqueued.load(Ordering::SeqCst);
-            wait::until("a session to come in", Duration::from_secs(20), || async {
-                Ok((enqueued.load(Ordering::SeqCst) > before).then_some(()))
+            let before = decided(&admin, &serves).await?;
+            wait::until(&format!("{serves} to decide a round"), Duration::from_secs(60), || async {
+                Ok((decided(&admin, &serves).await? > before).then_some(()))
             })
             .await?;
         }
