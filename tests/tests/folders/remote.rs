@@ -93,7 +93,7 @@ async fn a_proxy_is_trusted(database: &Database) {
 
     // It trusts somebody else, and doesn't give away the secret.
     let certificate = others.certificate();
-    let mut server = Server::again_with(&database, &data, &[("SSL_CERT_FILE", certificate.to_str().unwrap())]).unwrap();
+    let mut server = Server::again_with(database, &data, &[("SSL_CERT_FILE", certificate.to_str().unwrap())]).unwrap();
     let (admin, user) = (server.client(ADMIN), server.client(USER));
     assert!(!is_offered(&user).await);
     let refused = make(&user, "nowhere").await;
