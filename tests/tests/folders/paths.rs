@@ -14,9 +14,8 @@ use serde_json::json;
 use crate::HOST;
 use crate::lab::{encoded, lab};
 
-#[tokio::test]
-async fn no_path_leads_out_of_a_folder() {
-    let lab = lab(&Database::sqlite().unwrap(), "").await;
+async fn no_path_leads_out_of_a_folder(database: &Database) {
+    let lab = lab(database, "").await;
     let before = lab.around();
     let (long, deep) = ("x".repeat(300), "d/".repeat(2_500));
     let theirs = lab.theirs.display().to_string();
@@ -77,8 +76,19 @@ async fn no_path_leads_out_of_a_folder() {
 }
 
 #[tokio::test]
-async fn what_sessions_leave_in_folders_is_no_way_out() {
-    let lab = lab(&Database::sqlite().unwrap(), "").await;
+async fn no_path_leads_out_of_a_folder_on_sqlite() {
+    no_path_leads_out_of_a_folder(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test]
+async fn no_path_leads_out_of_a_folder_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        no_path_leads_out_of_a_folder(&database).await;
+    }
+}
+
+async fn what_sessions_leave_in_folders_is_no_way_out(database: &Database) {
+    let lab = lab(database, "").await;
     let before = lab.around();
     let outside = lab.dir.path().join("outside");
     let plant = |target: &Path, name: &str| symlink(target, lab.root.join(name)).unwrap();
@@ -166,4 +176,16 @@ async fn what_sessions_leave_in_folders_is_no_way_out() {
     assert!(!lab.root.exists());
     assert_eq!(lab.around(), before);
     lab.server.assert_well().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_sessions_leave_in_folders_is_no_way_out_on_sqlite() {
+    what_sessions_leave_in_folders_is_no_way_out(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test]
+async fn what_sessions_leave_in_folders_is_no_way_out_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        what_sessions_leave_in_folders_is_no_way_out(&database).await;
+    }
 }

@@ -11,9 +11,8 @@ use serde_json::json;
 use crate::HOST;
 use crate::lab::lab;
 
-#[tokio::test]
-async fn tickets_are_good_for_one_thing() {
-    let lab = lab(&Database::sqlite().unwrap(), "").await;
+async fn tickets_are_good_for_one_thing(database: &Database) {
+    let lab = lab(database, "").await;
     let send = async |address: &str| lab.transfers.patch(address, 0, "abc").await.unwrap();
     let upload = Ticket::upload(&lab.user, "mine", "new.txt", 3).await.unwrap();
     let download = Ticket::download(&lab.user, "mine", "in.txt").await.unwrap();
@@ -74,8 +73,19 @@ async fn tickets_are_good_for_one_thing() {
 }
 
 #[tokio::test]
-async fn tickets_expire() {
-    let lab = lab(&Database::sqlite().unwrap(), "[storage]\ntoken_lifetime_seconds = 1\n").await;
+async fn tickets_are_good_for_one_thing_on_sqlite() {
+    tickets_are_good_for_one_thing(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test]
+async fn tickets_are_good_for_one_thing_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        tickets_are_good_for_one_thing(&database).await;
+    }
+}
+
+async fn tickets_expire(database: &Database) {
+    let lab = lab(database, "[storage]\ntoken_lifetime_seconds = 1\n").await;
     let upload = Ticket::upload(&lab.user, "mine", "late.txt", 3).await.unwrap();
     let download = Ticket::download(&lab.user, "mine", "in.txt").await.unwrap();
     wait::until("the tickets to expire", Duration::from_secs(30), || async {
@@ -89,4 +99,16 @@ async fn tickets_expire() {
     let sent = lab.transfers.patch(&upload.address(), 0, "abc").await.unwrap();
     lab.refused("an expired ticket", sent.status, &sent.body);
     assert!(!lab.root.join("late.txt").exists());
+}
+
+#[tokio::test]
+async fn tickets_expire_on_sqlite() {
+    tickets_expire(&Database::sqlite().unwrap()).await;
+}
+
+#[tokio::test]
+async fn tickets_expire_on_postgresql() {
+    if let Some(database) = Database::postgres().unwrap() {
+        tickets_expire(&database).await;
+    }
 }
