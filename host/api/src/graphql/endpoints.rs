@@ -1,6 +1,5 @@
 //! Model services and the routes to their sessions.
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{ComplexObject, Context, ID, Object, SimpleObject};
 use quarterdeck_control::store::endpoints::{self, EndpointRow, EndpointScope, RouteRow, RouteScope};
 use quarterdeck_control::store::listing::{Listing, Page};
@@ -10,7 +9,7 @@ use quarterdeck_model::{ClusterMode, EndpointId, ProjectId, RouteId, UserId};
 use serde_json::{Value as Json, json};
 
 use super::fault::{Answer, Maybe, maybe};
-use super::loaders::Loaders;
+use super::loaders::RoutesOf;
 use super::pages::pages;
 use super::scalars::{JsonString, UuidText, int};
 use super::{caller, control, input, loader};
@@ -91,8 +90,7 @@ impl From<EndpointRow> for Endpoint {
 impl Endpoint {
     async fn routings(&self, ctx: &Context<'_>) -> Maybe<Vec<Option<Routing>>> {
         maybe(async {
-            let loader: &DataLoader<Loaders> = loader(ctx);
-            let routes = loader.load_one(super::loaders::RoutesOf(self.key)).await?.unwrap_or_default();
+            let routes = loader(ctx).load_one(RoutesOf(self.key)).await?.unwrap_or_default();
             Ok(Some(routes.into_iter().map(|row| Some(row.into())).collect()))
         })
         .await

@@ -2,12 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use async_graphql::dataloader::{DataLoader, Loader};
-use futures::future::BoxFuture;
 use quarterdeck_control::agents::statistics;
 use quarterdeck_control::store::endpoints::{self, RouteRow};
 use quarterdeck_control::store::lists::{containers, sessions, vfolders};
@@ -18,49 +13,10 @@ use quarterdeck_model::slots::{self, SlotKind, SlotMap};
 use quarterdeck_model::{
     AccessKey, AgentId, EndpointId, ImageId, KernelId, KernelStatus, ProjectId, SessionId, SessionStatus, UserId,
 };
-
 use serde_json::Value as Json;
 
-use super::fault::{Answer, Fault};
-
-/// How long nothing more must be asked for before a batch is looked up.
-const QUIET: Duration = Duration::from_millis(1);
-
-/// The look-ups of one request. A batch waits until the request has asked for all it will, however long its rows take to
-/// come by, so that a list costs the same number of statements whatever its length.
-pub(crate) struct Batches {
-    loader: DataLoader<Loaders>,
-    asked: Arc<AtomicU64>,
-}
-
-impl Batches {
-    pub(crate) fn new(control: Control) -> Self {
-        let asked = Arc::new(AtomicU64::new(0));
-        let seen = Arc::clone(&asked);
-        let spawn = move |work: BoxFuture<'static, ()>| {
-            let seen = Arc::clone(&seen);
-            tokio::spawn(async move {
-                let mut before = seen.load(Ordering::Relaxed);
-                loop {
-                    tokio::time::sleep(QUIET).await;
-                    let now = seen.load(Ordering::Relaxed);
-                    if now == before {
-                        break;
-                    }
-                    before = now;
-                }
-                work.await;
-            })
-        };
-        Self { loader: DataLoader::new(Loaders::new(control), spawn).delay(Duration::ZERO), asked }
-    }
-
-    /// Where one thing is asked for.
-    pub(crate) fn loader(&self) -> &DataLoader<Loaders> {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        &self.loader
-    }
-}
+use super::batches::Loader;
+use super::fault::Answer;
 
 /// Everything that is looked up in batches.
 #[derive(Debug)]
@@ -93,7 +49,6 @@ pub(crate) struct GroupsOf(pub(crate) UserId);
 
 impl Loader<GroupsOf> for Loaders {
     type Value = Vec<(ProjectId, String)>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[GroupsOf]) -> Answer<HashMap<GroupsOf, Self::Value>> {
         let users: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -108,7 +63,6 @@ pub(crate) struct DomainScalingGroups(pub(crate) String);
 
 impl Loader<DomainScalingGroups> for Loaders {
     type Value = Vec<String>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[DomainScalingGroups]) -> Answer<HashMap<DomainScalingGroups, Self::Value>> {
         let domains: Vec<_> = keys.iter().map(|k| k.0.clone()).collect();
@@ -123,7 +77,6 @@ pub(crate) struct ProjectScalingGroups(pub(crate) ProjectId);
 
 impl Loader<ProjectScalingGroups> for Loaders {
     type Value = Vec<String>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[ProjectScalingGroups]) -> Answer<HashMap<ProjectScalingGroups, Self::Value>> {
         let projects: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -138,7 +91,6 @@ pub(crate) struct VfoldersOf(pub(crate) UserId);
 
 impl Loader<VfoldersOf> for Loaders {
     type Value = Vec<VfolderRow>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[VfoldersOf]) -> Answer<HashMap<VfoldersOf, Self::Value>> {
         let users: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -153,7 +105,6 @@ pub(crate) struct RoutesOf(pub(crate) EndpointId);
 
 impl Loader<RoutesOf> for Loaders {
     type Value = Vec<RouteRow>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[RoutesOf]) -> Answer<HashMap<RoutesOf, Self::Value>> {
         let keys: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -168,7 +119,6 @@ pub(crate) struct AliasesOf(pub(crate) ImageId);
 
 impl Loader<AliasesOf> for Loaders {
     type Value = Vec<String>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[AliasesOf]) -> Answer<HashMap<AliasesOf, Self::Value>> {
         let keys: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -183,7 +133,6 @@ pub(crate) struct KernelsOf(pub(crate) SessionId);
 
 impl Loader<KernelsOf> for Loaders {
     type Value = Vec<containers::ContainerItem>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[KernelsOf]) -> Answer<HashMap<KernelsOf, Self::Value>> {
         let scope =
@@ -203,7 +152,6 @@ pub(crate) struct KernelsOn(pub(crate) AgentId, pub(crate) Option<Vec<KernelStat
 
 impl Loader<KernelsOn> for Loaders {
     type Value = Vec<containers::ContainerItem>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[KernelsOn]) -> Answer<HashMap<KernelsOn, Self::Value>> {
         let mut map = HashMap::new();
@@ -228,7 +176,6 @@ pub(crate) struct SessionsOf(pub(crate) AccessKey, pub(crate) Option<Vec<Session
 
 impl Loader<SessionsOf> for Loaders {
     type Value = Vec<sessions::SessionItem>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[SessionsOf]) -> Answer<HashMap<SessionsOf, Self::Value>> {
         let mut map = HashMap::new();
@@ -254,7 +201,6 @@ pub(crate) struct DependenciesOf(pub(crate) SessionId);
 
 impl Loader<DependenciesOf> for Loaders {
     type Value = Vec<sessions::SessionItem>;
-    type Error = Fault;
 
     async fn load(&self, keys: &[DependenciesOf]) -> Answer<HashMap<DependenciesOf, Self::Value>> {
         let of: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -274,7 +220,6 @@ pub(crate) struct OccupiedOn(pub(crate) AgentId);
 
 impl Loader<OccupiedOn> for Loaders {
     type Value = Json;
-    type Error = Fault;
 
     async fn load(&self, keys: &[OccupiedOn]) -> Answer<HashMap<OccupiedOn, Self::Value>> {
         let agents: Vec<_> = keys.iter().map(|k| k.0.clone()).collect();
@@ -295,7 +240,6 @@ pub(crate) struct IdleChecksOf(pub(crate) SessionId);
 
 impl Loader<IdleChecksOf> for Loaders {
     type Value = Json;
-    type Error = Fault;
 
     async fn load(&self, keys: &[IdleChecksOf]) -> Answer<HashMap<IdleChecksOf, Self::Value>> {
         let sessions: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -310,7 +254,6 @@ pub(crate) struct StatOfKernel(pub(crate) KernelId);
 
 impl Loader<StatOfKernel> for Loaders {
     type Value = Json;
-    type Error = Fault;
 
     async fn load(&self, keys: &[StatOfKernel]) -> Answer<HashMap<StatOfKernel, Self::Value>> {
         let kernels: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -325,7 +268,6 @@ pub(crate) struct StatOfAgent(pub(crate) AgentId);
 
 impl Loader<StatOfAgent> for Loaders {
     type Value = Json;
-    type Error = Fault;
 
     async fn load(&self, keys: &[StatOfAgent]) -> Answer<HashMap<StatOfAgent, Self::Value>> {
         let agents: Vec<_> = keys.iter().map(|k| k.0.clone()).collect();
@@ -340,7 +282,6 @@ pub(crate) struct CommitOf(pub(crate) SessionId);
 
 impl Loader<CommitOf> for Loaders {
     type Value = bool;
-    type Error = Fault;
 
     async fn load(&self, keys: &[CommitOf]) -> Answer<HashMap<CommitOf, Self::Value>> {
         let sessions: Vec<_> = keys.iter().map(|k| k.0).collect();
@@ -355,7 +296,6 @@ pub(crate) struct QueriesOf(pub(crate) AccessKey);
 
 impl Loader<QueriesOf> for Loaders {
     type Value = i64;
-    type Error = Fault;
 
     async fn load(&self, keys: &[QueriesOf]) -> Answer<HashMap<QueriesOf, Self::Value>> {
         // Hosts count in memory and write now and then; this one writes now, so that clients see themselves counted.

@@ -4,6 +4,7 @@
 //! changed is decided by `control`, and how results of changes look is in [`payload`].
 
 mod agents;
+mod batches;
 mod containers;
 mod document;
 mod documents;
@@ -35,15 +36,15 @@ mod vfolders;
 
 use std::sync::Arc;
 
-use async_graphql::dataloader::DataLoader;
 use async_graphql::{
     Context, EmptySubscription, MergedObject, Request, SchemaBuilder, ServerError, ValidationMode, Value as ConstValue,
 };
 use quarterdeck_control::{Control, Principal};
 use serde_json::{Map, Value};
 
+use batches::Batches;
 use documents::Documents;
-use loaders::{Batches, Loaders};
+use loaders::Loaders;
 
 /// How deep fields may nest; the usual introspection query needs 15.
 const MAX_DEPTH: usize = 20;
@@ -139,13 +140,14 @@ impl Schema {
         }
         let given = self.documents.given(operation.as_deref(), &variables);
         let is_known = document.is_valid(given);
-        let batches = Batches::new(self.control.clone());
-        let mut request = Request::new(query).variables(document::variables(variables)).data(caller).data(batches);
+        let batches = Arc::new(Batches::new(Loaders::new(self.control.clone())));
+        let mut request = Request::new(query).variables(document::variables(variables)).data(caller);
+        request = request.data(Arc::clone(&batches));
         let order = document.order(operation.as_deref());
         request.operation_name = operation;
         request.set_parsed_query(document.parsed().clone());
         let engine = if is_known { &self.unchecked } else { &self.schema };
-        let mut response = engine.execute(request).await;
+        let mut response = batches.drive(engine.execute(request)).await;
         // What was refused before it ran has no data; what failed while it ran has a path.
         let ran = response.errors.is_empty() || response.errors.iter().any(|error| !error.path.is_empty());
         if ran && !is_known {
@@ -178,6 +180,6 @@ fn caller<'a>(ctx: &Context<'a>) -> &'a Principal {
 }
 
 /// What looks up many at once.
-fn loader<'a>(ctx: &Context<'a>) -> &'a DataLoader<Loaders> {
-    ctx.data_unchecked::<Batches>().loader()
+fn loader<'a>(ctx: &Context<'a>) -> &'a Batches<Loaders> {
+    ctx.data_unchecked::<Arc<Batches<Loaders>>>()
 }

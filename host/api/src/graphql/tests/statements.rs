@@ -67,12 +67,10 @@ async fn cost(w: &World, lists: &[(String, String)]) -> BTreeMap<String, (u64, u
     let mut out = BTreeMap::new();
     for (name, document) in lists {
         // The first time warms what is cached.
-        let (mut spent, mut data) = (u64::MAX, Json::Null);
-        for _ in 0..8 {
-            let before = w.control.store().statements();
-            data = w.data(ADMIN, document, json!({})).await;
-            spent = spent.min(w.control.store().statements() - before);
-        }
+        w.data(ADMIN, document, json!({})).await;
+        let before = w.control.store().statements();
+        let data = w.data(ADMIN, document, json!({})).await;
+        let spent = w.control.store().statements() - before;
         let rows = data[name].get("items").unwrap_or_else(|| &data[name]).as_array().map_or(0, Vec::len);
         out.insert(name.clone(), (spent, rows));
     }
@@ -165,17 +163,11 @@ async fn lists_cost_the_same_whatever_their_length() {
         crowd(&w).await;
         let many = cost(&w, &lists).await;
         for (name, (spent, rows)) in &many {
-            // A busy machine may part what would have been asked at once, a time or two; a statement for each row would be
-            // fifty.
-            let before = few[name].0;
-            assert!(
-                *spent <= before + 5,
-                "{name}: {spent} statements instead of {before}, {rows} rows instead of {}",
-                few[name].1
-            );
+            let (before, fewer) = few[name];
+            assert_eq!(*spent, before, "{name}: statements for {rows} rows instead of {fewer}");
             // Folders and services have rows of their own where they are tested.
             let elsewhere = ["vfolder", "storage_volume", "endpoint", "routing"];
-            let grown = *rows >= few[name].1 + 50;
+            let grown = *rows >= fewer + 50;
             assert!(grown || elsewhere.iter().any(|begin| name.starts_with(begin)), "{name}: {rows} rows");
         }
     }
