@@ -22,6 +22,9 @@ use crate::{
 /// How long a wake-up waits for others of its burst: what comes together is written together.
 const COALESCE: Duration = Duration::from_millis(3);
 
+/// How long what an agent has may wait to be compared with the rows, together with what others have.
+const TOGETHER: Duration = Duration::from_millis(250);
+
 pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTracker {
     let tracker = TaskTracker::new();
     // Leadership outlives the loops that need it.
@@ -83,6 +86,7 @@ pub(crate) fn spawn(control: &Control, shutdown: CancellationToken) -> TaskTrack
     }
     loops.spawn(tasks(control.clone(), shutdown.clone()));
     loops.spawn(caches(control.clone(), shutdown.clone()));
+    loops.spawn(comparisons(control.clone(), shutdown.clone()));
     loops.spawn(watch_connections(control.clone(), shutdown.clone()));
     loops.spawn(pump(control.clone(), shutdown.clone()));
     loops.spawn(news::listen(control.clone(), shutdown.clone()));
@@ -254,12 +258,18 @@ async fn tasks(control: Control, stop: CancellationToken) {
 /// is written.
 async fn caches(control: Control, stop: CancellationToken) {
     every(&control, health::CACHES, Duration::from_secs(1), stop, |control| async move {
-        agents::flush_seen(&control).await?;
+        agents::note_seen(&control).await?;
         news::refresh(&control).await?;
         control.identity().flush().await?;
         retention::measure(&control).await
     })
     .await;
+}
+
+/// Every host: what its agents have is compared with the rows, for those whose time has come since the last pass.
+async fn comparisons(control: Control, stop: CancellationToken) {
+    every(&control, "comparisons", TOGETHER, stop, |control| async move { agents::reconcile_due(&control).await })
+        .await;
 }
 
 /// Every host: shows the others how its agents do.

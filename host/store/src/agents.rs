@@ -276,6 +276,13 @@ pub async fn touch<S: Sql>(sql: &mut S, seen: &[(AgentId, Timestamp)]) -> Result
     Ok(())
 }
 
+/// `LOST` agents that became so after `since`.
+pub async fn lost_since<S: Sql>(sql: &mut S, since: Timestamp) -> Result<Vec<AgentId>> {
+    let stmt = Stmt::new("SELECT id FROM agents WHERE status = 'LOST' AND lost_at > $1");
+    let rows = sql.fetch_all(stmt.bind(since.0)).await?;
+    rows.iter().map(|row| row.parse("id")).collect()
+}
+
 /// `ALIVE` agents that were heard last before `deadline`.
 pub async fn silent_since<S: Sql>(sql: &mut S, deadline: Timestamp) -> Result<Vec<AgentId>> {
     let rows = sql

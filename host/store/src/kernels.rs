@@ -1,5 +1,7 @@
 //! Kernels: one container or process tree of a session each.
 
+use std::collections::HashMap;
+
 use quarterdeck_model::{AgentId, KernelId, KernelRole, KernelStatus, SessionId, SessionResult, TaskId, Timestamp};
 use serde_json::{Value, json};
 
@@ -304,27 +306,26 @@ pub struct OnAgent {
     pub status_changed: Timestamp,
 }
 
-/// The kernels that occupy an agent.
-pub async fn on_agent<S: Sql>(sql: &mut S, agent: &AgentId) -> Result<Vec<OnAgent>> {
-    let rows = sql
-        .fetch_all(
-            Stmt::new(
-                "SELECT id, session_id, status, status_changed FROM kernels \
-                 WHERE agent_id = $1 AND status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')",
-            )
-            .bind(agent.as_str()),
-        )
-        .await?;
-    rows.iter()
-        .map(|row| {
-            Ok(OnAgent {
-                id: row.parse("id")?,
-                session: row.parse("session_id")?,
-                status: row.parse("status")?,
-                status_changed: Timestamp(row.get("status_changed")?),
-            })
-        })
-        .collect()
+/// The kernels that occupy these agents, by agent; agents without any are left out.
+pub async fn on_agents<S: Sql>(sql: &mut S, agents: &[&AgentId]) -> Result<HashMap<AgentId, Vec<OnAgent>>> {
+    let mut out: HashMap<AgentId, Vec<OnAgent>> = HashMap::new();
+    if agents.is_empty() {
+        return Ok(out);
+    }
+    let stmt = Stmt::among(
+        "SELECT agent_id, id, session_id, status, status_changed FROM kernels
+         WHERE agent_id IN {list} AND status NOT IN ('PENDING', 'TERMINATED', 'CANCELLED')",
+        agents,
+    );
+    for row in &sql.fetch_all(stmt).await? {
+        out.entry(row.parse("agent_id")?).or_default().push(OnAgent {
+            id: row.parse("id")?,
+            session: row.parse("session_id")?,
+            status: row.parse("status")?,
+            status_changed: Timestamp(row.get("status_changed")?),
+        });
+    }
+    Ok(out)
 }
 
 /// The sessions of kernels, for those that exist.

@@ -1,7 +1,10 @@
 //! An agent says that it lives, and what it holds.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::time::Duration;
 
+use futures::future::try_join_all;
 use quarterdeck_model::{AgentId, AgentStatus, KernelId, KernelStatus, SessionId};
 use quarterdeck_rpc::pb;
 use quarterdeck_store::{agents as rows, kernels, sessions};
@@ -10,8 +13,15 @@ use super::{amounts, in_background, register};
 use crate::error::Result;
 use crate::{Control, hooks, terminate};
 
+/// How often it is written who was heard, at least.
+const SEEN_EVERY: Duration = Duration::from_secs(5);
+/// It is written so often in the time after which an agent that is silent is lost.
+const SEEN_SHARE: u32 = 8;
+/// Who was lost longer ago needn't be back within a second: many may never be.
+const LATELY_MS: i64 = 600_000;
+
 /// Takes in a heartbeat of the current boot.
-pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::HeartbeatRequest) -> Result<()> {
+pub(super) async fn receive(control: &Control, id: &AgentId, mut beat: pb::HeartbeatRequest) -> Result<()> {
     control.metrics().heartbeats.inc();
     if control.live().hear(id, &beat, control.clock().now()) {
         let (capacity, shown) = amounts(&beat.slots);
@@ -27,8 +37,9 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
         }
         control.signals().schedule.notify_one();
     }
-    if control.live().claim_reconciliation(id, control.settings().reconcile_interval, control.clock().elapsed()) {
-        reconcile(control, id, &beat.kernels).await?;
+    let (every, elapsed) = (control.settings().reconcile_interval, control.clock().elapsed());
+    if let Some(kernels) = control.live().due(id, mem::take(&mut beat.kernels), every, elapsed) {
+        reconcile(control, vec![(id.clone(), kernels)]).await?;
     }
     control.live().measure(id, &beat.kernel_stats, control.clock().now());
     if control.policies().has_hooks("POST_AGENT_HEARTBEAT") {
@@ -44,20 +55,46 @@ pub(super) async fn receive(control: &Control, id: &AgentId, beat: pb::Heartbeat
     Ok(())
 }
 
-/// Brings both sides together: what the agent has and shouldn't is destroyed; what it should have and
-/// hasn't is sent again (while it starts) or counted as ended (when it ran).
-async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> Result<()> {
-    let rows = kernels::on_agent(&mut control.store().reader(), id).await?;
-    control.live().owns(id, rows.iter().map(|row| row.id).collect());
-    let counted: HashMap<KernelId, &kernels::OnAgent> = rows.iter().map(|row| (row.id, row)).collect();
-    let present: HashSet<KernelId> = has.iter().filter_map(|k| k.kernel_id.parse().ok()).collect();
+/// Compares the kernels of all agents whose time it is, with one look at the rows: a thousand agents cost as many
+/// statements as there are passes, not as many as there are agents.
+pub(crate) async fn reconcile_due(control: &Control) -> Result<()> {
+    let due = control.live().take_due();
+    if due.is_empty() { Ok(()) } else { reconcile(control, due).await }
+}
 
+/// Brings both sides together: what an agent has and shouldn't is destroyed; what it should have and
+/// hasn't is sent again (while it starts) or counted as ended (when it ran).
+async fn reconcile(control: &Control, agents: Vec<(AgentId, Vec<pb::KernelState>)>) -> Result<()> {
+    let ids: Vec<&AgentId> = agents.iter().map(|(id, _)| id).collect();
+    let mut counted = kernels::on_agents(&mut control.store().reader(), &ids).await?;
+    let mut restart: HashSet<SessionId> = HashSet::new();
+    let mut lost = Vec::new();
+    for (id, has) in &agents {
+        let rows = counted.remove(id).unwrap_or_default();
+        control.live().owns(id, rows.iter().map(|row| row.id).collect());
+        destroy_unwanted(control, id, has, &rows);
+        lost.extend(missing(control, id, has, &rows, &mut restart));
+    }
+    if !restart.is_empty() {
+        let ids: Vec<_> = restart.into_iter().collect();
+        if sessions::hasten(&mut control.store().reader(), &ids).await? > 0 {
+            control.signals().start.notify_one();
+        }
+    }
+    // One item an agent: they are written together, and one that can't be written keeps no other from it.
+    try_join_all(lost.into_iter().map(|kernels| control.intake().vanished(kernels))).await?;
+    Ok(())
+}
+
+/// Has the kernels destroyed that an agent has and that aren't counted on it.
+fn destroy_unwanted(control: &Control, id: &AgentId, has: &[pb::KernelState], rows: &[kernels::OnAgent]) {
+    let counted: HashSet<KernelId> = rows.iter().map(|row| row.id).collect();
     let mut unwanted: HashMap<SessionId, Vec<KernelId>> = HashMap::new();
     for kernel in has.iter().filter(|k| k.state != "terminating") {
         let (Ok(kernel_id), Ok(session)) = (kernel.kernel_id.parse::<KernelId>(), kernel.session_id.parse()) else {
             continue;
         };
-        if !counted.contains_key(&kernel_id) {
+        if !counted.contains(&kernel_id) {
             unwanted.entry(session).or_default().push(kernel_id);
         }
     }
@@ -65,8 +102,18 @@ async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> 
         tracing::info!(agent = %id, %session, count = kernels.len(), "the agent has kernels that it shouldn't have");
         terminate::clean_up(control, id.clone(), session, kernels, "terminated-unknown-container");
     }
+}
 
-    let mut restart: HashSet<SessionId> = HashSet::new();
+/// What an agent should have and hasn't: adds sessions that are to be sent again to `restart`, and returns the kernels that
+/// have been missing for too long, if any.
+fn missing(
+    control: &Control,
+    id: &AgentId,
+    has: &[pb::KernelState],
+    rows: &[kernels::OnAgent],
+    restart: &mut HashSet<SessionId>,
+) -> Option<Vec<KernelId>> {
+    let present: HashSet<KernelId> = has.iter().filter_map(|k| k.kernel_id.parse().ok()).collect();
     let mut vanished = Vec::new();
     let patience = control.settings().missing_patience;
     let settled = control.clock().now().plus_micros(-i64::try_from(patience.as_micros()).unwrap_or(i64::MAX));
@@ -80,18 +127,25 @@ async fn reconcile(control: &Control, id: &AgentId, has: &[pb::KernelState]) -> 
             _ => {}
         }
     }
-    if !restart.is_empty() {
-        let ids: Vec<_> = restart.into_iter().collect();
-        if sessions::hasten(&mut control.store().reader(), &ids).await? > 0 {
-            control.signals().start.notify_one();
-        }
-    }
     let lost = control.live().missing(id, &vanished, patience, control.clock().elapsed());
-    if !lost.is_empty() {
-        tracing::warn!(agent = %id, count = lost.len(), "kernels vanished from their agent");
-        control.intake().vanished(lost).await?;
+    if lost.is_empty() {
+        return None;
     }
-    Ok(())
+    tracing::warn!(agent = %id, count = lost.len(), "kernels vanished from their agent");
+    Some(lost)
+}
+
+/// Writes who was heard: now and then, since nobody is lost for being heard a few seconds ago; at once when somebody is
+/// among them who was lost lately.
+pub(crate) async fn note_seen(control: &Control) -> Result<()> {
+    let timeout = u64::try_from(control.settings().heartbeat_timeout_ms).unwrap_or_default();
+    let every = SEEN_EVERY.min(Duration::from_millis(timeout) / SEEN_SHARE);
+    if control.live().is_seen_due(every, control.clock().elapsed()) {
+        return flush_seen(control).await;
+    }
+    let since = control.clock().now().plus_millis(-LATELY_MS);
+    let lost = rows::lost_since(&mut control.store().reader(), since).await?;
+    if control.live().were_seen(&lost) { flush_seen(control).await } else { Ok(()) }
 }
 
 /// Writes who was heard since the last time; agents that came back are `ALIVE` again.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use quarterdeck_model::{AgentId, KernelId, Timestamp};
 use quarterdeck_rpc::pb;
 use quarterdeck_store::agents::AgentRow;
@@ -21,6 +21,8 @@ pub struct Live {
     agents: RwLock<HashMap<AgentId, Heard>>,
     /// Statistics of kernels, as their own agents sent them. Locked after `agents`, when both are.
     kernels: RwLock<HashMap<KernelId, Stat>>,
+    /// When it is written again who was heard, by [`Clock::elapsed`](quarterdeck_model::Clock::elapsed).
+    seen_at: Mutex<Duration>,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,8 @@ struct Heard {
     own: HashSet<KernelId>,
     /// When its kernels are compared with the rows again, by [`Clock::elapsed`](quarterdeck_model::Clock::elapsed).
     reconcile_at: Duration,
+    /// Which kernels it had when that time had come: they are compared soon, together with those of other agents.
+    due: Option<Vec<pb::KernelState>>,
     /// Kernels that the host counts on it and that it hasn't, since when.
     missing: HashMap<KernelId, Duration>,
 }
@@ -63,6 +67,7 @@ impl Live {
                 stat: None,
                 own: HashSet::new(),
                 reconcile_at: Duration::ZERO,
+                due: None,
                 missing: HashMap::new(),
             },
         );
@@ -107,6 +112,10 @@ impl Live {
         for (agent, kernel) in over {
             if let Some(heard) = agent.as_ref().and_then(|agent| agents.get_mut(agent)) {
                 heard.own.remove(kernel);
+                // It had the kernel when it said so; that it has it still, it says the next time.
+                if let Some(due) = &mut heard.due {
+                    due.retain(|state| state.kernel_id.parse().ok() != Some(*kernel));
+                }
             }
         }
         self.drop_stats(over.iter().map(|(_, kernel)| *kernel));
@@ -179,15 +188,35 @@ impl Live {
         }
     }
 
-    /// Whether it is time to compare the agent's kernels with the rows; then says when the next time is.
-    pub(crate) fn claim_reconciliation(&self, id: &AgentId, every: Duration, now: Duration) -> bool {
+    /// Notes which kernels an agent has, if it is time to compare them with the rows, and says when the next time is. They
+    /// are compared with those of [others](Live::take_due); or at once, and are given back, when this host hasn't done
+    /// it since the agent came or since somebody wanted it.
+    pub(crate) fn due(
+        &self,
+        id: &AgentId,
+        kernels: Vec<pb::KernelState>,
+        every: Duration,
+        now: Duration,
+    ) -> Option<Vec<pb::KernelState>> {
         let mut agents = self.agents.write();
-        let Some(heard) = agents.get_mut(id) else { return false };
+        let heard = agents.get_mut(id)?;
         if now < heard.reconcile_at {
-            return false;
+            return None;
         }
+        let at_once = heard.reconcile_at.is_zero();
         heard.reconcile_at = now + every;
-        true
+        if at_once {
+            heard.due = None;
+            return Some(kernels);
+        }
+        heard.due = Some(kernels);
+        None
+    }
+
+    /// The agents whose kernels are to be compared with the rows since the last call, and which they have.
+    pub(crate) fn take_due(&self) -> Vec<(AgentId, Vec<pb::KernelState>)> {
+        let mut agents = self.agents.write();
+        agents.iter_mut().filter_map(|(id, heard)| Some((id.clone(), heard.due.take()?))).collect()
     }
 
     /// Notes which kernels are missing on an agent; returns those missing for at least `patience`.
@@ -218,6 +247,22 @@ impl Live {
     /// When this host heard the agent's last heartbeat.
     pub(crate) fn last_heard(&self, id: &AgentId) -> Option<Timestamp> {
         self.agents.read().get(id)?.last
+    }
+
+    /// Whether it is time to write who was heard; then says when the next time is.
+    pub(crate) fn is_seen_due(&self, every: Duration, now: Duration) -> bool {
+        let mut seen_at = self.seen_at.lock();
+        let is_due = now >= *seen_at;
+        if is_due {
+            *seen_at = now + every;
+        }
+        is_due
+    }
+
+    /// Whether any of these agents was heard since that was written.
+    pub(crate) fn were_seen(&self, ids: &[AgentId]) -> bool {
+        let agents = self.agents.read();
+        ids.iter().any(|id| agents.get(id).is_some_and(|heard| heard.seen.is_some()))
     }
 
     /// Agents heard since the last call, and when.

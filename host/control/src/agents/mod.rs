@@ -2,7 +2,8 @@
 //!
 //! [`HostService`] is what they call. Reports go through one queue ([`intake`]) whose transactions
 //! each take in everything that waits; heartbeats cost no transaction: what they say is kept in
-//! memory ([`Live`]) and written once a second. Other hosts read [there](statistics) how kernels and agents do.
+//! memory ([`Live`]) and written every few seconds, and what many agents have is compared with the rows
+//! together. Other hosts read [there](statistics) how kernels and agents do.
 
 mod heartbeat;
 pub mod intake;
@@ -12,6 +13,8 @@ mod register;
 pub(crate) mod reports;
 mod scrub;
 pub mod statistics;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -30,7 +33,7 @@ use crate::{AgentOperation, Control};
 pub use live::Live;
 pub use modify::{ModifyAgent, modify, new_join_token};
 
-pub(crate) use heartbeat::flush_seen;
+pub(crate) use heartbeat::{flush_seen, note_seen, reconcile_due};
 
 /// The service that agents call.
 #[derive(Clone, Debug)]

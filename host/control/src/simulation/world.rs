@@ -16,7 +16,7 @@ use super::agent::{Manner, SimAgent, Stage, State};
 use super::dice::Dice;
 use super::host::{self, Host};
 use super::laws::{Kernel, Limits, Observer, Picture};
-use crate::agents::{HostService, flush_seen};
+use crate::agents::{HostService, flush_seen, reconcile_due};
 use crate::enqueue::{self, CreateSession, SessionConfig};
 use crate::error::Error;
 use crate::{idle, liveness, schedule, sessions, terminate};
@@ -523,6 +523,7 @@ impl World {
         }
         let answer = self.on_host(async |host| {
             let answer = HostService::new(host.control.clone()).heartbeat(request).await;
+            reconcile_due(&host.control).await.unwrap();
             flush_seen(&host.control).await.unwrap();
             answer
         });
@@ -546,6 +547,7 @@ impl World {
                 };
                 answers.push(service.heartbeat(request).await);
             }
+            reconcile_due(&host.control).await.unwrap();
             flush_seen(&host.control).await.unwrap();
             answers
         });
