@@ -87,7 +87,7 @@ pub struct Listener(Ear);
 
 #[derive(Debug)]
 enum Ear {
-    Sqlite { file: Arc<File>, connection: Option<Box<Connection>>, version: Option<i64> },
+    Sqlite { file: Arc<File>, connection: Option<Connection>, version: Option<i64> },
     Postgres { options: Box<PgConnectOptions>, listener: Option<PgListener> },
 }
 
@@ -111,7 +111,7 @@ impl Listener {
     }
 }
 
-async fn ask(file: &Arc<File>, connection: &mut Option<Box<Connection>>, version: &mut Option<i64>) -> Result<Heard> {
+async fn ask(file: &Arc<File>, connection: &mut Option<Connection>, version: &mut Option<i64>) -> Result<Heard> {
     loop {
         let connection = match &mut *connection {
             Some(connection) => {

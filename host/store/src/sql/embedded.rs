@@ -54,21 +54,20 @@ impl File {
     ///
     /// # Errors
     /// [`Error::Sqlite`] when it can't be opened.
-    pub(crate) async fn create(path: &Path, sync_full: bool) -> Result<(Arc<Self>, Box<Connection>)> {
+    pub(crate) async fn create(path: &Path, sync_full: bool) -> Result<(Arc<Self>, Connection)> {
         let file = Arc::new(Self { path: path.to_owned(), sync_full, costs: Costs::default(), wal: Wal::default() });
         let opened = file.clone();
         let connection = tokio::task::spawn_blocking(move || opened.open(OpenFlags::SQLITE_OPEN_CREATE)).await??;
-        Ok((file, Box::new(connection)))
+        Ok((file, connection))
     }
 
     /// A further connection.
     ///
     /// # Errors
     /// [`Error::Sqlite`] when the file can't be opened, for instance because it is gone.
-    pub(crate) async fn connect(self: &Arc<Self>) -> Result<Box<Connection>> {
+    pub(crate) async fn connect(self: &Arc<Self>) -> Result<Connection> {
         let file = self.clone();
-        let connection = tokio::task::spawn_blocking(move || file.open(OpenFlags::empty())).await??;
-        Ok(Box::new(connection))
+        Ok(tokio::task::spawn_blocking(move || file.open(OpenFlags::empty())).await??)
     }
 
     /// A connection of the driver that knows migrations. Whoever asks for it closes it.
@@ -112,7 +111,7 @@ impl File {
         connection.busy_timeout(Duration::ZERO)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         wal::watch(&mut connection);
-        Ok(Connection { inner: Mutex::new(connection) })
+        Ok(Connection { inner: Box::new(Mutex::new(connection)) })
     }
 }
 
@@ -169,8 +168,8 @@ impl Job {
 /// A connection to the file.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// Never locked: whoever has the connection has it alone. Futures that are shared may hold it this way.
-    inner: Mutex<rusqlite::Connection>,
+    /// Never locked: whoever has the connection has it alone. Futures that are shared may hold it this way, and are small.
+    inner: Box<Mutex<rusqlite::Connection>>,
 }
 
 impl Connection {

@@ -54,7 +54,7 @@ impl Tx {
         match self.inner {
             TxInner::Sqlite(lane, fuse) => {
                 burn(&fuse).await;
-                lane.end("COMMIT").await?;
+                lane.commit().await?;
                 burn(&fuse).await;
             }
             TxInner::Postgres(tx) => tx.commit().await?,
@@ -101,7 +101,8 @@ impl Tx {
     /// [`crate::Error::Sqlx`]; the transaction is gone then, too.
     pub async fn rollback(self) -> Result<()> {
         match self.inner {
-            TxInner::Sqlite(lane, _) => lane.end("ROLLBACK").await?,
+            // Undone as it goes back.
+            TxInner::Sqlite(lane, _) => drop(lane),
             TxInner::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())

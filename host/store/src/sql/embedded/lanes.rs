@@ -34,13 +34,13 @@ struct Inner {
     /// One permit for each connection that there may be.
     free: Arc<Semaphore>,
     /// Connections that nobody uses; the last one back is the first one out.
-    idle: Mutex<Vec<Box<Connection>>>,
+    idle: Mutex<Vec<Connection>>,
     most: u32,
 }
 
 impl Lanes {
     /// At most `most` connections, of which there are some already.
-    pub(crate) fn new(file: Arc<File>, most: u32, open: Vec<Box<Connection>>) -> Self {
+    pub(crate) fn new(file: Arc<File>, most: u32, open: Vec<Connection>) -> Self {
         let most = most.max(1);
         let free = Arc::new(Semaphore::new(most as usize));
         Self { inner: Arc::new(Inner { file, free, idle: Mutex::new(open), most }) }
@@ -136,12 +136,12 @@ impl Lane {
         Ok(answer.rows.pop().map(Row::Sqlite))
     }
 
-    /// Ends the transaction by `COMMIT` or `ROLLBACK`.
+    /// Makes the transaction durable and visible.
     ///
     /// # Errors
     /// As [`Lane::execute`]; then nothing was written.
-    pub(crate) async fn end(mut self, how: &'static str) -> Result<()> {
-        self.execute(Stmt::new(how)).await.map(drop)
+    pub(crate) async fn commit(mut self) -> Result<()> {
+        self.execute(Stmt::new("COMMIT")).await.map(drop)
     }
 
     async fn run(&mut self, mut job: Job) -> Result<Answer> {
@@ -190,7 +190,7 @@ impl Lane {
 #[derive(Debug)]
 struct Held {
     /// Here until it goes back.
-    connection: Option<Box<Connection>>,
+    connection: Option<Connection>,
     inner: Arc<Inner>,
     /// Given back after the connection.
     permit: Option<OwnedSemaphorePermit>,

@@ -131,6 +131,16 @@ async fn each_type_reads_back_and_no_other() {
 }
 
 #[tokio::test]
+async fn columns_are_those_that_the_table_has_now() {
+    let db = Db::new().await;
+    db.reader().execute(insert(1)).await.unwrap();
+    let columns = || async { db.reader().fetch_one(Stmt::new("SELECT * FROM t")).await.unwrap().columns() };
+    assert_eq!(columns().await, ["id", "body"]);
+    db.elsewhere().execute_batch("ALTER TABLE t ADD COLUMN more TEXT DEFAULT 'x'").unwrap();
+    assert_eq!(columns().await, ["id", "body", "more"]);
+}
+
+#[tokio::test]
 async fn nul_is_refused_before_anything_runs() {
     let db = Db::new().await;
     let stmt = || Stmt::new("INSERT INTO t (id, body) VALUES (1, $1)").bind("a\0b");
@@ -191,6 +201,10 @@ async fn a_transaction_that_is_dropped_is_undone() {
     tx.execute(insert(1)).await.unwrap();
     tx.rollback().await.unwrap();
     assert_eq!(db.rows().await, 0);
+    // Also after SQLite has done so itself.
+    let mut tx = db.store.begin().await.unwrap();
+    tx.execute(Stmt::new("INSERT OR ROLLBACK INTO t (id) VALUES (2000000000)")).await.unwrap_err();
+    tx.rollback().await.unwrap();
     // Its lock is free as well.
     db.elsewhere().execute("INSERT INTO t (id) VALUES (2)", []).unwrap();
     assert_eq!(db.rows().await, 1);
