@@ -6,8 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use sqlx::{AssertSqlSafe, Row as _};
-
 use crate::error::{Error, Result};
 use crate::schema::{self, Table, quoted};
 use crate::sql::{Dialect, Pools, Sql, Stmt, Tx, Value};
@@ -86,7 +84,7 @@ pub async fn write(store: &Store, path: &Path, progress: Progress<'_>) -> Result
 async fn vacuum(store: &Store, path: &Path) -> Result<()> {
     let Pools::Sqlite { read, .. } = &store.pools else { unreachable!("a backup's file is of SQLite") };
     // Reads: a server that runs goes on writing.
-    sqlx::query("VACUUM INTO $1").bind(path.display().to_string()).execute(read).await?;
+    read.take().await?.execute(Stmt::new("VACUUM INTO $1").bind(path.display().to_string())).await?;
     Ok(())
 }
 
@@ -118,9 +116,8 @@ pub async fn restore(store: &Store, path: &Path, scratch: &Path, progress: Progr
 /// Opens a file that says that our migrations made it.
 async fn open(file: &Scratch) -> Result<Store> {
     let store = Store::open(&file.url(), &Options { connections: 1, ..Options::default() }).await?;
-    let Pools::Sqlite { read, .. } = &store.pools else { unreachable!("it was opened as such") };
     let marks = "SELECT COUNT(*) AS n FROM sqlite_master WHERE name IN ('_sqlx_migrations', 'revisions', 'keypairs')";
-    let found: i64 = sqlx::query(marks).fetch_one(read).await?.try_get("n")?;
+    let found: i64 = store.reader().fetch_one(Stmt::new(marks)).await?.get("n")?;
     if found < 3 {
         return Err(Error::Corrupt { column: "the schema".to_owned(), reason: "it isn't Quarterdeck's".to_owned() });
     }
@@ -255,9 +252,11 @@ async fn set_identity(to: &mut Tx, table: &Table, column: &str, last: i64) -> Re
 /// # Errors
 /// [`Error::Sqlx`].
 pub async fn file_faults(store: &Store) -> Result<Vec<String>> {
-    let Pools::Sqlite { read, .. } = &store.pools else { return Ok(Vec::new()) };
-    let rows = sqlx::query(AssertSqlSafe("PRAGMA integrity_check(100)".to_owned())).fetch_all(read).await?;
-    let lines = rows.iter().map(|row| row.try_get::<String, _>(0)).collect::<std::result::Result<Vec<_>, _>>()?;
+    if store.dialect() == Dialect::Postgres {
+        return Ok(Vec::new());
+    }
+    let rows = store.reader().fetch_all(Stmt::new("PRAGMA integrity_check(100)")).await?;
+    let lines = rows.iter().map(|row| row.get::<String>("integrity_check")).collect::<Result<Vec<_>>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
 }
 

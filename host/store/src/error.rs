@@ -1,5 +1,7 @@
 //! What can go wrong with the database.
 
+use rusqlite::{ErrorCode, ffi};
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -9,9 +11,18 @@ pub enum Error {
     /// The URL names no database that we know.
     #[error("unsupported database scheme `{0}`: use sqlite://PATH or postgres://…")]
     BadUrl(String),
-    /// The driver or the database refused.
+    /// The driver or the database refused. Where only this one is named, SQLite says [`Error::Sqlite`].
     #[error("database: {0}")]
     Sqlx(#[from] sqlx::Error),
+    /// SQLite refused.
+    #[error("database: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The thread on which SQLite ran a statement ended without an answer: the host is ending, or there is a bug.
+    #[error("database: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+    /// The transaction is undone: a statement of it wasn't waited for, or SQLite undid it when one failed.
+    #[error("database: the transaction was undone before its end")]
+    GivenUp,
     /// A migration failed, or the database was migrated by a newer release.
     #[error("migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -66,16 +77,30 @@ pub enum Violation {
 impl Error {
     /// The rule of the schema that was broken, with the database's name for it.
     pub fn violation(&self) -> Option<(Violation, String)> {
-        let Error::Sqlx(sqlx::Error::Database(e)) = self else { return None };
-        let kind = match e.kind() {
-            sqlx::error::ErrorKind::UniqueViolation => Violation::Unique,
-            sqlx::error::ErrorKind::ForeignKeyViolation => Violation::ForeignKey,
-            sqlx::error::ErrorKind::NotNullViolation => Violation::NotNull,
-            sqlx::error::ErrorKind::CheckViolation => Violation::Check,
-            _ => return None,
-        };
-        let name = e.constraint().map_or_else(|| e.message().to_owned(), str::to_owned);
-        Some((kind, name))
+        match self {
+            Error::Sqlx(sqlx::Error::Database(e)) => {
+                let kind = match e.kind() {
+                    sqlx::error::ErrorKind::UniqueViolation => Violation::Unique,
+                    sqlx::error::ErrorKind::ForeignKeyViolation => Violation::ForeignKey,
+                    sqlx::error::ErrorKind::NotNullViolation => Violation::NotNull,
+                    sqlx::error::ErrorKind::CheckViolation => Violation::Check,
+                    _ => return None,
+                };
+                Some((kind, e.constraint().map_or_else(|| e.message().to_owned(), str::to_owned)))
+            }
+            Error::Sqlite(error @ rusqlite::Error::SqliteFailure(e, _)) => {
+                let kind = match e.extended_code {
+                    ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY => Violation::Unique,
+                    ffi::SQLITE_CONSTRAINT_FOREIGNKEY => Violation::ForeignKey,
+                    ffi::SQLITE_CONSTRAINT_NOTNULL => Violation::NotNull,
+                    ffi::SQLITE_CONSTRAINT_CHECK => Violation::Check,
+                    _ => return None,
+                };
+                // SQLite's message names the columns; its constraints have no other name.
+                Some((kind, error.to_string()))
+            }
+            _ => None,
+        }
     }
 
     /// Whether the same transaction may succeed when tried again.
@@ -83,6 +108,9 @@ impl Error {
         match self {
             Error::Sqlx(sqlx::Error::Database(e)) => {
                 matches!(e.code().as_deref(), Some("40001" | "40P01" | "5" | "6" | "261" | "517"))
+            }
+            Error::Sqlite(e) => {
+                matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
             }
             Error::Conflict(_) => true,
             Error::Sqlx(sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut) => true,

@@ -106,14 +106,7 @@ impl Store {
 
     /// Ends all connections; a database file is then whole by itself.
     pub async fn close(&self) {
-        match &self.pools {
-            sql::Pools::Sqlite { lanes, read, write, .. } => {
-                lanes.close().await;
-                read.close().await;
-                write.close().await;
-            }
-            sql::Pools::Postgres(pool) => pool.close().await,
-        }
+        self.pools.close().await;
     }
 
     /// The database behind it.

@@ -6,11 +6,11 @@
 
 use std::borrow::Cow;
 
-use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Connection as _, SqlSafeStr as _};
 
 use crate::error::Result;
-use crate::sql::{Dialect, Pools};
+use crate::sql::{Dialect, File, Pools};
 
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first schema", include_str!("../migrations/0001_first_schema.sql")),
@@ -79,10 +79,19 @@ fn of_dialect(sql: &str, dialect: Dialect) -> String {
 pub(crate) async fn run(pools: &Pools) -> Result<()> {
     let migrator = migrator(pools.dialect());
     match pools {
-        Pools::Sqlite { write, .. } => migrator.run(write).await?,
+        Pools::Sqlite { file, .. } => run_sqlite(&migrator, file).await?,
         Pools::Postgres(pool) => migrator.run(pool).await?,
     }
     Ok(())
+}
+
+/// On a connection of sqlx's, which knows migrations; everything else is the embedded SQLite's.
+async fn run_sqlite(migrator: &Migrator, file: &File) -> Result<()> {
+    let mut connection = file.for_migrations().await?;
+    let result = migrator.run(&mut connection).await;
+    // Also after a failure: the file may be removed then, which its connection mustn't outlive.
+    connection.close().await?;
+    Ok(result?)
 }
 
 #[cfg(test)]
@@ -97,8 +106,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", dir.path().join("old.db").display());
         let store = Store::open(&url, &Options::default()).await.unwrap();
-        let Pools::Sqlite { write, .. } = &store.pools else { unreachable!("it was opened as such") };
-        migrator_of(Dialect::Sqlite, &MIGRATIONS[..1]).run(write).await.unwrap();
+        let Pools::Sqlite { file, .. } = &store.pools else { unreachable!("it was opened as such") };
+        run_sqlite(&migrator_of(Dialect::Sqlite, &MIGRATIONS[..1]), file).await.unwrap();
         let mut tx = store.begin().await.unwrap();
         for recording in ["x'0102'", "NULL"] {
             tx.execute(Stmt::assembled(format!(

@@ -3,15 +3,15 @@
 //!
 //! Nothing here is truth. Whoever hears of something looks at the rows, and looks anyway after a while.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Executor as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions as _, Executor as _};
 
 use crate::Store;
 use crate::error::{Error, Result};
-use crate::sql::{Pools, Sql as _, Stmt};
+use crate::sql::{Connection, File, Pools, Sql as _, Stmt};
 
 /// Where hosts of one database tell each other things.
 const CHANNEL: &str = "quarterdeck";
@@ -73,9 +73,7 @@ impl Store {
     /// Listens to what is said from now on.
     pub fn listener(&self) -> Listener {
         Listener(match &self.pools {
-            Pools::Sqlite { read, .. } => {
-                Ear::Sqlite { options: Box::new((*read.connect_options()).clone()), connection: None, version: None }
-            }
+            Pools::Sqlite { file, .. } => Ear::Sqlite { file: file.clone(), connection: None, version: None },
             Pools::Postgres(pool) => {
                 Ear::Postgres { options: Box::new((*pool.connect_options()).clone()), listener: None }
             }
@@ -89,7 +87,7 @@ pub struct Listener(Ear);
 
 #[derive(Debug)]
 enum Ear {
-    Sqlite { options: Box<SqliteConnectOptions>, connection: Option<SqliteConnection>, version: Option<i64> },
+    Sqlite { file: Arc<File>, connection: Option<Connection>, version: Option<i64> },
     Postgres { options: Box<PgConnectOptions>, listener: Option<PgListener> },
 }
 
@@ -100,7 +98,7 @@ impl Listener {
     /// [`Error::Sqlx`] when the database can't be reached; the next call connects again.
     pub async fn next(&mut self) -> Result<Heard> {
         let heard = match &mut self.0 {
-            Ear::Sqlite { options, connection, version } => ask(options, connection, version).await,
+            Ear::Sqlite { file, connection, version } => ask(file, connection, version).await,
             Ear::Postgres { options, listener } => listen(options, listener).await,
         };
         if heard.is_err() {
@@ -113,11 +111,7 @@ impl Listener {
     }
 }
 
-async fn ask(
-    options: &SqliteConnectOptions,
-    connection: &mut Option<SqliteConnection>,
-    version: &mut Option<i64>,
-) -> Result<Heard> {
+async fn ask(file: &Arc<File>, connection: &mut Option<Connection>, version: &mut Option<i64>) -> Result<Heard> {
     loop {
         let connection = match &mut *connection {
             Some(connection) => {
@@ -126,10 +120,10 @@ async fn ask(
             }
             None => {
                 *version = None;
-                connection.insert(options.connect().await?)
+                connection.insert(file.connect().await?)
             }
         };
-        let now: i64 = sqlx::query_scalar("PRAGMA data_version").fetch_one(&mut *connection).await?;
+        let now = connection.data_version()?;
         match version.replace(now) {
             None => return Ok(Heard::Missed),
             Some(before) if before != now => return Ok(Heard::Committed),

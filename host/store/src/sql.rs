@@ -9,29 +9,28 @@
 //! How many rows are wanted is bound as `LIMIT CAST($1 AS BIGINT)`: SQLite looks at the value of a bare `LIMIT $1` when it
 //! plans, and plans again each time that it is bound, which costs more than many a statement.
 
-mod lanes;
+mod embedded;
+mod row;
 mod tx;
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{
-    AssertSqlSafe, Column, Connection as _, Database, Encode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
-};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
+use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, PgPool, Postgres};
 
 use crate::audit::Act;
 use crate::changes::Change;
 use crate::error::{Error, Result};
 use crate::testing::Fuse;
 
-use lanes::Lanes;
+use embedded::Lanes;
+pub(crate) use embedded::{Connection, File};
+pub use row::{Cell, Row, SqliteRow};
 pub use tx::Tx;
 use tx::TxInner;
 
@@ -150,116 +149,17 @@ impl Stmt {
         ["INSERT", "UPDATE", "DELETE"].into_iter().any(begins) || (begins("WITH") && text.contains("RETURNING"))
     }
 
-    fn into_parts(self, dialect: Dialect) -> (AssertSqlSafe<Cow<'static, str>>, Vec<Value>) {
+    fn into_parts(self, dialect: Dialect) -> (Cow<'static, str>, Vec<Value>) {
         let text = match (dialect, self.postgres) {
             (Dialect::Postgres, Some(sql)) => sql,
             _ => self.sqlite,
         };
-        (AssertSqlSafe(text), self.args)
+        (text, self.args)
     }
 }
 
-/// One result row of either database.
-#[derive(Debug)]
-pub enum Row {
-    /// From SQLite.
-    Sqlite(SqliteRow),
-    /// From PostgreSQL.
-    Postgres(PgRow),
-}
-
-/// A Rust type that a column reads as.
-pub trait Cell:
-    for<'r> sqlx::Decode<'r, Sqlite> + Type<Sqlite> + for<'r> sqlx::Decode<'r, Postgres> + Type<Postgres>
-{
-}
-impl<T> Cell for T where
-    T: for<'r> sqlx::Decode<'r, Sqlite> + Type<Sqlite> + for<'r> sqlx::Decode<'r, Postgres> + Type<Postgres>
-{
-}
-
-impl Row {
-    /// The column `name`, as `T` (`Option<T>` for a column that may be `NULL`).
-    ///
-    /// # Errors
-    /// [`Error::Sqlx`] when there is no such column or it holds another type: a bug of the caller.
-    pub fn get<T: Cell>(&self, name: &str) -> Result<T> {
-        Ok(match self {
-            Row::Sqlite(row) => row.try_get(name)?,
-            Row::Postgres(row) => row.try_get(name)?,
-        })
-    }
-
-    /// A required JSON column.
-    ///
-    /// # Errors
-    /// As [`Row::get`], and [`Error::Corrupt`] when the stored text is not what `T` expects.
-    pub fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<T> {
-        let text: String = self.get(name)?;
-        serde_json::from_str(&text)
-            .map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
-    }
-
-    /// A JSON column that may be `NULL`.
-    ///
-    /// # Errors
-    /// As [`Row::json`].
-    pub fn json_opt<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let text: Option<String> = self.get(name)?;
-        text.map(|t| {
-            serde_json::from_str(&t)
-                .map_err(|source| Error::Corrupt { column: name.to_owned(), reason: source.to_string() })
-        })
-        .transpose()
-    }
-
-    /// A required text column, parsed (ids, enumerations).
-    ///
-    /// # Errors
-    /// As [`Row::get`], and [`Error::Corrupt`] when the text does not parse.
-    pub fn parse<T>(&self, name: &str) -> Result<T>
-    where
-        T: std::str::FromStr,
-        T::Err: std::fmt::Display,
-    {
-        let text: String = self.get(name)?;
-        text.parse().map_err(|e: T::Err| Error::Corrupt { column: name.to_owned(), reason: e.to_string() })
-    }
-
-    /// A text column that may be `NULL`, parsed.
-    ///
-    /// # Errors
-    /// As [`Row::parse`].
-    pub fn parse_opt<T>(&self, name: &str) -> Result<Option<T>>
-    where
-        T: std::str::FromStr,
-        T::Err: std::fmt::Display,
-    {
-        let text: Option<String> = self.get(name)?;
-        text.map(|t| t.parse().map_err(|e: T::Err| Error::Corrupt { column: name.to_owned(), reason: e.to_string() }))
-            .transpose()
-    }
-
-    /// Names of the columns, in order.
-    pub fn columns(&self) -> Vec<String> {
-        match self {
-            Row::Sqlite(row) => row.columns().iter().map(|c| c.name().to_owned()).collect(),
-            Row::Postgres(row) => row.columns().iter().map(|c| c.name().to_owned()).collect(),
-        }
-    }
-}
-
-fn arguments<DB, A>(args: Vec<Value>) -> Result<A>
-where
-    DB: Database<Arguments = A>,
-    A: sqlx::Arguments<Database = DB> + Default,
-    Option<String>: for<'q> Encode<'q, DB> + Type<DB>,
-    Option<i64>: for<'q> Encode<'q, DB> + Type<DB>,
-    Option<f64>: for<'q> Encode<'q, DB> + Type<DB>,
-    Option<bool>: for<'q> Encode<'q, DB> + Type<DB>,
-    Option<Vec<u8>>: for<'q> Encode<'q, DB> + Type<DB>,
-{
-    let mut out = A::default();
+fn arguments(args: Vec<Value>) -> Result<PgArguments> {
+    let mut out = PgArguments::default();
     for arg in args {
         match arg {
             // SQLite would store it, PostgreSQL can't: both refuse it, as the request's mistake.
@@ -275,42 +175,12 @@ where
     Ok(out)
 }
 
-async fn run_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
-where
-    X: sqlx::Executor<'c, Database = Sqlite>,
-{
-    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
-    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
-    Ok(sqlx::query_with(sql, args).execute(exec).await?.rows_affected())
-}
-
-async fn rows_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
-where
-    X: sqlx::Executor<'c, Database = Sqlite>,
-{
-    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
-    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
-    let rows = sqlx::query_with(sql, args).fetch_all(exec).await?;
-    Ok(rows.into_iter().map(Row::Sqlite).collect())
-}
-
-/// The first row alone: the connection's thread hands it over and is done, instead of saying later that there are no more.
-async fn row_sqlite<'c, X>(exec: X, stmt: Stmt) -> Result<Option<Row>>
-where
-    X: sqlx::Executor<'c, Database = Sqlite>,
-{
-    let (sql, args) = stmt.into_parts(Dialect::Sqlite);
-    let args: SqliteArguments = arguments::<Sqlite, _>(args)?;
-    Ok(sqlx::query_with(sql, args).fetch_optional(exec).await?.map(Row::Sqlite))
-}
-
 async fn run_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
 where
     X: sqlx::Executor<'c, Database = Postgres>,
 {
     let (sql, args) = stmt.into_parts(Dialect::Postgres);
-    let args: PgArguments = arguments::<Postgres, _>(args)?;
-    Ok(sqlx::query_with(sql, args).execute(exec).await?.rows_affected())
+    Ok(sqlx::query_with(AssertSqlSafe(sql), arguments(args)?).execute(exec).await?.rows_affected())
 }
 
 async fn rows_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
@@ -318,8 +188,7 @@ where
     X: sqlx::Executor<'c, Database = Postgres>,
 {
     let (sql, args) = stmt.into_parts(Dialect::Postgres);
-    let args: PgArguments = arguments::<Postgres, _>(args)?;
-    let rows = sqlx::query_with(sql, args).fetch_all(exec).await?;
+    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?).fetch_all(exec).await?;
     Ok(rows.into_iter().map(Row::Postgres).collect())
 }
 
@@ -350,13 +219,15 @@ pub trait Sql: Send {
 /// The pools of one database.
 #[derive(Clone, Debug)]
 pub(crate) enum Pools {
-    /// SQLite has one writer; a pool of one connection queues for it fairly.
+    /// SQLite.
     Sqlite {
-        /// For single statements.
-        lanes: Lanes,
+        file: Arc<File>,
+        /// For single statements that only read.
+        single: Lanes,
         /// For transactions that only read.
-        read: SqlitePool,
-        write: SqlitePool,
+        read: Lanes,
+        /// SQLite has one writer; a single lane queues for it fairly.
+        write: Lanes,
         fuse: Option<Fuse>,
     },
     /// PostgreSQL.
@@ -411,33 +282,29 @@ impl Pools {
         let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
             return Err(Error::BadUrl(url.split("://").next().unwrap_or_default().to_owned()));
         };
-        let connect = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(if options.sync_full { SqliteSynchronous::Full } else { SqliteSynchronous::Normal })
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
-            .pragma("temp_store", "memory")
-            .statement_cache_capacity(STATEMENTS);
-        let write = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(30))
-            .idle_timeout(None)
-            .max_lifetime(None)
-            // There is nothing between this host and its file that could have hung up.
-            .test_before_acquire(false)
-            .connect_with(connect.clone())
-            .await?;
+        let (file, writer) = File::create(Path::new(path), options.sync_full).await?;
         let at_once = options.connections.clamp(1, 4);
-        let read = SqlitePoolOptions::new()
-            .max_connections(at_once)
-            .acquire_timeout(Duration::from_secs(30))
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .test_before_acquire(false)
-            .connect_lazy_with(connect.clone());
-        Ok(Pools::Sqlite { lanes: Lanes::new(connect, at_once), read, write, fuse: options.fuse.clone() })
+        Ok(Pools::Sqlite {
+            single: Lanes::new(file.clone(), at_once, Vec::new()),
+            read: Lanes::new(file.clone(), at_once, Vec::new()),
+            write: Lanes::new(file.clone(), 1, vec![writer]),
+            file,
+            fuse: options.fuse.clone(),
+        })
+    }
+
+    /// Ends all connections.
+    pub(crate) async fn close(&self) {
+        match self {
+            Pools::Sqlite { file, single, read, write, .. } => {
+                single.close().await;
+                read.close().await;
+                // The writer comes last: it finds nothing more to copy, or copies it.
+                file.close().await;
+                write.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
     }
 
     pub(crate) fn dialect(&self) -> Dialect {
@@ -451,7 +318,7 @@ impl Pools {
         let inner = match self {
             Pools::Sqlite { write, fuse, .. } => {
                 burn(fuse).await;
-                TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?, fuse.clone())
+                TxInner::Sqlite(write.begin("BEGIN IMMEDIATE").await?, fuse.clone())
             }
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
         };
@@ -463,7 +330,7 @@ impl Pools {
     /// A transaction whose statements all see one state. It must not write.
     pub(crate) async fn begin_read(&self, counter: Counter) -> Result<Tx> {
         let inner = match self {
-            Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin_with("BEGIN DEFERRED").await?, None),
+            Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin("BEGIN DEFERRED").await?, None),
             Pools::Postgres(pool) => {
                 TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
@@ -506,7 +373,7 @@ impl Sql for Reader {
         match &self.0.pools {
             Pools::Sqlite { write, fuse, .. } => {
                 burn(fuse).await;
-                let changed = run_sqlite(write, stmt).await;
+                let changed = write.take().await?.execute(stmt).await;
                 burn(fuse).await;
                 changed
             }
@@ -516,17 +383,18 @@ impl Sql for Reader {
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
         self.0.counter.add();
         match &self.0.pools {
-            Pools::Sqlite { lanes, .. } => rows_sqlite(lanes.take().await?.connection(), stmt).await,
+            Pools::Sqlite { write, .. } if stmt.writes() => write.take().await?.rows(stmt).await,
+            Pools::Sqlite { single, .. } => single.take().await?.rows(stmt).await,
             Pools::Postgres(pool) => rows_postgres(pool, stmt).await,
         }
     }
     async fn fetch_optional(&mut self, stmt: Stmt) -> Result<Option<Row>> {
         match &self.0.pools {
-            Pools::Sqlite { lanes, .. } => {
+            Pools::Sqlite { single, .. } if !stmt.writes() => {
                 self.0.counter.add();
-                row_sqlite(lanes.take().await?.connection(), stmt).await
+                single.take().await?.row(stmt).await
             }
-            Pools::Postgres(_) => Ok(self.fetch_all(stmt).await?.into_iter().next()),
+            _ => Ok(self.fetch_all(stmt).await?.into_iter().next()),
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use sqlx::{Postgres, Sqlite};
+use sqlx::Postgres;
 
-use super::{Counter, Dialect, Row, Sql, Stmt, burn, row_sqlite, rows_postgres, rows_sqlite, run_postgres, run_sqlite};
+use super::embedded::Lane;
+use super::{Counter, Dialect, Row, Sql, Stmt, burn, rows_postgres, run_postgres};
 use crate::audit::{self, Act};
 use crate::changes::Change;
 use crate::error::Result;
@@ -33,7 +34,7 @@ struct Acts {
 /// The transaction of either database.
 #[derive(Debug)]
 pub(super) enum TxInner {
-    Sqlite(sqlx::Transaction<'static, Sqlite>, Option<Fuse>),
+    Sqlite(Lane, Option<Fuse>),
     Postgres(sqlx::Transaction<'static, Postgres>),
 }
 
@@ -51,9 +52,9 @@ impl Tx {
         let Acts { acts, changes, .. } = self.acts.take().map_or_else(Acts::default, |acts| *acts);
         let entries = if self.wrote { audit::tell(&mut self, acts, &changes).await? } else { Vec::new() };
         match self.inner {
-            TxInner::Sqlite(tx, fuse) => {
+            TxInner::Sqlite(lane, fuse) => {
                 burn(&fuse).await;
-                tx.commit().await?;
+                lane.commit().await?;
                 burn(&fuse).await;
             }
             TxInner::Postgres(tx) => tx.commit().await?,
@@ -100,7 +101,8 @@ impl Tx {
     /// [`crate::Error::Sqlx`]; the transaction is gone then, too.
     pub async fn rollback(self) -> Result<()> {
         match self.inner {
-            TxInner::Sqlite(tx, _) => tx.rollback().await?,
+            // Undone as it goes back.
+            TxInner::Sqlite(lane, _) => drop(lane),
             TxInner::Postgres(tx) => tx.rollback().await?,
         }
         Ok(())
@@ -117,9 +119,9 @@ impl Sql for Tx {
     async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
         self.counter.add();
         let changed = match &mut self.inner {
-            TxInner::Sqlite(tx, fuse) => {
+            TxInner::Sqlite(lane, fuse) => {
                 burn(fuse).await;
-                run_sqlite(&mut **tx, stmt).await?
+                lane.execute(stmt).await?
             }
             TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await?,
         };
@@ -130,7 +132,7 @@ impl Sql for Tx {
         self.counter.add();
         let writes = stmt.writes();
         let rows = match &mut self.inner {
-            TxInner::Sqlite(tx, _) => rows_sqlite(&mut **tx, stmt).await?,
+            TxInner::Sqlite(lane, _) => lane.rows(stmt).await?,
             TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await?,
         };
         self.wrote |= writes && !rows.is_empty();
@@ -138,9 +140,9 @@ impl Sql for Tx {
     }
     async fn fetch_optional(&mut self, stmt: Stmt) -> Result<Option<Row>> {
         match &mut self.inner {
-            TxInner::Sqlite(tx, _) if !stmt.writes() => {
+            TxInner::Sqlite(lane, _) if !stmt.writes() => {
                 self.counter.add();
-                row_sqlite(&mut **tx, stmt).await
+                lane.row(stmt).await
             }
             _ => Ok(self.fetch_all(stmt).await?.into_iter().next()),
         }
