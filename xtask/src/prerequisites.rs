@@ -107,7 +107,7 @@ impl ClientVenv {
     }
 }
 
-/// `cargo deny`, from PyPI's prebuilt package when it isn't installed.
+/// `cargo deny`, compiled here when it isn't installed: hastily, since it looks at a few hundred crates only.
 pub(crate) fn cargo_deny() -> anyhow::Result<PathBuf> {
     if Command::new("cargo-deny").arg("--version").output().is_ok_and(|o| o.status.success()) {
         return Ok(PathBuf::from("cargo-deny"));
@@ -116,7 +116,12 @@ pub(crate) fn cargo_deny() -> anyhow::Result<PathBuf> {
     let program = dir.join("bin/cargo-deny");
     if !program.exists() {
         timed("Installing cargo-deny", || {
-            run(crate::run::cargo().args(["install", "--quiet", "--locked", "cargo-deny@0.20.2", "--root"]).arg(&dir))
+            run(crate::run::cargo()
+                .args(["install", "--quiet", "--locked", "cargo-deny@0.20.2", "--root"])
+                .arg(&dir)
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"))
         })?;
     }
     say(&format!("using {}", program.display()));

@@ -64,6 +64,7 @@ pub(crate) fn authors_alone() -> anyhow::Result<()> {
 
 /// The conformance suite alone, with arguments for pytest.
 pub(crate) fn conformance_alone(kind: &str, pytest: &[String]) -> anyhow::Result<()> {
+    wasm_target()?;
     let venv = ClientVenv::ready()?;
     timed("Building", || run(cargo().args(["build", "--package", "quarterdeck"])))?;
     match kind {

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use crate::changes::{self, DOMAIN, Rows};
 use crate::error::Result;
+use crate::scaling_groups::{self, Associate};
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
 
@@ -192,6 +193,7 @@ pub async fn usage<S: Sql>(sql: &mut S, name: &str) -> Result<DomainUse> {
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
     sql.execute(Stmt::new("DELETE FROM sessions WHERE domain_name = $1").bind(name)).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'domain' AND holder = $1").bind(name)).await?;
+    scaling_groups::disassociate(sql, None, Associate::Domain(name)).await?;
     let stmt = Stmt::new("DELETE FROM domains WHERE name = $1").bind(name);
     changes::execute(sql, &DOMAIN, DOMAIN.row(name), stmt).await
 }

@@ -4,6 +4,7 @@ use quarterdeck_model::{AccessKey, Timestamp, UserId, UserRole, UserStatus};
 
 use crate::changes::{self, KEYPAIR, Rows};
 use crate::error::Result;
+use crate::scaling_groups::{self, Associate};
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
 
@@ -277,6 +278,8 @@ pub async fn ssh_private_key<S: Sql>(sql: &mut S, access_key: &str) -> Result<Op
 /// # Errors
 /// A foreign-key violation while sessions refer to it.
 pub async fn delete<S: Sql>(sql: &mut S, access_key: &str) -> Result<u64> {
+    let key = AccessKey(access_key.to_owned());
+    scaling_groups::disassociate(sql, None, Associate::Keypair(&key)).await?;
     let stmt = Stmt::new("DELETE FROM keypairs WHERE access_key = $1").bind(access_key);
     let count = changes::execute(sql, &KEYPAIR, KEYPAIR.row(access_key), stmt).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'keypair' AND holder = $1").bind(access_key)).await?;

@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use crate::changes::{self, PROJECT, PROJECT_MEMBER, Rows};
 use crate::error::Result;
+use crate::scaling_groups::{self, Associate};
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
 
@@ -305,10 +306,14 @@ pub async fn active_kernels<S: Sql>(sql: &mut S, id: ProjectId) -> Result<i64> {
 ///
 /// # Errors
 /// A foreign-key violation when something else refers to it.
-pub async fn delete<S: Sql>(sql: &mut S, id: ProjectId) -> Result<u64> {
-    let id = id.to_string();
+pub async fn delete<S: Sql>(sql: &mut S, project: ProjectId) -> Result<u64> {
+    let id = project.to_string();
     sql.execute(Stmt::new("DELETE FROM sessions WHERE project_id = $1").bind(&id)).await?;
     sql.execute(Stmt::new("DELETE FROM occupancy WHERE scope = 'project' AND holder = $1").bind(&id)).await?;
+    // What goes along by itself wouldn't be told to the audit.
+    let members = Stmt::new("DELETE FROM project_members WHERE project_id = $1").bind(&id);
+    changes::execute(sql, &PROJECT_MEMBER, Rows::with("project_id = $1", &id), members).await?;
+    scaling_groups::disassociate(sql, None, Associate::Project(project)).await?;
     let stmt = Stmt::new("DELETE FROM projects WHERE id = $1").bind(&id);
     changes::execute(sql, &PROJECT, PROJECT.row(&id), stmt).await
 }

@@ -246,6 +246,11 @@ pub async fn update<S: Sql>(sql: &mut S, name: &str, changes: &ScalingGroupChang
 /// # Errors
 /// A foreign-key violation while agents or sessions refer to it.
 pub async fn delete<S: Sql>(sql: &mut S, name: &str) -> Result<u64> {
+    // What goes along by itself wouldn't be told to the audit.
+    for what in [&SCALING_GROUP_DOMAIN, &SCALING_GROUP_PROJECT, &SCALING_GROUP_KEYPAIR] {
+        let stmt = Stmt::assembled(format!("DELETE FROM {} WHERE scaling_group = $1", what.table())).bind(name);
+        changes::execute(sql, what, Rows::with("scaling_group = $1", name), stmt).await?;
+    }
     let stmt = Stmt::new("DELETE FROM scaling_groups WHERE name = $1").bind(name);
     changes::execute(sql, &SCALING_GROUP, SCALING_GROUP.row(name), stmt).await
 }

@@ -3,8 +3,9 @@
 use quarterdeck_model::{Timestamp, UserId, UserRole, UserStatus};
 use serde_json::Value as Json;
 
-use crate::changes::{self, KEYPAIR, Rows, USER};
+use crate::changes::{self, KEYPAIR, Rows, SCALING_GROUP_KEYPAIR, USER};
 use crate::error::Result;
+use crate::projects;
 use crate::sql::{Row, Sql, Stmt};
 use crate::update::Update;
 
@@ -267,8 +268,8 @@ pub async fn active_kernels<S: Sql>(sql: &mut S, id: UserId) -> Result<i64> {
 ///
 /// # Errors
 /// A foreign-key violation when something else refers to it.
-pub async fn delete<S: Sql>(sql: &mut S, id: UserId) -> Result<u64> {
-    let id = id.to_string();
+pub async fn delete<S: Sql>(sql: &mut S, user: UserId) -> Result<u64> {
+    let id = user.to_string();
     // A key pair's sessions are its user's sessions; those of another user's would block the next statements.
     for statement in [
         "DELETE FROM sessions WHERE user_id = $1",
@@ -277,6 +278,12 @@ pub async fn delete<S: Sql>(sql: &mut S, id: UserId) -> Result<u64> {
     ] {
         sql.execute(Stmt::new(statement).bind(&id)).await?;
     }
+    // What goes along by itself wouldn't be told to the audit.
+    let links =
+        "DELETE FROM scaling_group_keypairs WHERE access_key IN (SELECT access_key FROM keypairs WHERE user_id = $1)";
+    let rows = Rows::with("access_key IN (SELECT access_key FROM keypairs WHERE user_id = $1)", &id);
+    changes::execute(sql, &SCALING_GROUP_KEYPAIR, rows, Stmt::new(links).bind(&id)).await?;
+    projects::leave_all(sql, user).await?;
     let stmt = Stmt::new("DELETE FROM keypairs WHERE user_id = $1").bind(&id);
     changes::execute(sql, &KEYPAIR, Rows::with("user_id = $1", &id), stmt).await?;
     let stmt = Stmt::new("DELETE FROM users WHERE id = $1").bind(&id);

@@ -7,8 +7,8 @@ use quarterdeck_model::{
 };
 use quarterdeck_store::testing::databases;
 use quarterdeck_store::{
-    Store, Tx, Violation, config, domains, images, keypairs, meta, presets, projects, resource_policies, revisions,
-    scaling_groups, users,
+    Store, Tx, Violation, audit, config, domains, images, keypairs, meta, presets, projects, resource_policies,
+    revisions, scaling_groups, users,
 };
 use serde_json::json;
 
@@ -421,5 +421,52 @@ async fn facts_and_revisions() {
         assert_eq!((all["identity"], all["config"], all["new"]), (2, 1, 1));
         drop(tx);
         assert_eq!(revisions::get(&mut db.store.reader(), revisions::IDENTITY).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_audit_is_told_what_goes_along() {
+    for db in databases().await {
+        let (mut tx, user, project) = base(&db.store).await;
+        let key = AccessKey::from("AKIA1");
+        keypairs::insert(&mut tx, &keypair("AKIA1", &user), None).await.unwrap();
+        projects::add_members(&mut tx, project.id, &[user.id]).await.unwrap();
+        use scaling_groups::Associate::{Domain, Keypair, Project};
+        for name in ["a", "b"] {
+            scaling_groups::insert(&mut tx, &group(name)).await.unwrap();
+        }
+        for (name, with) in [("a", Keypair(&key)), ("b", Domain("default")), ("b", Project(project.id))] {
+            scaling_groups::associate(&mut tx, name, with).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+
+        macro_rules! gone {
+            ($tx:ident, $work:expr) => {{
+                let act = audit::Act::new(audit::Via::Cli, audit::Actor::default(), "purge");
+                audit::scope(act, async {
+                    let mut $tx = db.store.begin().await.unwrap();
+                    assert_eq!($work.await.unwrap(), 1);
+                    $tx.commit().await.unwrap();
+                })
+                .await;
+                let entries = audit::page(&mut db.store.reader(), &audit::Filter::default(), 1).await.unwrap();
+                let changes = entries[0].changes.rows.iter().filter(|c| c.before.is_some() && c.after.is_none());
+                changes.map(|c| format!("{} {}", c.kind, c.name)).collect::<Vec<_>>()
+            }};
+        }
+        assert_eq!(
+            gone!(tx, users::delete(&mut tx, user.id)),
+            [
+                "scaling-group-keypair a AKIA1",
+                "project-member u@example.org default default",
+                "keypair AKIA1",
+                "user u@example.org"
+            ]
+        );
+        assert_eq!(
+            gone!(tx, scaling_groups::delete(&mut tx, "b")),
+            ["scaling-group-domain b default", "scaling-group-project b default default", "scaling-group b"]
+        );
+        assert_eq!(gone!(tx, projects::delete(&mut tx, project.id)), ["project default default"]);
     }
 }

@@ -120,6 +120,12 @@ async fn on(database: &Database, dir: &Path, bare: &Bare) -> anyhow::Result<()> 
     .await?;
     let reached = enqueued.rate() >= ENQUEUED && enqueued.percentile(0.99) < ENQUEUED_MS;
     say(&format!("POST /session (enqueue):    {} {}", enqueued.line(), verdict(reached)));
+    // Nothing of these is kept in memory: each asks the database.
+    for path in ["/resource/presets", "/session/bench-0"] {
+        let load = same(&address, get(path)).await?;
+        let name = format!("signed GET {path}:");
+        say(&format!("{name:<27} {} {}", load.line(), verdict(load.rate() >= FROM_DATABASE)));
+    }
     Ok(())
 }
 
