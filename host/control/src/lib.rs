@@ -231,6 +231,7 @@ pub(crate) struct Inner {
     questions: quiet::Quiet,
     shadows: shadow::Shadows,
     storages: vfolders::storages::Storages,
+    dot_folders: vfolders::DotFolders,
     tasks: background_tasks::Tasks,
     usage: usage_records::State,
     proxies: scaling_groups::Proxies,
@@ -319,6 +320,7 @@ impl Control {
             questions: quiet::Quiet::new("questions", QUESTIONS),
             shadows: shadow::Shadows::default(),
             storages: vfolders::storages::Storages::new(settings.storage.clone(), Arc::clone(&config)),
+            dot_folders: vfolders::DotFolders::default(),
             tasks: background_tasks::Tasks::default(),
             usage: usage_records::State::default(),
             proxies: scaling_groups::Proxies::default(),
@@ -433,6 +435,11 @@ impl Control {
     /// The other hosts of this database.
     pub(crate) fn others(&self) -> &news::Others {
         &self.inner.others
+    }
+
+    /// Who has folders that sessions get by themselves.
+    pub(crate) fn dot_folders(&self) -> &vfolders::DotFolders {
+        &self.inner.dot_folders
     }
 
     /// Where folders' files are.

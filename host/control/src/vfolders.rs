@@ -4,6 +4,7 @@
 //! ([`storages`]). Here is the part that both need: the folders that somebody has.
 
 pub mod clone;
+mod dot_folders;
 pub(crate) mod estate;
 pub mod files;
 pub mod hosts;
@@ -25,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::principal::Principal;
 use crate::{Control, config};
 
+pub(crate) use dot_folders::DotFolders;
 pub(crate) use mounts::{Wanted, resolve as resolve_mounts};
 pub use storages::StorageSettings;
 

@@ -219,8 +219,10 @@ pub struct Visitor {
 /// Database errors.
 pub async fn groups<S: Sql>(sql: &mut S) -> Result<Vec<String>> {
     let stmt = Stmt::new(
-        "SELECT DISTINCT s.scaling_group AS name FROM sessions s WHERE s.status = 'PENDING'
-         AND EXISTS (SELECT 1 FROM agents a WHERE a.scaling_group = s.scaling_group AND a.status = 'ALIVE')",
+        // Group by group: a long queue isn't walked through to find out whose it is.
+        "SELECT g.name FROM scaling_groups g
+         WHERE EXISTS (SELECT 1 FROM sessions s WHERE s.scaling_group = g.name AND s.status = 'PENDING')
+         AND EXISTS (SELECT 1 FROM agents a WHERE a.scaling_group = g.name AND a.status = 'ALIVE')",
     );
     let mut names = sql.fetch_all(stmt).await?.iter().map(|r| r.get("name")).collect::<Result<Vec<String>>>()?;
     names.sort();

@@ -3,6 +3,8 @@
 mod invitations;
 mod permissions;
 
+use std::collections::HashSet;
+
 use quarterdeck_model::vfolder::{FolderPath, FolderPermission, FolderStatus, OwnershipType, UsageMode};
 use quarterdeck_model::{ProjectId, Timestamp, UserId, VfolderId};
 
@@ -208,20 +210,21 @@ pub async fn shared_with<S: Sql>(sql: &mut S, user: UserId) -> Result<Vec<(Vfold
     rows.iter().map(|r| Ok((row(r)?, r.parse("granted")?))).collect()
 }
 
-/// Whether a user has, as a member, any folder whose name begins with a dot: sessions have those without asking.
+/// Those of these users who have, as members, any folder whose name begins with a dot: sessions have those without asking.
 ///
 /// # Errors
 /// [`crate::Error::Sqlx`].
-pub async fn has_dot_folders<S: Sql>(sql: &mut S, user: UserId) -> Result<bool> {
+pub async fn with_dot_folders<S: Sql>(sql: &mut S, users: &[UserId]) -> Result<HashSet<UserId>> {
     // Each part by an index of its own.
-    let stmt = Stmt::new(
-        "SELECT 1 AS one FROM vfolders v WHERE v.user_id = $1 AND v.name LIKE '.%' \
-         UNION ALL SELECT 1 FROM vfolder_permissions g JOIN vfolders v ON v.id = g.vfolder_id \
-         WHERE g.user_id = $1 AND v.name LIKE '.%' \
-         UNION ALL SELECT 1 FROM project_members m JOIN vfolders v ON v.project_id = m.project_id \
-         WHERE m.user_id = $1 AND v.name LIKE '.%' LIMIT 1",
+    let stmt = Stmt::among(
+        "SELECT v.user_id AS id FROM vfolders v WHERE v.user_id IN {list} AND v.name LIKE '.%' \
+         UNION SELECT g.user_id FROM vfolder_permissions g JOIN vfolders v ON v.id = g.vfolder_id \
+         WHERE g.user_id IN {list} AND v.name LIKE '.%' \
+         UNION SELECT m.user_id FROM project_members m JOIN vfolders v ON v.project_id = m.project_id \
+         WHERE m.user_id IN {list} AND v.name LIKE '.%'",
+        users,
     );
-    Ok(sql.fetch_optional(stmt.bind(user.to_string())).await?.is_some())
+    sql.fetch_all(stmt).await?.iter().map(|row| row.parse("id")).collect()
 }
 
 /// Whose projects' folders.

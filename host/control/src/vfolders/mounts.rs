@@ -5,7 +5,6 @@ use quarterdeck_model::vfolder::{
     self as rules, FolderMount, FolderStatus, HostPermission, MountRequest, OwnershipType, is_dot_folder,
 };
 use quarterdeck_model::{ProjectId, UserRole};
-use quarterdeck_store::vfolders;
 
 use super::{Seen, Viewer, hosts, of_viewer, place};
 use crate::Control;
@@ -33,7 +32,7 @@ pub(crate) async fn resolve(
 ) -> Result<Vec<FolderMount>> {
     let requests = rules::read_mounts(wanted.mounts, wanted.map).map_err(Error::invalid)?;
     // Most sessions have no folders, and that is one question instead of three lists.
-    if requests.is_empty() && !vfolders::has_dot_folders(&mut control.store().reader(), owner.user_id).await? {
+    if requests.is_empty() && !control.dot_folders().has(&control.store().reader(), owner.user_id).await? {
         return Ok(Vec::new());
     }
     // Administrators mount what they have as members, like everybody.
