@@ -73,13 +73,13 @@ const MEASURING: &[&str] = &["quarterdeck-native"];
 
 /// Paths that must not occur in a crate's sources: what it knows nothing of.
 const BANNED: &[(&str, &[&str])] = &[
-    ("host/model", &["tokio::", "sqlx::", "std::fs", "std::net::Tcp"]),
+    ("host/model", &["tokio::", "sqlx::", "rusqlite::", "std::fs", "std::net::Tcp"]),
     ("host/store", &["wasmtime::", "axum::", "tonic::"]),
-    ("host/plugin", &["sqlx::", "axum::", "tonic::"]),
-    ("host/storage", &["sqlx::", "axum::", "tonic::"]),
-    ("host/outgoing", &["sqlx::", "wasmtime::", "tonic::"]),
-    ("host/control", &["sqlx::", "axum::", "hyper::"]),
-    ("host/api", &["sqlx::", "wasmtime::"]),
+    ("host/plugin", &["sqlx::", "rusqlite::", "axum::", "tonic::"]),
+    ("host/storage", &["sqlx::", "rusqlite::", "axum::", "tonic::"]),
+    ("host/outgoing", &["sqlx::", "rusqlite::", "wasmtime::", "tonic::"]),
+    ("host/control", &["sqlx::", "rusqlite::", "axum::", "hyper::"]),
+    ("host/api", &["sqlx::", "rusqlite::", "wasmtime::"]),
 ];
 
 /// Runs every check.
