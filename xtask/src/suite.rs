@@ -12,6 +12,9 @@ use quarterdeck_tests::{ADMIN, root};
 use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
+/// What is built and tried. Benchmarks are for `bench`, and nothing in the documentation of these crates is run.
+const TARGETS: [&str; 3] = ["--lib", "--bins", "--tests"];
+
 /// Runs all tests.
 pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     let start = Instant::now();
@@ -21,7 +24,7 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     crate::guests::build()?;
     let tools = crate::authors::Tools::ready()?;
     crate::authors::examples(&tools)?;
-    timed("Building", || run(cargo().args(["build", "--workspace", "--all-targets", "--locked"])))?;
+    timed("Building", || run(cargo().args(["build", "--workspace", "--locked"]).args(TARGETS)))?;
 
     crate::authors::play_examples()?;
     crate::authors::templates(&tools)?;
@@ -34,6 +37,7 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     timed("Tests of every crate, and of real processes", || {
         run(cargo()
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            .args(TARGETS)
             .env(URL_VARIABLE, cluster.url())
             .env("QUARTERDECK_TEST_SCALE", scale)
             .env("QUARTERDECK_TEST_PYTHON", venv.python()))

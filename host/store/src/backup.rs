@@ -56,6 +56,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// [`Error::Sqlx`], and [`Error::File`] when the file can't be written.
 pub async fn write(store: &Store, path: &Path, progress: Progress<'_>) -> Result<()> {
     let failed = |source| Error::File { path: path.to_owned(), source };
+    if let Pools::Sqlite { file, .. } = &store.pools
+        && file.is_at(path)
+    {
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is the database itself")));
+    }
     let partial = Scratch(beside(path, ".partial"));
     // What a backup that was cut off left.
     drop(Scratch(partial.0.clone()));
@@ -335,6 +340,20 @@ mod tests {
                 assert!(matches!(again, Error::NotEmpty("domains")), "{again}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_database_is_no_backup_of_itself() {
+        let db = testing::sqlite().await;
+        let file = PathBuf::from(db.url.trim_start_matches("sqlite://"));
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        for path in [&file, &link] {
+            let refused = write(&db.store, path, &mut |_, _| {}).await.unwrap_err();
+            assert!(refused.to_string().ends_with("it is the database itself"), "{refused}");
+        }
+        assert!(file_faults(&db.store).await.unwrap().is_empty());
     }
 
     #[tokio::test]

@@ -15,8 +15,16 @@ pub enum Error {
     #[error("database: {0}")]
     Sqlx(#[from] sqlx::Error),
     /// SQLite refused.
-    #[error("database: {0}")]
+    #[error("database: {}", told(.0))]
     Sqlite(#[from] rusqlite::Error),
+    /// SQLite can't open its file, or not as it must be.
+    #[error("database {}: {}", .path.display(), told(.source))]
+    Open {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
     /// The thread on which SQLite ran a statement ended without an answer: the host is ending, or there is a bug.
     #[error("database: {0}")]
     Thread(#[from] tokio::task::JoinError),
@@ -74,6 +82,14 @@ pub enum Violation {
     Check,
 }
 
+/// What SQLite says, with its number for what isn't the statement's own fault: the words alone leave open what went wrong.
+fn told(error: &rusqlite::Error) -> String {
+    match error.sqlite_error() {
+        Some(e) if e.code != ErrorCode::ConstraintViolation => format!("{error} (SQLite's code {})", e.extended_code),
+        _ => error.to_string(),
+    }
+}
+
 impl Error {
     /// The rule of the schema that was broken, with the database's name for it.
     pub fn violation(&self) -> Option<(Violation, String)> {
@@ -109,7 +125,7 @@ impl Error {
             Error::Sqlx(sqlx::Error::Database(e)) => {
                 matches!(e.code().as_deref(), Some("40001" | "40P01" | "5" | "6" | "261" | "517"))
             }
-            Error::Sqlite(e) => {
+            Error::Sqlite(e) | Error::Open { source: e, .. } => {
                 matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
             }
             Error::Conflict(_) => true,

@@ -2,7 +2,7 @@
 //!
 //! A statement is a function call: what is known to be short runs on the task that asks, without the way to another thread
 //! and back, which costs more than most statements do. What is long, or not known yet, runs on a thread for blocking work
-//! (see [`costs`]). No thread sleeps for a lock that another process has: the task does.
+//! (see [`costs`]). Statements don't keep a thread waiting for a lock that another process has: the task sleeps.
 //!
 //! What is committed stands in the file's log (WAL) first. SQLite would copy the log into the file in the middle of a
 //! commit now and then, with several waits for the disk; here that happens beside (see [`wal`]).
@@ -53,21 +53,26 @@ impl File {
     /// Opens the file, or makes it; the first connection.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] when it can't be opened.
+    /// [`Error::Open`].
     pub(crate) async fn create(path: &Path, sync_full: bool) -> Result<(Arc<Self>, Connection)> {
         let file = Arc::new(Self { path: path.to_owned(), sync_full, costs: Costs::default(), wal: Wal::default() });
-        let opened = file.clone();
-        let connection = tokio::task::spawn_blocking(move || opened.open(OpenFlags::SQLITE_OPEN_CREATE)).await??;
+        let connection = file.clone().open_beside(OpenFlags::SQLITE_OPEN_CREATE).await?;
         Ok((file, connection))
     }
 
     /// A further connection.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] when the file can't be opened, for instance because it is gone.
+    /// [`Error::Open`], for instance because the file is gone.
     pub(crate) async fn connect(self: &Arc<Self>) -> Result<Connection> {
-        let file = self.clone();
-        Ok(tokio::task::spawn_blocking(move || file.open(OpenFlags::empty())).await??)
+        self.clone().open_beside(OpenFlags::empty()).await
+    }
+
+    async fn open_beside(self: Arc<Self>, how: OpenFlags) -> Result<Connection> {
+        let opened = tokio::task::spawn_blocking(move || {
+            self.open(how).map_err(|source| Error::Open { path: self.path.clone(), source })
+        });
+        opened.await?
     }
 
     /// A connection of the driver that knows migrations. Whoever asks for it closes it.
@@ -81,6 +86,17 @@ impl File {
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
         Ok(SqliteConnection::connect_with(&options).await?)
+    }
+
+    /// Whether this is the file at `path`, by whatever name.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let of = |path: &Path| std::fs::canonicalize(path).ok();
+        of(path).is_some_and(|path| of(&self.path) == Some(path))
+    }
+
+    /// Whether the commit of changes that comes now waits for the disk. Whoever asks makes it.
+    fn waits_to_commit(&self) -> bool {
+        self.wal.begins_anew() || self.sync_full
     }
 
     /// Ends what copies the log. What is copied already stays so; the last connection to the file copies the rest.
@@ -106,6 +122,12 @@ impl File {
                 return Err(error);
             }
             std::thread::sleep(LONGEST_PAUSE);
+        }
+        // It isn't an error for SQLite when there is no log; here who reads must not hold up who writes.
+        let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+        if mode != "wal" {
+            let why = format!("a write-ahead log is impossible there, the journal's mode is `{mode}`");
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), Some(why)));
         }
         // From now on it is the tasks that wait, not the threads.
         connection.busy_timeout(Duration::ZERO)?;
@@ -173,7 +195,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A number that is another one each time that somebody else has written to the file. Reads a word of memory.
+    /// A number that is another one each time that somebody else has written to the file. Looks at memory that the
+    /// processes share.
     ///
     /// # Errors
     /// [`Error::Sqlite`].
@@ -220,9 +243,13 @@ impl Connection {
         !self.is_in_transaction()
     }
 
-    /// Copies the log into the file as far as nobody who reads needs it as it is; blocks.
-    fn copy_wal(&mut self) -> rusqlite::Result<()> {
-        self.inner.get_mut().query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    /// Copies the log into the file as far as nobody who reads needs it as it is; blocks. The log's pages, and those of them
+    /// that are in the file now.
+    fn copy_wal(&mut self) -> rusqlite::Result<(u32, u32)> {
+        // Both are -1 where there is no log.
+        let pages = |number: i64| u32::try_from(number).unwrap_or_default();
+        let copy = "PRAGMA wal_checkpoint(PASSIVE)";
+        self.inner.get_mut().query_row(copy, [], |row| Ok((pages(row.get(1)?), pages(row.get(2)?))))
     }
 }
 

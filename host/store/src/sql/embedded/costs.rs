@@ -7,13 +7,17 @@ use std::time::Duration;
 /// for so long is no harm to the others of its thread.
 const SHORT: u32 = 500;
 
-/// What a single run counts as at most, in microseconds: a statement that had to wait for a processor once is known as a
-/// short one again after a few runs.
-const MOST: u32 = 4 * SHORT;
+/// A run that took longer, in microseconds, counts in full at once: it wasn't just one that had to wait for a processor, so
+/// the statement's parameters decide what it costs, and the next ones may be like these.
+const OUTLIER: u32 = 8 * SHORT;
 
-/// How many statements are told apart, as a power of two: more than the host has. Two that fall together share an estimate,
-/// by which the shorter one runs beside without need, or the longer one in place at times.
-const BITS: u32 = 10;
+/// What a single run counts as at most, in microseconds: the statement is known as a short one again after some fifteen
+/// short runs.
+const MOST: u32 = 64 * SHORT;
+
+/// How many statements are told apart, as a power of two: so many more than the host has that hardly two of them fall
+/// together. Those would share an estimate, and the longer one could run in place.
+const BITS: u32 = 14;
 
 /// Moving estimates of what each statement takes, in microseconds; 0 where none is known.
 #[derive(Debug)]
@@ -58,6 +62,7 @@ impl Costs {
         // Two at the same time may lose one of them: it's an estimate.
         let known = match estimate.load(Ordering::Relaxed) {
             0 => took,
+            before if took > OUTLIER => took.max(before),
             before => ((3 * before + took) / 4).max(1),
         };
         estimate.store(known, Ordering::Relaxed);
@@ -77,11 +82,16 @@ mod tests {
         assert!(costs.is_short(slot), "what takes less than can be told is known, too");
         costs.learn(slot, Duration::from_micros(90));
         assert!(costs.is_short(slot));
-        for _ in 0..4 {
-            costs.learn(slot, Duration::from_secs(5000));
+        costs.learn(slot, Duration::from_millis(3));
+        costs.learn(slot, Duration::from_micros(20));
+        costs.learn(slot, Duration::from_micros(20));
+        assert!(costs.is_short(slot), "it may have waited for a processor");
+        costs.learn(slot, Duration::from_secs(5000));
+        for _ in 0..10 {
+            costs.learn(slot, Duration::from_micros(20));
+            assert!(!costs.is_short(slot));
         }
-        assert!(!costs.is_short(slot));
-        for _ in 0..8 {
+        for _ in 0..10 {
             costs.learn(slot, Duration::from_micros(20));
         }
         assert!(costs.is_short(slot), "long ago counts less");

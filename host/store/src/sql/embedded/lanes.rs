@@ -68,7 +68,7 @@ impl Lanes {
         };
         let held =
             Held { connection: Some(connection), inner: self.inner.clone(), permit: Some(permit), copies: false };
-        Ok(Lane { held: Some(held), in_transaction: false })
+        Ok(Lane { held: Some(held), in_transaction: false, wrote: false, is_heavy: false })
     }
 
     /// A connection with a transaction that `how` begins.
@@ -77,8 +77,8 @@ impl Lanes {
     /// As [`Lanes::take`], and [`Error::Sqlite`] when it doesn't begin: also after ten seconds of another process's writing.
     pub(crate) async fn begin(&self, how: &'static str) -> Result<Lane> {
         let mut lane = self.take().await?;
-        lane.execute(Stmt::new(how)).await?;
-        lane.in_transaction = true;
+        lane.run(Job::new(Stmt::new(how), Want::Changes)?, false).await?;
+        (lane.in_transaction, lane.is_heavy) = (true, false);
         Ok(lane)
     }
 
@@ -107,6 +107,10 @@ pub(crate) struct Lane {
     /// Elsewhere while a thread for blocking work has it, and for good when that wasn't waited for.
     held: Option<Held>,
     in_transaction: bool,
+    /// The transaction has changed rows.
+    wrote: bool,
+    /// A statement of the transaction was none to be run in place.
+    is_heavy: bool,
 }
 
 impl Lane {
@@ -115,7 +119,8 @@ impl Lane {
     /// # Errors
     /// [`Error::Sqlite`]; [`Error::NulInText`]; [`Error::GivenUp`] when its transaction is undone already.
     pub(crate) async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
-        Ok(self.run(Job::new(stmt, Want::Changes)?).await?.changed)
+        let commits = !self.in_transaction;
+        Ok(self.run(Job::new(stmt, Want::Changes)?, commits).await?.changed)
     }
 
     /// Runs a query; all its rows.
@@ -123,7 +128,7 @@ impl Lane {
     /// # Errors
     /// As [`Lane::execute`].
     pub(crate) async fn rows(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
-        let answer = self.run(Job::new(stmt, Want::Rows)?).await?;
+        let answer = self.run(Job::new(stmt, Want::Rows)?, false).await?;
         Ok(answer.rows.into_iter().map(Row::Sqlite).collect())
     }
 
@@ -132,34 +137,42 @@ impl Lane {
     /// # Errors
     /// As [`Lane::execute`].
     pub(crate) async fn row(&mut self, stmt: Stmt) -> Result<Option<Row>> {
-        let mut answer = self.run(Job::new(stmt, Want::First)?).await?;
+        let mut answer = self.run(Job::new(stmt, Want::First)?, false).await?;
         Ok(answer.rows.pop().map(Row::Sqlite))
     }
 
     /// Makes the transaction durable and visible.
     ///
     /// # Errors
-    /// As [`Lane::execute`]; then nothing was written.
+    /// As [`Lane::execute`]; then nothing was written. After [`Error::Thread`], and when this isn't waited for, it may have
+    /// been.
     pub(crate) async fn commit(mut self) -> Result<()> {
-        self.execute(Stmt::new("COMMIT")).await.map(drop)
+        self.run(Job::new(Stmt::new("COMMIT"), Want::Changes)?, true).await.map(drop)
     }
 
-    async fn run(&mut self, mut job: Job) -> Result<Answer> {
+    /// Runs a statement. `commits`: by itself, or what its transaction has done until now.
+    async fn run(&mut self, mut job: Job, commits: bool) -> Result<Answer> {
+        // Here until the statement has ended: whoever gives up waiting before that has given up the transaction.
+        let mut held = self.held.take().ok_or(Error::GivenUp)?;
         // What runs in place never waits, so that a loop of statements would keep its thread from all others.
         tokio::task::coop::consume_budget().await;
-        let (slot, is_large) = (Costs::slot(&job.text), job.size() > LARGE);
+        let slot = Costs::slot(&job.text);
+        // A commit costs what its transaction has written, and the disk's time where it waits for the disk.
+        let writes = commits && (self.wrote || !self.in_transaction);
+        let is_long = job.size() > LARGE || (commits && self.is_heavy) || (writes && held.inner.file.waits_to_commit());
         let (since, mut pause) = (Instant::now(), Duration::from_millis(1));
         loop {
-            let held = self.held.as_mut().ok_or(Error::GivenUp)?;
             // SQLite undoes a transaction by itself when the disk is full, say. What follows must not be written alone.
             if self.in_transaction && !held.connection().is_in_transaction() {
+                self.held = Some(held);
                 return Err(Error::GivenUp);
             }
-            let result = if !is_large && held.inner.file.costs.is_short(slot) {
+            let result = if !is_long && held.inner.file.costs.is_short(slot) {
                 held.run(&job, slot)
             } else {
+                self.is_heavy = true;
                 let result;
-                (job, result) = self.run_beside(job, slot).await?;
+                (held, job, result) = beside(held, job, slot).await?;
                 result
             };
             match result {
@@ -167,23 +180,25 @@ impl Lane {
                     tokio::time::sleep(pause).await;
                     pause = (2 * pause).min(LONGEST_PAUSE);
                 }
-                result => return Ok(result?),
+                result => {
+                    self.held = Some(held);
+                    let answer = result?;
+                    self.wrote |= self.in_transaction && answer.changed > 0;
+                    return Ok(answer);
+                }
             }
         }
     }
+}
 
-    /// On a thread for blocking work. It has the connection until the statement ends: if nobody waits for it any more, it
-    /// undoes the transaction and gives the connection back.
-    async fn run_beside(&mut self, job: Job, slot: Slot) -> Result<(Job, rusqlite::Result<Answer>)> {
-        let mut held = self.held.take().ok_or(Error::GivenUp)?;
-        let work = move || {
-            let result = held.run(&job, slot);
-            (held, job, result)
-        };
-        let (held, job, result) = tokio::task::spawn_blocking(work).await?;
-        self.held = Some(held);
-        Ok((job, result))
-    }
+/// Runs a statement on a thread for blocking work. It has the connection until the statement ends. If nobody waits for that
+/// any more, the thread gives the connection back, and undoes the transaction unless it was just committed.
+async fn beside(mut held: Held, job: Job, slot: Slot) -> Result<(Held, Job, rusqlite::Result<Answer>)> {
+    let work = move || {
+        let result = held.run(&job, slot);
+        (held, job, result)
+    };
+    Ok(tokio::task::spawn_blocking(work).await?)
 }
 
 /// What a lane has of the lanes.

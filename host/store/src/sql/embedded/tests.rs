@@ -349,3 +349,17 @@ async fn nothing_is_copied_into_a_closed_file() {
     file.connect().await.unwrap_err();
     assert!(!db.path().exists(), "only its first connection makes a file");
 }
+
+#[tokio::test]
+async fn a_file_that_cant_be_opened_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no database, but more than its header would be: ".repeat(4)).unwrap();
+    for (path, why) in [(text, "not a database"), (dir.path().join("none/x.db"), "unable to open")] {
+        let error = Store::open(&format!("sqlite://{}", path.display()), &Options::default()).await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(&path.display().to_string()) && said.contains(why), "{said}");
+    }
+    let error = Store::open("sqlite::memory:", &Options::default()).await.unwrap_err().to_string();
+    assert!(error.contains("write-ahead log is impossible"), "{error}");
+}

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use rusqlite::OpenFlags;
@@ -17,6 +17,9 @@ const STEP: u32 = 1000;
 
 /// While the log has so many pages or more, it is copied while nobody writes.
 const LONG: u32 = 8000;
+
+/// Unless so many pages or more are still to be copied, as after somebody has read for long: writers don't wait for as much.
+const MUCH: u32 = 4 * STEP;
 
 thread_local! {
     /// The log's pages after the last commit on this thread; 0 when there was none since somebody asked.
@@ -41,6 +44,10 @@ pub(super) fn committed() -> Option<u32> {
 pub(super) struct Wal {
     /// The log's pages when a copy was last begun.
     copied: AtomicU32,
+    /// Pages that the last copy left for the next one, since somebody still read what was there before them.
+    behind: AtomicU32,
+    /// All of the log is copied: it begins anew with the next commit, which waits for the disk then.
+    whole: AtomicBool,
     copier: Mutex<Copier>,
 }
 
@@ -70,9 +77,20 @@ impl Wal {
         self.copied.store(if is_due { pages } else { copied }, Ordering::Relaxed);
         match is_due {
             false => Due::No,
-            true if pages < LONG => Due::Beside,
+            true if pages < LONG || self.behind.load(Ordering::Relaxed) >= MUCH => Due::Beside,
             true => Due::Alone,
         }
+    }
+
+    /// Whether the commit that comes now has the log begin anew, as far as is known. Whoever asks makes it.
+    pub(super) fn begins_anew(&self) -> bool {
+        self.whole.swap(false, Ordering::Relaxed)
+    }
+
+    /// How far a copy came: the log's pages, and those of them that are in the file.
+    fn copied(&self, pages: u32, copied: u32) {
+        self.behind.store(pages.saturating_sub(copied), Ordering::Relaxed);
+        self.whole.store(pages > 0 && pages == copied, Ordering::Relaxed);
     }
 
     /// Closes the connection that copies, once it is done; blocks. Nothing is copied afterwards.
@@ -94,8 +112,9 @@ impl File {
             Some(connection) => connection.copy_wal(),
             none => self.open(OpenFlags::empty()).and_then(|new| none.insert(new).copy_wal()),
         };
-        if let Err(error) = result {
-            tracing::warn!(%error, "the database's log couldn't be copied into its file");
+        match result {
+            Ok((pages, copied)) => self.wal.copied(pages, copied),
+            Err(error) => tracing::warn!(%error, "the database's log couldn't be copied into its file"),
         }
     }
 
@@ -129,5 +148,19 @@ mod tests {
                 Due::Beside
             ]
         );
+    }
+
+    #[test]
+    fn writers_wait_for_little_alone() {
+        let wal = Wal::default();
+        assert_eq!(wal.due(9000), Due::Alone);
+        wal.copied(9000, 2000);
+        assert_eq!(wal.due(10_000), Due::Beside, "somebody reads, or has read for long");
+        wal.copied(10_000, 9900);
+        assert_eq!(wal.due(11_000), Due::Alone);
+        assert!(!wal.begins_anew());
+        wal.copied(11_000, 11_000);
+        assert!(wal.begins_anew());
+        assert!(!wal.begins_anew(), "once");
     }
 }
