@@ -40,7 +40,7 @@ pub enum Error {
     /// A text has a NUL character, which no database text can hold.
     #[error("a text must not contain a NUL character")]
     NulInText,
-    /// A backup can't be read or written.
+    /// A file can't be read, written or locked: a backup, or the directory of a database.
     #[error("{}: {source}", .path.display())]
     File {
         /// The file.

@@ -79,7 +79,11 @@ fn of_dialect(sql: &str, dialect: Dialect) -> String {
 pub(crate) async fn run(pools: &Pools) -> Result<()> {
     let migrator = migrator(pools.dialect());
     match pools {
-        Pools::Sqlite { file, .. } => run_sqlite(&migrator, file).await?,
+        Pools::Sqlite { file, .. } => {
+            // sqlx locks PostgreSQL meanwhile, not SQLite.
+            let _alone = file.lock().await?;
+            run_sqlite(&migrator, file).await?;
+        }
         Pools::Postgres(pool) => migrator.run(pool).await?,
     }
     Ok(())
@@ -100,6 +104,16 @@ mod tests {
     use super::*;
     use crate::sql::{Sql as _, Stmt};
     use crate::{Options, Store, rounds};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn several_processes_may_migrate_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", dir.path().join("new.db").display());
+        let migrate = async || Store::open(&url, &Options::default()).await.unwrap().migrate().await;
+        for result in futures::future::join_all((0..3).map(|_| migrate())).await {
+            result.unwrap();
+        }
+    }
 
     #[tokio::test]
     async fn recordings_of_the_first_schema_are_kept() {

@@ -37,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest pause before a lock is tried again.
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long those who read are waited for while nobody writes, for the log to begin anew.
+const READERS: Duration = Duration::from_millis(250);
+
 /// The log's file isn't kept larger than this once it is copied, in bytes.
 const LOG_KEPT: u32 = 64 << 20;
 
@@ -86,6 +89,27 @@ impl File {
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
         Ok(SqliteConnection::connect_with(&options).await?)
+    }
+
+    /// Waits until no other process has this lock, which goes with what is returned. It is the directory that is locked: a
+    /// handle of the file itself would take SQLite's own locks along when it is closed.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub(crate) async fn lock(&self) -> Result<std::fs::File> {
+        let path = match self.path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let locked = tokio::task::spawn_blocking(move || {
+            let lock = || {
+                let dir = std::fs::File::open(&path)?;
+                dir.lock()?;
+                Ok(dir)
+            };
+            lock().map_err(|source| Error::File { path: path.clone(), source })
+        });
+        locked.await?
     }
 
     /// Whether this is the file at `path`, by whatever name.
@@ -243,13 +267,18 @@ impl Connection {
         !self.is_in_transaction()
     }
 
-    /// Copies the log into the file as far as nobody who reads needs it as it is; blocks. The log's pages, and those of them
-    /// that are in the file now.
-    fn copy_wal(&mut self) -> rusqlite::Result<(u32, u32)> {
+    /// Copies the log into the file as far as nobody who reads needs it as it is; blocks. `alone`: nobody writes, so that
+    /// those who read are waited for, a moment, for the log to begin anew. The log's pages, and those of them that are in
+    /// the file now.
+    fn copy_wal(&mut self, alone: bool) -> rusqlite::Result<(u32, u32)> {
+        let connection = self.inner.get_mut();
         // Both are -1 where there is no log.
         let pages = |number: i64| u32::try_from(number).unwrap_or_default();
-        let copy = "PRAGMA wal_checkpoint(PASSIVE)";
-        self.inner.get_mut().query_row(copy, [], |row| Ok((pages(row.get(1)?), pages(row.get(2)?))))
+        let how = if alone { "PRAGMA wal_checkpoint(RESTART)" } else { "PRAGMA wal_checkpoint(PASSIVE)" };
+        connection.busy_timeout(if alone { READERS } else { Duration::ZERO })?;
+        let copied = connection.query_row(how, [], |row| Ok((pages(row.get(1)?), pages(row.get(2)?))));
+        connection.busy_timeout(Duration::ZERO)?;
+        copied
     }
 }
 

@@ -250,7 +250,7 @@ impl Drop for Held {
         }
         let (inner, permit) = (self.inner.clone(), self.permit.take());
         let give_back = move || {
-            inner.file.copy_wal();
+            inner.file.copy_wal(true);
             inner.idle.lock().push(connection);
             drop(permit);
         };

@@ -345,7 +345,7 @@ async fn nothing_is_copied_into_a_closed_file() {
     let (file, ..) = db.lanes();
     db.store.close().await;
     std::fs::remove_file(db.path()).unwrap();
-    file.copy_wal();
+    file.copy_wal(false);
     file.connect().await.unwrap_err();
     assert!(!db.path().exists(), "only its first connection makes a file");
 }

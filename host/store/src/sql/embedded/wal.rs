@@ -1,7 +1,8 @@
 //! Copying the log (WAL) into the file.
 //!
 //! The log begins anew when all of it is copied and nobody reads from it any more. Beside writers that never pause that
-//! doesn't happen: there is always more by the time the copy is done. So the writer waits when the log has grown long.
+//! doesn't happen: there is always more by the time the copy is done. So the writer waits when the log has grown long, for
+//! a moment also until nobody reads from it any more.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -102,15 +103,16 @@ impl Wal {
 }
 
 impl File {
-    /// Copies the log, one copy at a time; blocks. A copy that fails is made up for by the next one.
-    pub(super) fn copy_wal(&self) {
+    /// Copies the log, one copy at a time; blocks. `alone`: while nobody writes. A copy that fails is made up for by the next
+    /// one.
+    pub(super) fn copy_wal(&self, alone: bool) {
         let mut copier = self.wal.copier.lock();
         if copier.closed {
             return;
         }
         let result = match &mut copier.connection {
-            Some(connection) => connection.copy_wal(),
-            none => self.open(OpenFlags::empty()).and_then(|new| none.insert(new).copy_wal()),
+            Some(connection) => connection.copy_wal(alone),
+            none => self.open(OpenFlags::empty()).and_then(|new| none.insert(new).copy_wal(alone)),
         };
         match result {
             Ok((pages, copied)) => self.wal.copied(pages, copied),
@@ -121,7 +123,7 @@ impl File {
     /// Copies the log on a thread for blocking work, without waiting for it.
     pub(super) fn copy_wal_beside(self: &Arc<Self>) {
         let file = self.clone();
-        drop(tokio::task::spawn_blocking(move || file.copy_wal()));
+        drop(tokio::task::spawn_blocking(move || file.copy_wal(false)));
     }
 }
 
