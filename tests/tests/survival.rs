@@ -89,24 +89,32 @@ const AT_ONCE: usize = 3;
 /// What clients were promised: session → its end, too.
 type Promises = Arc<Mutex<BTreeMap<String, bool>>>;
 
-/// Makes sessions and ends them, until told to stop. Whatever isn't acknowledged doesn't count.
+/// Makes sessions and ends them, until told to stop. Whatever isn't acknowledged doesn't count, and is ended as well: what
+/// would run on otherwise after each kill fills the agents in the end.
 async fn work(client: Client, number: usize, stop: Arc<AtomicBool>, promises: Promises) {
     let mut dice = Dice::new(number as u64);
-    let mut mine: Vec<(String, String)> = Vec::new();
+    // By name, with the id where it is known.
+    let mut mine: Vec<(String, Option<String>)> = Vec::new();
     for count in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
         }
         let name = format!("storm-{number}-{count}");
-        if let Ok(id) = client.enqueue(&name, json!({"cpu": 1, "mem": "256m"})).await {
+        let id = client.enqueue(&name, json!({"cpu": 1, "mem": "256m"})).await.ok();
+        if let Some(id) = &id {
             promises.lock().unwrap().insert(id.clone(), false);
-            mine.push((name, id));
         }
+        mine.push((name, id));
         tokio::time::sleep(Duration::from_millis(20 + dice.roll(200) as u64)).await;
         while mine.len() >= AT_ONCE && !stop.load(Ordering::SeqCst) {
             let (name, id) = mine.remove(dice.roll(mine.len()));
-            let answer = client.delete(&format!("/session/{name}?forced=true")).await;
-            if answer.is_ok_and(|answer| answer.ok().is_ok()) {
+            let Ok(answer) = client.delete(&format!("/session/{name}?forced=true")).await else {
+                mine.push((name, id));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            // Otherwise there is none of that name, or not any more.
+            if let (true, Some(id)) = (answer.ok().is_ok(), id) {
                 promises.lock().unwrap().insert(id, true);
             }
         }
