@@ -123,7 +123,11 @@ impl Stmt {
         let members: Vec<String> = members.into_iter().map(|m| m.to_string()).filter(|m| !m.contains('\0')).collect();
         Self::assembled_dialect(
             sql.replace("{list}", "(SELECT value FROM json_each($1))"),
-            sql.replace("{list}", "(SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))"),
+            // As an array: of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's
+            // size it would rather read all of it than look that many up.
+            sql.replace("NOT IN {list}", "<> ALL (ARRAY{list})")
+                .replace("IN {list}", "= ANY (ARRAY{list})")
+                .replace("{list}", "(SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))"),
         )
         .bind(serde_json::Value::from(members))
     }
