@@ -12,8 +12,9 @@ use quarterdeck_tests::{ADMIN, root};
 use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
-/// What is built and tried. Benchmarks are for `bench`, and nothing in the documentation of these crates is run.
-const TARGETS: [&str; 3] = ["--lib", "--bins", "--tests"];
+/// What is built and tried, libraries included unless they say that they have no tests. Benchmarks are for `bench`, and
+/// nothing in the documentation of these crates is run.
+const TARGETS: [&str; 2] = ["--bins", "--tests"];
 
 /// Runs all tests.
 pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {

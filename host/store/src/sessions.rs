@@ -333,9 +333,7 @@ pub async fn find<S: Sql>(
     with_dead: bool,
 ) -> Result<Vec<SessionRow>> {
     let dead = if with_dead { "" } else { "AND status NOT IN ('TERMINATED', 'CANCELLED')" };
-    // By a value that no index has: sessions of one name are few, and found by it, but PostgreSQL would rather walk through
-    // all of the owner's in their order until it has met ten.
-    let order = "ORDER BY created_at + 0 DESC, id LIMIT 10";
+    let order = "ORDER BY created_at DESC, id LIMIT 10";
     if let Ok(id) = reference.parse::<SessionId>() {
         let rows = sql
             .fetch_all(
