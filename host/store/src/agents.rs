@@ -199,7 +199,7 @@ pub async fn get_many<S: Sql>(sql: &mut S, ids: &[AgentId]) -> Result<Vec<AgentR
         return Ok(Vec::new());
     }
     let stmt =
-        Stmt::assembled(format!("SELECT * FROM agents WHERE id IN {} ORDER BY id", set::texts(sql.dialect(), "$1")));
+        Stmt::assembled(format!("SELECT * FROM agents WHERE id {} ORDER BY id", set::among(sql.dialect(), "$1")));
     let rows = sql.fetch_all(stmt.bind(set::array(ids))).await?;
     rows.iter().map(AgentRow::from_row).collect()
 }
@@ -225,8 +225,8 @@ pub async fn set_status<S: Sql>(
         AgentStatus::Alive | AgentStatus::Restarting => None,
     };
     let stmt = Stmt::assembled(format!(
-        "UPDATE agents SET status = $1, status_changed = $2, lost_at = $3 WHERE status <> $1 AND id IN {} RETURNING id",
-        set::texts(sql.dialect(), "$4")
+        "UPDATE agents SET status = $1, status_changed = $2, lost_at = $3 WHERE status <> $1 AND id {} RETURNING id",
+        set::among(sql.dialect(), "$4")
     ));
     let rows = sql.fetch_all(stmt.bind(status.as_str()).bind(now.0).bind(lost).bind(set::array(ids))).await?;
     rows.iter().map(|row| row.parse("id")).collect()
@@ -297,8 +297,8 @@ pub async fn silent_since<S: Sql>(sql: &mut S, deadline: Timestamp) -> Result<Ve
 pub async fn report_marks<S: Sql>(sql: &mut S, ids: &[AgentId]) -> Result<BTreeMap<AgentId, (String, i64)>> {
     let lock = if sql.dialect() == crate::Dialect::Postgres { "FOR NO KEY UPDATE" } else { "" };
     let stmt = Stmt::assembled(format!(
-        "SELECT id, boot_id, report_seq FROM agents WHERE id IN {} ORDER BY id {lock}",
-        set::texts(sql.dialect(), "$1")
+        "SELECT id, boot_id, report_seq FROM agents WHERE id {} ORDER BY id {lock}",
+        set::among(sql.dialect(), "$1")
     ));
     let rows = sql.fetch_all(stmt.bind(set::array(ids))).await?;
     rows.iter().map(|row| Ok((row.parse("id")?, (row.get("boot_id")?, row.get("report_seq")?)))).collect()
@@ -382,8 +382,8 @@ pub async fn image_facts<S: Sql>(sql: &mut S, names: &[String]) -> Result<Vec<(S
         return Ok(Vec::new());
     }
     let stmt = Stmt::assembled(format!(
-        "SELECT name, architecture, config_digest, is_local FROM images WHERE name IN {}",
-        set::texts(sql.dialect(), "$1")
+        "SELECT name, architecture, config_digest, is_local FROM images WHERE name {}",
+        set::among(sql.dialect(), "$1")
     ));
     let rows = sql.fetch_all(stmt.bind(set::array(names))).await?;
     rows.iter()

@@ -179,9 +179,9 @@ pub async fn finish<S: Sql>(
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn keep_alive<S: Sql>(sql: &mut S, ids: &[TaskId], now: Timestamp) -> Result<u64> {
-    let list = set::texts(sql.dialect(), "$2");
+    let among = set::among(sql.dialect(), "$2");
     let stmt =
-        Stmt::assembled(format!("UPDATE background_tasks SET alive_at = $1 WHERE status = 'started' AND id IN {list}"));
+        Stmt::assembled(format!("UPDATE background_tasks SET alive_at = $1 WHERE status = 'started' AND id {among}"));
     sql.execute(stmt.bind(now.micros()).bind(set::array(ids))).await
 }
 

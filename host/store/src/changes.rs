@@ -69,7 +69,7 @@ impl Rows {
     }
 
     fn text(&self, dialect: Dialect) -> String {
-        self.condition.replace("{list}", &set::texts(dialect, "$1"))
+        set::with_list(&self.condition, dialect)
     }
 }
 

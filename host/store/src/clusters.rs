@@ -17,8 +17,8 @@ pub async fn keys<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<HashMap
         return Ok(HashMap::new());
     }
     let stmt = Stmt::assembled(format!(
-        "SELECT session_id, public_key, private_key FROM cluster_keys WHERE session_id IN {}",
-        set::texts(sql.dialect(), "$1")
+        "SELECT session_id, public_key, private_key FROM cluster_keys WHERE session_id {}",
+        set::among(sql.dialect(), "$1")
     ));
     let rows = sql.fetch_all(stmt.bind(set::array(sessions))).await?;
     rows.iter().map(|row| Ok((row.parse("session_id")?, (row.get("public_key")?, row.get("private_key")?)))).collect()

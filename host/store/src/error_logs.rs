@@ -139,8 +139,8 @@ pub async fn count<S: Sql>(sql: &mut S, sight: &Sight) -> Result<i64> {
 /// # Errors
 /// [`crate::Error::Sqlx`].
 pub async fn mark_read<S: Sql>(sql: &mut S, ids: &[String]) -> Result<u64> {
-    let list = set::texts(sql.dialect(), "$2");
-    let stmt = Stmt::assembled(format!("UPDATE error_logs SET is_read = $1 WHERE id IN {list}"));
+    let among = set::among(sql.dialect(), "$2");
+    let stmt = Stmt::assembled(format!("UPDATE error_logs SET is_read = $1 WHERE id {among}"));
     sql.execute(stmt.bind(true).bind(set::array(ids))).await
 }
 

@@ -256,9 +256,9 @@ pub async fn of_sessions<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<
         return Ok(Vec::new());
     }
     let stmt = Stmt::assembled(format!(
-        "SELECT {COLUMNS} FROM kernels WHERE session_id IN {} \
+        "SELECT {COLUMNS} FROM kernels WHERE session_id {} \
          ORDER BY session_id, CASE cluster_role WHEN 'main' THEN 0 ELSE 1 END, cluster_idx",
-        set::texts(sql.dialect(), "$1")
+        set::among(sql.dialect(), "$1")
     ));
     let rows = sql.fetch_all(stmt.bind(set::array(sessions))).await?;
     rows.iter().map(KernelRow::from_row).collect()
@@ -334,7 +334,7 @@ pub async fn sessions_of<S: Sql>(sql: &mut S, kernels: &[KernelId]) -> Result<Ve
         return Ok(Vec::new());
     }
     let stmt =
-        Stmt::assembled(format!("SELECT id, session_id FROM kernels WHERE id IN {}", set::texts(sql.dialect(), "$1")));
+        Stmt::assembled(format!("SELECT id, session_id FROM kernels WHERE id {}", set::among(sql.dialect(), "$1")));
     let rows = sql.fetch_all(stmt.bind(set::array(kernels))).await?;
     rows.iter().map(|row| Ok((row.parse("id")?, row.parse("session_id")?))).collect()
 }

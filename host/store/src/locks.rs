@@ -32,7 +32,7 @@ impl Leadership {
     /// # Errors
     /// [`crate::Error::Sqlx`] when the database can't be reached or doesn't answer in time: then this host leads nothing.
     pub async fn campaign(&mut self, names: &[&str]) -> Result<BTreeSet<String>> {
-        let Pools::Postgres(pool) = &self.pools else {
+        let Pools::Postgres(served) = &self.pools else {
             return Ok(names.iter().map(|name| (*name).to_owned()).collect());
         };
         let (connection, held) = (&mut self.connection, &mut self.held);
@@ -42,7 +42,7 @@ impl Leadership {
                 None => {
                     held.clear();
                     // Not from the pool: this one is never given back.
-                    let mut new = PgConnection::connect_with(&pool.connect_options()).await?;
+                    let mut new = PgConnection::connect_with(served.options()).await?;
                     sqlx::raw_sql(crate::sql::WATCHFUL).execute(&mut new).await?;
                     connection.insert(new)
                 }

@@ -84,7 +84,7 @@ pub(crate) async fn run(pools: &Pools) -> Result<()> {
             let _alone = file.lock().await?;
             run_sqlite(&migrator, file).await?;
         }
-        Pools::Postgres(pool) => migrator.run(pool).await?,
+        Pools::Postgres(served) => migrator.run(served.take().await?.connection()).await?,
     }
     Ok(())
 }

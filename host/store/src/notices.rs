@@ -74,8 +74,8 @@ impl Store {
     pub fn listener(&self) -> Listener {
         Listener(match &self.pools {
             Pools::Sqlite { file, .. } => Ear::Sqlite { file: file.clone(), connection: None, version: None },
-            Pools::Postgres(pool) => {
-                Ear::Postgres { options: Box::new((*pool.connect_options()).clone()), listener: None }
+            Pools::Postgres(served) => {
+                Ear::Postgres { options: Box::new(served.options().clone()), listener: None }
             }
         })
     }

@@ -172,8 +172,8 @@ pub async fn agent_slots<S: Sql>(sql: &mut S, agents: Option<&[AgentId]>) -> Res
     let stmt = match agents {
         None => Stmt::new("SELECT agent_id, slot, capacity, occupied FROM agent_slots ORDER BY agent_id, slot"),
         Some(ids) => Stmt::assembled(format!(
-            "SELECT agent_id, slot, capacity, occupied FROM agent_slots WHERE agent_id IN {} ORDER BY agent_id, slot",
-            set::texts(sql.dialect(), "$1")
+            "SELECT agent_id, slot, capacity, occupied FROM agent_slots WHERE agent_id {} ORDER BY agent_id, slot",
+            set::among(sql.dialect(), "$1")
         ))
         .bind(set::array(ids)),
     };

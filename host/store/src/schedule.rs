@@ -315,13 +315,13 @@ async fn read<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Re
         owners: owners(sql, &concerned).await?,
         projects: holders(
             sql,
-            "SELECT id AS holder, total_resource_slots FROM projects WHERE id IN",
+            "SELECT id AS holder, total_resource_slots FROM projects WHERE id",
             &concerned.projects,
         )
         .await?,
         domains: holders(
             sql,
-            "SELECT name AS holder, total_resource_slots FROM domains WHERE name IN",
+            "SELECT name AS holder, total_resource_slots FROM domains WHERE name",
             &concerned.domains,
         )
         .await?,
@@ -409,7 +409,7 @@ async fn dependencies<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId
 
 /// Agents that live in the group, and others that its kernels are pinned to or placed on.
 async fn agents<S: Sql>(sql: &mut S, group: &str, concerned: &Concerned) -> Result<Vec<AgentRow>> {
-    let which = format!("(scaling_group = $1 AND status = 'ALIVE') OR id IN {}", set::texts(sql.dialect(), "$2"));
+    let which = format!("(scaling_group = $1 AND status = 'ALIVE') OR id {}", set::among(sql.dialect(), "$2"));
     let stmt = |text: String| Stmt::assembled(text).bind(group).bind(&concerned.agents);
     let text = format!(
         "SELECT id, status, schedulable, cooldown_until, scaling_group, architecture, addr,
@@ -456,8 +456,8 @@ async fn owners<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OwnerR
                 COALESCE(c.private_sessions, 0) AS private_sessions
          FROM keypairs k JOIN keypair_resource_policies p ON p.name = k.resource_policy
          LEFT JOIN concurrency c ON c.access_key = k.access_key
-         WHERE k.access_key IN {}",
-        set::texts(sql.dialect(), "$1")
+         WHERE k.access_key {}",
+        set::among(sql.dialect(), "$1")
     );
     let mut rows = sql
         .fetch_all(Stmt::assembled(text).bind(&concerned.owners))
@@ -479,7 +479,7 @@ async fn owners<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OwnerR
 }
 
 async fn holders<S: Sql>(sql: &mut S, text: &'static str, concerned: &Json) -> Result<Vec<HolderRow>> {
-    let text = format!("{text} {}", set::texts(sql.dialect(), "$1"));
+    let text = format!("{text} {}", set::among(sql.dialect(), "$1"));
     let mut rows = sql
         .fetch_all(Stmt::assembled(text).bind(concerned))
         .await?
@@ -528,15 +528,15 @@ async fn usage<S: Sql>(sql: &mut S, group: &str, sessions: &[SessionRow]) -> Res
 }
 
 async fn occupancy<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OccupancyRow>> {
-    let list = |param| set::texts(sql.dialect(), param);
+    let among = |param| set::among(sql.dialect(), param);
     let text = format!(
         "SELECT scope, holder, slot, amount FROM occupancy
-         WHERE (scope = 'keypair' AND holder IN {})
-            OR (scope = 'project' AND holder IN {})
-            OR (scope = 'domain' AND holder IN {})",
-        list("$1"),
-        list("$2"),
-        list("$3"),
+         WHERE (scope = 'keypair' AND holder {})
+            OR (scope = 'project' AND holder {})
+            OR (scope = 'domain' AND holder {})",
+        among("$1"),
+        among("$2"),
+        among("$3"),
     );
     let stmt = Stmt::assembled(text).bind(&concerned.owners).bind(&concerned.projects).bind(&concerned.domains);
     let rows = sql.fetch_all(stmt).await?;

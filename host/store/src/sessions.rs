@@ -312,7 +312,7 @@ pub async fn get_many<S: Sql>(sql: &mut S, ids: &[SessionId]) -> Result<Vec<Sess
     }
     let rows = sql
         .fetch_all(
-            Stmt::assembled(format!("SELECT * FROM sessions WHERE id IN {}", set::texts(sql.dialect(), "$1")))
+            Stmt::assembled(format!("SELECT * FROM sessions WHERE id {}", set::among(sql.dialect(), "$1")))
                 .bind(set::array(ids)),
         )
         .await?;
@@ -437,8 +437,8 @@ pub async fn hasten<S: Sql>(sql: &mut S, sessions: &[SessionId]) -> Result<u64> 
         return Ok(0);
     }
     let stmt = Stmt::assembled(format!(
-        "UPDATE sessions SET retry_at = NULL WHERE id IN {} AND retry_at IS NOT NULL AND status NOT IN ('TERMINATED', 'CANCELLED')",
-        set::texts(sql.dialect(), "$1")
+        "UPDATE sessions SET retry_at = NULL WHERE id {} AND retry_at IS NOT NULL AND status NOT IN ('TERMINATED', 'CANCELLED')",
+        set::among(sql.dialect(), "$1")
     ));
     sql.execute(stmt.bind(set::array(sessions))).await
 }
@@ -533,8 +533,8 @@ pub async fn open_by_status<S: Sql>(sql: &mut S) -> Result<Vec<(SessionStatus, i
 pub async fn ssh_keypairs<S: Sql>(sql: &mut S, access_keys: &[AccessKey]) -> Result<Vec<(AccessKey, String, String)>> {
     let stmt = Stmt::assembled(format!(
         "SELECT access_key, ssh_public_key, ssh_private_key FROM keypairs \
-         WHERE access_key IN {} AND ssh_public_key IS NOT NULL AND ssh_private_key IS NOT NULL",
-        set::texts(sql.dialect(), "$1")
+         WHERE access_key {} AND ssh_public_key IS NOT NULL AND ssh_private_key IS NOT NULL",
+        set::among(sql.dialect(), "$1")
     ));
     let rows = sql.fetch_all(stmt.bind(set::array(access_keys))).await?;
     rows.iter()

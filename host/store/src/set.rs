@@ -18,12 +18,32 @@ pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> S
     }
 }
 
-/// The SQL of a subselect that yields the texts of the JSON array in parameter `param`, for `IN`.
+/// The SQL of a sub-select that yields the texts of the JSON array in parameter `param`, for `NOT IN` and the like;
+/// [`among`] serves better for `IN`.
 pub(crate) fn texts(dialect: Dialect, param: &str) -> String {
     match dialect {
         Dialect::Sqlite => format!("(SELECT value FROM json_each({param}))"),
         Dialect::Postgres => format!("(SELECT jsonb_array_elements_text(CAST({param} AS jsonb)))"),
     }
+}
+
+/// The SQL that says, behind an expression, that it is among the texts of the JSON array in parameter `param`.
+pub(crate) fn among(dialect: Dialect, param: &str) -> String {
+    let texts = texts(dialect, param);
+    match dialect {
+        Dialect::Sqlite => format!("IN {texts}"),
+        // As an array: of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's size
+        // it would rather read all of it than look that many up.
+        Dialect::Postgres => format!("= ANY (ARRAY{texts})"),
+    }
+}
+
+/// Fills in `IN {list}` and `NOT IN {list}`, and `{list}` elsewhere as a sub-select, with the JSON array in parameter `$1`.
+pub(crate) fn with_list(sql: &str, dialect: Dialect) -> String {
+    let texts = texts(dialect, "$1");
+    sql.replace("NOT IN {list}", &format!("NOT IN {texts}"))
+        .replace("IN {list}", &among(dialect, "$1"))
+        .replace("{list}", &texts)
 }
 
 /// The JSON array of these values' texts.

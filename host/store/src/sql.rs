@@ -11,6 +11,7 @@
 
 mod embedded;
 mod row;
+mod served;
 mod tx;
 
 use std::borrow::Cow;
@@ -18,19 +19,21 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions};
-use sqlx::{Arguments as _, AssertSqlSafe, Connection as _, PgPool, Postgres};
+use sqlx::Arguments as _;
+use sqlx::postgres::PgArguments;
 
 use crate::audit::Act;
 use crate::changes::Change;
 use crate::error::{Error, Result};
+use crate::set;
 use crate::testing::Fuse;
 
 use embedded::Lanes;
 pub(crate) use embedded::{Connection, File};
 pub use row::{Cell, Row, SqliteRow};
+use served::Served;
+pub(crate) use served::WATCHFUL;
 pub use tx::Tx;
 use tx::TxInner;
 
@@ -116,20 +119,13 @@ impl Stmt {
         Self { sqlite: sqlite.into(), postgres: Some(postgres.into()), args: Vec::new() }
     }
 
-    /// A statement over a list of texts, bound as parameter `$1`: each `{list}` in `sql` becomes a
-    /// parenthesised sub-select of the members, as in `WHERE id IN {list}`.
+    /// A statement over a list of texts, bound as parameter `$1`: `{list}` in `sql` stands for it, as in
+    /// `WHERE id IN {list}`.
     pub fn among<T: std::fmt::Display>(sql: &str, members: impl IntoIterator<Item = T>) -> Self {
         // No stored text has a NUL, so a member with one matches nothing; PostgreSQL couldn't read the list.
         let members: Vec<String> = members.into_iter().map(|m| m.to_string()).filter(|m| !m.contains('\0')).collect();
-        Self::assembled_dialect(
-            sql.replace("{list}", "(SELECT value FROM json_each($1))"),
-            // As an array: of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's
-            // size it would rather read all of it than look that many up.
-            sql.replace("NOT IN {list}", "<> ALL (ARRAY{list})")
-                .replace("IN {list}", "= ANY (ARRAY{list})")
-                .replace("{list}", "(SELECT jsonb_array_elements_text(CAST($1 AS jsonb)))"),
-        )
-        .bind(serde_json::Value::from(members))
+        Self::assembled_dialect(set::with_list(sql, Dialect::Sqlite), set::with_list(sql, Dialect::Postgres))
+            .bind(serde_json::Value::from(members))
     }
 
     /// Binds the next numbered parameter.
@@ -179,23 +175,6 @@ fn arguments(args: Vec<Value>) -> Result<PgArguments> {
     Ok(out)
 }
 
-async fn run_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<u64>
-where
-    X: sqlx::Executor<'c, Database = Postgres>,
-{
-    let (sql, args) = stmt.into_parts(Dialect::Postgres);
-    Ok(sqlx::query_with(AssertSqlSafe(sql), arguments(args)?).execute(exec).await?.rows_affected())
-}
-
-async fn rows_postgres<'c, X>(exec: X, stmt: Stmt) -> Result<Vec<Row>>
-where
-    X: sqlx::Executor<'c, Database = Postgres>,
-{
-    let (sql, args) = stmt.into_parts(Dialect::Postgres);
-    let rows = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?).fetch_all(exec).await?;
-    Ok(rows.into_iter().map(Row::Postgres).collect())
-}
-
 /// What runs statements: a transaction, or the read side of a store.
 pub trait Sql: Send {
     /// The database behind it.
@@ -235,7 +214,7 @@ pub(crate) enum Pools {
         fuse: Option<Fuse>,
     },
     /// PostgreSQL.
-    Postgres(PgPool),
+    Postgres(Served),
 }
 
 /// Where a host may die that a test has put a fuse in: before each statement that writes, and on both sides of a commit.
@@ -245,43 +224,14 @@ async fn burn(fuse: &Option<Fuse>) {
     }
 }
 
-/// Tells PostgreSQL at the start of each connection to notice within half a minute when this host is gone, however it
-/// went: its locks, those on rows included, are free then. Statements are short: compiling one would take longer than
-/// running it.
-pub(crate) const WATCHFUL: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
-     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 60000; \
-     SET jit = off";
-
 /// How many statements a connection keeps prepared: more than the host has, those for lists of every kind aside.
 const STATEMENTS: usize = 512;
-
-/// A connection to PostgreSQL that was idle for no longer is taken to be alive.
-const TRUSTED: Duration = Duration::from_secs(5);
 
 impl Pools {
     /// Opens `sqlite://PATH` or `postgres://…`.
     pub(crate) async fn open(url: &str, options: &crate::Options) -> Result<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            let connect: PgConnectOptions = url.parse()?;
-            let pool = PgPoolOptions::new()
-                .max_connections(options.connections)
-                .acquire_timeout(Duration::from_secs(30))
-                // One that was in use a moment ago is alive: asking it would cost each statement a trip more.
-                .test_before_acquire(false)
-                .before_acquire(|connection, metadata| {
-                    Box::pin(async move {
-                        if metadata.idle_for > TRUSTED {
-                            connection.ping().await?;
-                        }
-                        Ok(true)
-                    })
-                })
-                .after_connect(|connection, _| {
-                    Box::pin(async move { sqlx::raw_sql(WATCHFUL).execute(connection).await.map(drop) })
-                })
-                .connect_with(connect.statement_cache_capacity(STATEMENTS))
-                .await?;
-            return Ok(Pools::Postgres(pool));
+            return Ok(Pools::Postgres(Served::open(url, options.connections).await?));
         }
         let Some(path) = url.strip_prefix("sqlite://").or_else(|| url.strip_prefix("sqlite:")) else {
             return Err(Error::BadUrl(url.split("://").next().unwrap_or_default().to_owned()));
@@ -307,7 +257,7 @@ impl Pools {
                 file.close().await;
                 write.close().await;
             }
-            Pools::Postgres(pool) => pool.close().await,
+            Pools::Postgres(served) => served.close().await,
         }
     }
 
@@ -324,7 +274,7 @@ impl Pools {
                 burn(fuse).await;
                 TxInner::Sqlite(write.begin("BEGIN IMMEDIATE").await?, fuse.clone())
             }
-            Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
+            Pools::Postgres(served) => TxInner::Postgres(served.begin("BEGIN").await?),
         };
         Ok(Tx::new(inner, act, counter))
     }
@@ -335,8 +285,8 @@ impl Pools {
     pub(crate) async fn begin_read(&self, counter: Counter) -> Result<Tx> {
         let inner = match self {
             Pools::Sqlite { read, .. } => TxInner::Sqlite(read.begin("BEGIN DEFERRED").await?, None),
-            Pools::Postgres(pool) => {
-                TxInner::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            Pools::Postgres(served) => {
+                TxInner::Postgres(served.begin("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
             }
         };
         Ok(Tx::new(inner, None, counter))
@@ -381,7 +331,7 @@ impl Sql for Reader {
                 burn(fuse).await;
                 changed
             }
-            Pools::Postgres(pool) => run_postgres(pool, stmt).await,
+            Pools::Postgres(served) => served.take().await?.execute(stmt).await,
         }
     }
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
@@ -389,7 +339,7 @@ impl Sql for Reader {
         match &self.0.pools {
             Pools::Sqlite { write, .. } if stmt.writes() => write.take().await?.rows(stmt).await,
             Pools::Sqlite { single, .. } => single.take().await?.rows(stmt).await,
-            Pools::Postgres(pool) => rows_postgres(pool, stmt).await,
+            Pools::Postgres(served) => served.take().await?.rows(stmt).await,
         }
     }
     async fn fetch_optional(&mut self, stmt: Stmt) -> Result<Option<Row>> {

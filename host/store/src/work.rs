@@ -179,8 +179,8 @@ impl Work {
             .fetch_all(
                 Stmt::assembled(format!(
                     "SELECT id, name, status, session_type, access_key, user_id, project_id, domain_name, scaling_group, is_private, \
-                     status_changed, status_history, result, callback_url FROM sessions WHERE id IN {} ORDER BY id {lock}",
-                    set::texts(dialect, "$1")
+                     status_changed, status_history, result, callback_url FROM sessions WHERE id {} ORDER BY id {lock}",
+                    set::among(dialect, "$1")
                 ))
                 .bind(ids),
             )
@@ -215,8 +215,8 @@ impl Work {
             .fetch_all(
                 Stmt::assembled(format!(
                     "SELECT id, session_id, cluster_role, cluster_idx, status, agent_id, held, status_changed, status_info, status_data \
-                     FROM kernels WHERE session_id IN {} ORDER BY session_id, CASE cluster_role WHEN 'main' THEN 0 ELSE 1 END, cluster_idx",
-                    set::texts(dialect, "$1")
+                     FROM kernels WHERE session_id {} ORDER BY session_id, CASE cluster_role WHEN 'main' THEN 0 ELSE 1 END, cluster_idx",
+                    set::among(dialect, "$1")
                 ))
                 .bind(set::array(work.sessions.keys())),
             )

@@ -180,10 +180,10 @@ pub async fn of_endpoints<S: Sql>(sql: &mut S, endpoints: &[EndpointId]) -> Resu
         return Ok(Vec::new());
     }
     let stmt = Stmt::assembled(format!(
-        "SELECT {} FROM {} WHERE r.endpoint IN {} ORDER BY {}",
+        "SELECT {} FROM {} WHERE r.endpoint {} ORDER BY {}",
         SOURCE.columns,
         SOURCE.from,
-        set::texts(sql.dialect(), "$1"),
+        set::among(sql.dialect(), "$1"),
         SOURCE.order
     ));
     sql.fetch_all(stmt.bind(set::array(endpoints))).await?.iter().map(read).collect()
@@ -277,7 +277,7 @@ pub async fn forget<S: Sql>(sql: &mut S, ids: &[RouteId]) -> Result<u64> {
     if ids.is_empty() {
         return Ok(0);
     }
-    let stmt = Stmt::assembled(format!("DELETE FROM routings WHERE id IN {}", set::texts(sql.dialect(), "$1")));
+    let stmt = Stmt::assembled(format!("DELETE FROM routings WHERE id {}", set::among(sql.dialect(), "$1")));
     sql.execute(stmt.bind(set::array(ids))).await
 }
 

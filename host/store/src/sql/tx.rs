@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use sqlx::Postgres;
-
 use super::embedded::Lane;
-use super::{Counter, Dialect, Row, Sql, Stmt, burn, rows_postgres, run_postgres};
+use super::served::Lent;
+use super::{Counter, Dialect, Row, Sql, Stmt, burn};
 use crate::audit::{self, Act};
 use crate::changes::Change;
 use crate::error::Result;
@@ -35,7 +34,7 @@ struct Acts {
 #[derive(Debug)]
 pub(super) enum TxInner {
     Sqlite(Lane, Option<Fuse>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    Postgres(Lent),
 }
 
 impl Tx {
@@ -123,7 +122,7 @@ impl Sql for Tx {
                 burn(fuse).await;
                 lane.execute(stmt).await?
             }
-            TxInner::Postgres(tx) => run_postgres(&mut **tx, stmt).await?,
+            TxInner::Postgres(tx) => tx.execute(stmt).await?,
         };
         self.wrote |= changed > 0;
         Ok(changed)
@@ -133,7 +132,7 @@ impl Sql for Tx {
         let writes = stmt.writes();
         let rows = match &mut self.inner {
             TxInner::Sqlite(lane, _) => lane.rows(stmt).await?,
-            TxInner::Postgres(tx) => rows_postgres(&mut **tx, stmt).await?,
+            TxInner::Postgres(tx) => tx.rows(stmt).await?,
         };
         self.wrote |= writes && !rows.is_empty();
         Ok(rows)

@@ -38,9 +38,9 @@ pub(super) async fn place(tx: &mut Tx, round: &Commit, placed: &[&Placed]) -> Re
     let dialect = tx.dialect();
     let stmt = Stmt::assembled(format!(
         "UPDATE sessions SET status = 'SCHEDULED', status_info = 'scheduled', status_data = '{{}}', status_changed = $2,
-                status_history = {} WHERE id IN {} AND status = 'PENDING'",
+                status_history = {} WHERE id {} AND status = 'PENDING'",
         history_sql(dialect, "SCHEDULED", "$3"),
-        set::texts(dialect, "$1")
+        set::among(dialect, "$1")
     ));
     let stmt = stmt.bind(set::array(placed.iter().map(|p| p.id))).bind(round.at.0).bind(round.at.iso());
     exactly(tx, stmt, placed.len(), "sessions").await?;

@@ -1,0 +1,261 @@
+//! PostgreSQL: connections for one thing at a time, a statement or a transaction.
+//!
+//! sqlx's own pool asks a connection for a sign of life each time that it comes back. That is a second trip to the database
+//! for each statement, and the server's time as well as ours. Here a connection is asked when it was left in the middle of
+//! something, and after it was idle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleResult};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::runtime::Handle;
+
+use super::{Row, STATEMENTS, Stmt, arguments};
+use crate::error::{Error, Result};
+use crate::sql::Dialect;
+
+/// Tells PostgreSQL at the start of each connection to notice within half a minute when this host is gone, however it
+/// went: its locks, those on rows included, are free then. Statements are short: compiling one would take longer than
+/// running it.
+pub(crate) const WATCHFUL: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+     SET tcp_keepalives_count = 3; SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 60000; \
+     SET jit = off";
+
+/// How long a connection is waited for: while all are in use, and until the server has one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection that was idle for no longer is taken to be alive.
+const TRUSTED: Duration = Duration::from_secs(5);
+
+/// The server's side of a connection grows with what it has done; then it makes way for a new one.
+const LIFETIME: Duration = Duration::from_secs(30 * 60);
+
+/// How long a connection that was left in the middle of something may take to come to rest.
+const SETTLING: Duration = Duration::from_secs(30);
+
+/// Makes connections, and looks at them before they are used again.
+#[derive(Debug)]
+struct Maker(Arc<PgConnectOptions>);
+
+impl Manager for Maker {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> std::result::Result<PgConnection, sqlx::Error> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let connected = async {
+                let mut connection = PgConnection::connect_with(&self.0).await?;
+                sqlx::raw_sql(WATCHFUL).execute(&mut connection).await?;
+                Ok(connection)
+            };
+            match connected.await {
+                // The server is starting up, or has as many connections as it may: both pass.
+                Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
+                connected => return connected,
+            }
+            pause = (2 * pause).min(Duration::from_secs(5));
+        }
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > LIFETIME {
+            return Err(deadpool::managed::RecycleError::message("old"));
+        }
+        if metrics.last_used() > TRUSTED {
+            connection.ping().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether connecting is worth another try at once.
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        // `too_many_connections` and `cannot_connect_now`.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| ["53300", "57P03"].contains(&code.as_ref())),
+        _ => false,
+    }
+}
+
+/// Some connections, opened when they are needed and given out in the order in which they are asked for. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    pool: Pool<Maker>,
+    options: Arc<PgConnectOptions>,
+    most: usize,
+}
+
+impl Served {
+    /// At most `most` connections to the server that a `postgres://` URL names. The first is opened at once, so that a
+    /// wrong address or password shows.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`].
+    pub(super) async fn open(url: &str, most: u32) -> Result<Self> {
+        let options: PgConnectOptions = url.parse()?;
+        let options = Arc::new(options.statement_cache_capacity(STATEMENTS));
+        let most = most.max(1) as usize;
+        let pool = Pool::builder(Maker(options.clone()))
+            .max_size(most)
+            .wait_timeout(Some(PATIENCE))
+            .create_timeout(Some(PATIENCE))
+            .recycle_timeout(Some(PATIENCE))
+            // The one that came back last has its statements prepared, and the server its memory warm.
+            .queue_mode(QueueMode::Lifo)
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| sqlx::Error::Configuration(error.into()))?;
+        let served = Self { pool, options, most };
+        drop(served.take().await?);
+        Ok(served)
+    }
+
+    /// How the server is reached, for connections that are nobody else's.
+    pub(crate) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+
+    /// A connection. Waits for one while all are in use.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]: when none can be opened, when none is given back for 30 seconds, and after [`Served::close`].
+    pub(crate) async fn take(&self) -> Result<Lent> {
+        let connection = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            PoolError::Timeout(_) => sqlx::Error::PoolTimedOut,
+            PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => sqlx::Error::PoolClosed,
+        })?;
+        Ok(Lent { connection: Some(connection), in_transaction: false, is_busy: false })
+    }
+
+    /// A connection with a transaction that `how` begins.
+    ///
+    /// # Errors
+    /// As [`Served::take`], and when it doesn't begin.
+    pub(super) async fn begin(&self, how: &'static str) -> Result<Lent> {
+        let mut lent = self.take().await?;
+        // Before it is said: whoever gives up meanwhile may have begun it.
+        lent.in_transaction = true;
+        lent.say(how).await?;
+        Ok(lent)
+    }
+
+    /// Closes all connections once what they are used for is done. Nobody gets one afterwards.
+    pub(super) async fn close(&self) {
+        let mut idle = Vec::with_capacity(self.most);
+        // Whoever still uses one gives it back first. None is opened for this: what was never opened needs no closing.
+        while idle.len() < self.pool.status().size {
+            match self.pool.get().await {
+                Ok(connection) => idle.push(connection),
+                Err(_) => break,
+            }
+        }
+        self.pool.close();
+        for connection in idle {
+            let _ = Object::take(connection).close().await;
+        }
+    }
+}
+
+/// A connection that goes back when this is dropped; an open transaction is undone then.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    /// Here until it goes back.
+    connection: Option<Object<Maker>>,
+    in_transaction: bool,
+    /// Something was said to the server whose answer isn't here yet, or was an error: the connection may be lost.
+    is_busy: bool,
+}
+
+impl Lent {
+    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+        self.connection.as_mut().expect("it is here until it goes back")
+    }
+
+    /// Runs a statement; the number of rows it changed.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]; [`Error::NulInText`].
+    pub(super) async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
+        let (sql, args) = stmt.into_parts(Dialect::Postgres);
+        let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
+        self.is_busy = true;
+        let done = query.execute(self.connection()).await;
+        self.is_busy = done.is_err();
+        Ok(done?.rows_affected())
+    }
+
+    /// Runs a query; all its rows.
+    ///
+    /// # Errors
+    /// As [`Lent::execute`].
+    pub(super) async fn rows(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
+        let (sql, args) = stmt.into_parts(Dialect::Postgres);
+        let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
+        self.is_busy = true;
+        let rows = query.fetch_all(self.connection()).await;
+        self.is_busy = rows.is_err();
+        Ok(rows?.into_iter().map(Row::Postgres).collect())
+    }
+
+    /// Makes the transaction durable and visible.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]; then nothing was written, unless it was the connection that failed.
+    pub(super) async fn commit(self) -> Result<()> {
+        self.end("COMMIT").await
+    }
+
+    /// Undoes the transaction.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`]; it is gone then, too.
+    pub(super) async fn rollback(self) -> Result<()> {
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, how: &'static str) -> Result<()> {
+        self.say(how).await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Says something that has no parameters and is over with one answer.
+    async fn say(&mut self, what: &'static str) -> Result<()> {
+        self.is_busy = true;
+        let said = sqlx::raw_sql(what).execute(self.connection()).await;
+        self.is_busy = said.is_err();
+        said.map(drop).map_err(Error::from)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let (in_transaction, is_busy) = (self.in_transaction, self.is_busy);
+        if !in_transaction && !is_busy {
+            return;
+        }
+        let Some(mut connection) = self.connection.take() else { return };
+        let Ok(runtime) = Handle::try_current() else {
+            // The server undoes what is open when it notices that the connection is gone.
+            drop(Object::take(connection));
+            return;
+        };
+        runtime.spawn(async move {
+            let settle = async {
+                if in_transaction {
+                    sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.map(drop)
+                } else {
+                    connection.ping().await
+                }
+            };
+            if !matches!(tokio::time::timeout(SETTLING, settle).await, Ok(Ok(()))) {
+                drop(Object::take(connection));
+            }
+        });
+    }
+}
