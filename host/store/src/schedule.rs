@@ -219,10 +219,12 @@ pub struct Visitor {
 /// Database errors.
 pub async fn groups<S: Sql>(sql: &mut S) -> Result<Vec<String>> {
     let stmt = Stmt::new(
-        // Group by group: a long queue isn't walked through to find out whose it is.
+        // Group by group: a long queue isn't walked through to find out whose it is. `EXISTS` says the same, and PostgreSQL
+        // makes a join of it that does walk.
         "SELECT g.name FROM scaling_groups g
-         WHERE EXISTS (SELECT 1 FROM sessions s WHERE s.scaling_group = g.name AND s.status = 'PENDING')
-         AND EXISTS (SELECT 1 FROM agents a WHERE a.scaling_group = g.name AND a.status = 'ALIVE')",
+         WHERE (SELECT a.id FROM agents a WHERE a.scaling_group = g.name AND a.status = 'ALIVE' LIMIT 1) IS NOT NULL
+         AND (SELECT s.id FROM sessions s WHERE s.scaling_group = g.name AND s.status = 'PENDING'
+              ORDER BY s.created_at LIMIT 1) IS NOT NULL",
     );
     let mut names = sql.fetch_all(stmt).await?.iter().map(|r| r.get("name")).collect::<Result<Vec<String>>>()?;
     names.sort();

@@ -501,17 +501,15 @@ pub async fn dependencies<S: Sql>(sql: &mut S, id: SessionId) -> Result<Vec<Sess
 /// Which of these names live sessions of these key pairs have.
 pub async fn taken_names<S: Sql>(sql: &mut S, wanted: &[(AccessKey, String)]) -> Result<Vec<(AccessKey, String)>> {
     let rows: Vec<_> = wanted.iter().map(|(key, name)| json!({"k": key, "n": name})).collect();
-    let rows = sql
-        .fetch_all(
-            Stmt::assembled(format!(
-                "SELECT s.access_key, s.name FROM {} JOIN sessions s ON s.access_key = x.k AND s.name = x.n \
-                 WHERE s.status NOT IN ('TERMINATED', 'CANCELLED')",
-                set::rows(sql.dialect(), "$1", &[("k", "text"), ("n", "text")])
-            ))
-            .bind(Value::Array(rows)),
-        )
-        .await?;
-    rows.iter().map(|row| Ok((row.parse("access_key")?, row.get("name")?))).collect()
+    // Name by name. As a join PostgreSQL would hold them against all sessions there are, as long as it doesn't know how many
+    // those are.
+    let stmt = Stmt::assembled(format!(
+        "SELECT x.k, x.n FROM {} WHERE (SELECT s.id FROM sessions s WHERE s.access_key = x.k AND s.name = x.n \
+         AND s.status NOT IN ('TERMINATED', 'CANCELLED') LIMIT 1) IS NOT NULL",
+        set::rows(sql.dialect(), "$1", &[("k", "text"), ("n", "text")])
+    ));
+    let rows = sql.fetch_all(stmt.bind(Value::Array(rows))).await?;
+    rows.iter().map(|row| Ok((row.parse("k")?, row.get("n")?))).collect()
 }
 
 /// Counts one more run of code.

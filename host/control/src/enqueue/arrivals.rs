@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use quarterdeck_model::AccessKey;
-use quarterdeck_store::Violation;
 use quarterdeck_store::audit::{self, Act};
 use quarterdeck_store::sessions::{self as rows, NewSession};
-use tokio::sync::{mpsc, oneshot};
+use quarterdeck_store::{Dialect, Violation};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::facts::Facts;
 use crate::error::{Error, Result};
@@ -36,17 +36,17 @@ struct Arrival {
     reply: oneshot::Sender<Result<bool>>,
 }
 
-/// The end of the queue that the writer holds.
+/// The end of the queue that the writers hold.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    queue: mpsc::Receiver<Arrival>,
+    queue: Mutex<mpsc::Receiver<Arrival>>,
 }
 
 impl Arrivals {
     /// The queue, and its other end for [`run`].
     pub(crate) fn new() -> (Self, Receiver) {
         let (queue, arrivals) = mpsc::channel(4096);
-        (Self { queue, facts: Arc::default() }, Receiver { queue: arrivals })
+        (Self { queue, facts: Arc::default() }, Receiver { queue: Mutex::new(arrivals) })
     }
 
     /// What requests have in common.
@@ -65,14 +65,29 @@ impl Arrivals {
 }
 
 /// Writes what comes, until the host is dropped.
-pub(crate) async fn run(inner: Weak<Inner>, mut receiver: Receiver) {
-    while let Some(first) = receiver.queue.recv().await {
-        let Some(control) = inner.upgrade().map(|inner| Control { inner }) else { return };
+pub(crate) async fn run(inner: Weak<Inner>, receiver: Receiver) {
+    let Some(dialect) = inner.upgrade().map(|inner| inner.store.dialect()) else { return };
+    match dialect {
+        // It has one writer.
+        Dialect::Sqlite => take_turns(&inner, &receiver).await,
+        // While one transaction is on its way, the next one gathers: neither side waits for the other.
+        Dialect::Postgres => {
+            tokio::join!(take_turns(&inner, &receiver), take_turns(&inner, &receiver));
+        }
+    }
+}
+
+async fn take_turns(inner: &Weak<Inner>, receiver: &Receiver) {
+    loop {
+        let mut queue = receiver.queue.lock().await;
+        let Some(first) = queue.recv().await else { return };
         let mut batch = vec![first];
         while batch.len() < BATCH {
-            let Ok(arrival) = receiver.queue.try_recv() else { break };
+            let Ok(arrival) = queue.try_recv() else { break };
             batch.push(arrival);
         }
+        drop(queue);
+        let Some(control) = inner.upgrade().map(|inner| Control { inner }) else { return };
         let (began, several) = (Instant::now(), batch.len() > 1);
         write(&control, batch).await;
         drop(control);
