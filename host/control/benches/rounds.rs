@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use quarterdeck_control::schedule::{RECORDING_FORMAT, RecordedBooks, Recording, Timings};
 use quarterdeck_model::Timestamp;
 use quarterdeck_native::Drf;
-use quarterdeck_plugin::{Call, Limits, Runtime, RuntimeOptions, builtin, play};
+use quarterdeck_plugin::{Call, ExchangeTimes, Limits, Runtime, RuntimeOptions, builtin, play};
 use serde_json::{Value, json};
 
 /// Sessions and agents.
@@ -65,28 +65,42 @@ fn main() {
     let drf = runtime.load_blocking(builtin::get("drf").unwrap().wasm).unwrap();
     let recording = recording();
     let config = json!({"lot": LOT}).to_string();
-    let played = |wasm: bool| {
+    // What a round took, and its parts: `open`, `propose`, the books, `settle`.
+    let played = |wasm: bool| -> [f64; 5] {
         let started = Instant::now();
         let mut books = RecordedBooks::new(&recording);
+        let mut opened = Duration::ZERO;
         let trace = if wasm {
             drf.schedule(&Call::new(config.clone()), &recording.snapshot, &mut books).unwrap()
         } else {
+            let opening = Instant::now();
             let mut drf = Drf::open(&config, &recording.snapshot).unwrap();
+            opened = opening.elapsed();
             play(&mut drf, &recording.snapshot, &limits, &mut books).unwrap()
         };
         assert_eq!(trace.proposals.len() as u32, SIZE.0);
-        started.elapsed().as_secs_f64() * 1e3
+        let whole = started.elapsed();
+        let sum = |part: fn(&ExchangeTimes) -> Duration| trace.exchanges.iter().map(part).sum::<Duration>();
+        let open = if wasm { trace.open } else { opened };
+        [whole, open, sum(|e| e.propose), sum(|e| e.judge), sum(|e| e.settle)].map(|time| time.as_secs_f64() * 1e3)
     };
     // In turns, so that what else the machine does hits both.
-    let (mut here, mut there): (Vec<f64>, Vec<f64>) = (0..REPEATS).map(|_| (played(false), played(true))).unzip();
-    here.sort_by(f64::total_cmp);
-    there.sort_by(f64::total_cmp);
-    let (native, wasm) = (here[REPEATS / 2], there[REPEATS / 2]);
+    let (here, there): (Vec<_>, Vec<_>) = (0..REPEATS).map(|_| (played(false), played(true))).unzip();
+    let median = |rounds: &[[f64; 5]], part: usize| {
+        let mut times: Vec<f64> = rounds.iter().map(|round| round[part]).collect();
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let (native, wasm) = (median(&here, 0), median(&there, 0));
     let name = format!("drf {} x {} on the host's books, lots of {LOT}", SIZE.0, SIZE.1);
     let figure = |what: &str, value: f64, unit: &str, target: Option<f64>| {
         println!("{}", json!({"figure": format!("{name}: {what}"), "value": value, "unit": unit, "target": target}));
     };
     figure("native, median", native, "ms", None);
     figure("Wasm, median", wasm, "ms", None);
+    for (part, what) in ["open", "propose", "the host's books", "settle"].into_iter().enumerate() {
+        figure(&format!("of it {what}, native"), median(&here, part + 1), "ms", None);
+        figure(&format!("of it {what}, Wasm"), median(&there, part + 1), "ms", None);
+    }
     figure("Wasm / native", wasm / native, "", Some(RATIO));
 }

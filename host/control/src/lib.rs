@@ -118,7 +118,7 @@ pub struct Settings {
     pub reconcile_interval: Duration,
     /// How long a kernel may be missing on its agent before it counts as gone: its last report may be on its way.
     pub missing_patience: Duration,
-    /// How often agents are told to send heartbeats.
+    /// How often agents are told to send heartbeats, as long as they aren't many.
     pub heartbeat_interval_ms: u32,
     /// The safety net of the schedule loop: a round at least this often.
     pub schedule_interval: Duration,

@@ -74,9 +74,7 @@ impl Store {
     pub fn listener(&self) -> Listener {
         Listener(match &self.pools {
             Pools::Sqlite { file, .. } => Ear::Sqlite { file: file.clone(), connection: None, version: None },
-            Pools::Postgres(served) => {
-                Ear::Postgres { options: Box::new(served.options().clone()), listener: None }
-            }
+            Pools::Postgres(served) => Ear::Postgres { options: Box::new(served.options().clone()), listener: None },
         })
     }
 }

@@ -315,12 +315,8 @@ async fn read<S: Sql>(sql: &mut S, group: &str, visitor: Option<&Visitor>) -> Re
     Ok(Queue {
         agents: agents(sql, group, &concerned).await?,
         owners: owners(sql, &concerned).await?,
-        projects: holders(
-            sql,
-            "SELECT id AS holder, total_resource_slots FROM projects WHERE id",
-            &concerned.projects,
-        )
-        .await?,
+        projects: holders(sql, "SELECT id AS holder, total_resource_slots FROM projects WHERE id", &concerned.projects)
+            .await?,
         domains: holders(
             sql,
             "SELECT name AS holder, total_resource_slots FROM domains WHERE name",

@@ -17,8 +17,25 @@ use crate::{Control, hooks, terminate};
 const SEEN_EVERY: Duration = Duration::from_secs(5);
 /// It is written so often in the time after which an agent that is silent is lost.
 const SEEN_SHARE: u32 = 8;
+/// With more heartbeats a second agents are told to send them more seldom, so that their number doesn't decide what hearing
+/// them costs.
+const MOST_A_SECOND: usize = 200;
+/// But still so often in the time after which an agent that is silent is lost.
+const BEATS: u64 = 8;
 /// Who was lost longer ago needn't be back within a second: many may never be.
 const LATELY_MS: i64 = 600_000;
+
+/// How often agents are to send heartbeats, in milliseconds.
+pub(super) fn interval(control: &Control) -> u32 {
+    let settings = control.settings();
+    stretched(settings.heartbeat_interval_ms, control.live().count(), settings.heartbeat_timeout_ms)
+}
+
+fn stretched(interval_ms: u32, agents: usize, timeout_ms: i64) -> u32 {
+    let enough = agents as u64 * 1000 / MOST_A_SECOND as u64;
+    let longest = u64::try_from(timeout_ms).unwrap_or_default() / BEATS;
+    u32::try_from(enough.min(longest)).unwrap_or(u32::MAX).max(interval_ms)
+}
 
 /// Takes in a heartbeat of the current boot.
 pub(super) async fn receive(control: &Control, id: &AgentId, mut beat: pb::HeartbeatRequest) -> Result<()> {
@@ -175,4 +192,20 @@ pub(super) async fn leave(control: &Control, id: &AgentId, status: AgentStatus, 
     tx.commit().await?;
     tracing::info!(agent = %id, %status, reason, "agent left");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_agents_send_heartbeats_more_seldom() {
+        assert_eq!(stretched(3_000, 0, 40_000), 3_000);
+        assert_eq!(stretched(3_000, 600, 40_000), 3_000);
+        assert_eq!(stretched(3_000, 800, 40_000), 4_000);
+        // Not so seldom that one that is late counts as lost.
+        assert_eq!(stretched(3_000, 100_000, 40_000), 5_000);
+        assert_eq!(stretched(3_000, 100_000, 8_000), 3_000);
+        assert_eq!(stretched(3_000, usize::MAX / 2000, -1), 3_000);
+    }
 }

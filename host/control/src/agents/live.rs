@@ -244,6 +244,11 @@ impl Live {
         lost
     }
 
+    /// How many agents there are that this host hears, or heard before they were lost.
+    pub(crate) fn count(&self) -> usize {
+        self.agents.read().len()
+    }
+
     /// When this host heard the agent's last heartbeat.
     pub(crate) fn last_heard(&self, id: &AgentId) -> Option<Timestamp> {
         self.agents.read().get(id)?.last

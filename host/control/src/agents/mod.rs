@@ -83,7 +83,7 @@ impl Host for HostService {
         &self,
         request: Request<pb::HeartbeatRequest>,
     ) -> Result<Response<pb::HeartbeatResponse>, Status> {
-        let heartbeat_interval_ms = self.control.settings().heartbeat_interval_ms;
+        let heartbeat_interval_ms = heartbeat::interval(&self.control);
         let again = Response::new(pb::HeartbeatResponse { heartbeat_interval_ms, register_again: true });
         let Some(id) = self.authenticate(&request).await? else { return Ok(again) };
         if !self.control.live().is_boot(&id, &request.get_ref().boot_id) {

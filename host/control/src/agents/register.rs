@@ -6,7 +6,7 @@ use quarterdeck_rpc::{credentials, metadata, pb};
 use quarterdeck_store::{agents as rows, scaling_groups};
 use tonic::{Request, Status};
 
-use super::{amounts, internal, json, scrub};
+use super::{amounts, heartbeat, internal, json, scrub};
 use crate::Control;
 
 /// Who misses so many heartbeats may have its place taken by whoever has a join token.
@@ -83,13 +83,13 @@ pub(super) async fn register(
     control.signals().schedule.notify_one();
     control.signals().start.notify_one();
     control.signals().terminate.notify_one();
-    Ok(pb::RegisterResponse { credential, heartbeat_interval_ms: control.settings().heartbeat_interval_ms })
+    Ok(pb::RegisterResponse { credential, heartbeat_interval_ms: heartbeat::interval(control) })
 }
 
 /// Whether nothing was heard of the agent for some heartbeats.
 fn is_silent(control: &Control, row: &rows::AgentRow, now: Timestamp) -> bool {
     let heard = control.live().last_heard(&row.id).map_or(row.last_seen, |heard| heard.max(row.last_seen));
-    let patience = i64::from(control.settings().heartbeat_interval_ms) * SILENT_BEATS;
+    let patience = i64::from(heartbeat::interval(control)) * SILENT_BEATS;
     heard.plus_millis(patience) < now
 }
 

@@ -23,7 +23,7 @@ pub(crate) const WATCHFUL: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepali
      SET tcp_keepalives_count = 3; SET tcp_user_timeout = 25000; SET idle_in_transaction_session_timeout = 60000; \
      SET jit = off";
 
-/// How long a connection is waited for: while all are in use, and until the server has one.
+/// How long a connection is waited for: while all are in use, until the server has one, and when it is to be closed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection that was idle for no longer is taken to be alive.
@@ -86,7 +86,6 @@ fn is_passing(error: &sqlx::Error) -> bool {
 pub(crate) struct Served {
     pool: Pool<Maker>,
     options: Arc<PgConnectOptions>,
-    most: usize,
 }
 
 impl Served {
@@ -98,9 +97,8 @@ impl Served {
     pub(super) async fn open(url: &str, most: u32) -> Result<Self> {
         let options: PgConnectOptions = url.parse()?;
         let options = Arc::new(options.statement_cache_capacity(STATEMENTS));
-        let most = most.max(1) as usize;
         let pool = Pool::builder(Maker(options.clone()))
-            .max_size(most)
+            .max_size(most.max(1) as usize)
             .wait_timeout(Some(PATIENCE))
             .create_timeout(Some(PATIENCE))
             .recycle_timeout(Some(PATIENCE))
@@ -109,7 +107,7 @@ impl Served {
             .runtime(deadpool::Runtime::Tokio1)
             .build()
             .map_err(|error| sqlx::Error::Configuration(error.into()))?;
-        let served = Self { pool, options, most };
+        let served = Self { pool, options };
         drop(served.take().await?);
         Ok(served)
     }
@@ -144,20 +142,20 @@ impl Served {
         Ok(lent)
     }
 
-    /// Closes all connections once what they are used for is done. Nobody gets one afterwards.
+    /// Closes all connections once what they are used for is done, or after 30 seconds. Nobody gets one from now on.
     pub(super) async fn close(&self) {
-        let mut idle = Vec::with_capacity(self.most);
-        // Whoever still uses one gives it back first. None is opened for this: what was never opened needs no closing.
-        while idle.len() < self.pool.status().size {
-            match self.pool.get().await {
-                Ok(connection) => idle.push(connection),
-                Err(_) => break,
-            }
-        }
+        let idle = self.pool.retain(|_, _| false).removed;
         self.pool.close();
         for connection in idle {
-            let _ = Object::take(connection).close().await;
+            let _ = connection.close().await;
         }
+        // The others are closed as they come back.
+        let back = async {
+            while self.pool.status().size > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, back).await;
     }
 }
 
