@@ -42,9 +42,7 @@ impl Leadership {
                 None => {
                     held.clear();
                     // Not from the pool: this one is never given back.
-                    let mut new = PgConnection::connect_with(served.options()).await?;
-                    sqlx::raw_sql(crate::sql::WATCHFUL).execute(&mut new).await?;
-                    connection.insert(new)
+                    connection.insert(served.open_another().await?)
                 }
             };
             connection.ping().await?;

@@ -84,7 +84,12 @@ pub(crate) async fn run(pools: &Pools) -> Result<()> {
             let _alone = file.lock().await?;
             run_sqlite(&migrator, file).await?;
         }
-        Pools::Postgres(served) => migrator.run(served.take().await?.connection()).await?,
+        Pools::Postgres(served) => {
+            // Not one of the host's: it has a lock while it is at work, and keeps it when that fails.
+            let mut connection = served.open_another().await?;
+            migrator.run(&mut connection).await?;
+            connection.close().await?;
+        }
     }
     Ok(())
 }

@@ -407,7 +407,7 @@ async fn dependencies<S: Sql>(sql: &mut S, group: &str) -> Result<Vec<(SessionId
 
 /// Agents that live in the group, and others that its kernels are pinned to or placed on.
 async fn agents<S: Sql>(sql: &mut S, group: &str, concerned: &Concerned) -> Result<Vec<AgentRow>> {
-    let which = format!("(scaling_group = $1 AND status = 'ALIVE') OR id {}", set::among(sql.dialect(), "$2"));
+    let which = format!("(scaling_group = $1 AND status = 'ALIVE') OR id IN {}", set::texts(sql.dialect(), "$2"));
     let stmt = |text: String| Stmt::assembled(text).bind(group).bind(&concerned.agents);
     let text = format!(
         "SELECT id, status, schedulable, cooldown_until, scaling_group, architecture, addr,
@@ -526,15 +526,15 @@ async fn usage<S: Sql>(sql: &mut S, group: &str, sessions: &[SessionRow]) -> Res
 }
 
 async fn occupancy<S: Sql>(sql: &mut S, concerned: &Concerned) -> Result<Vec<OccupancyRow>> {
-    let among = |param| set::among(sql.dialect(), param);
+    let list = |param| set::texts(sql.dialect(), param);
     let text = format!(
         "SELECT scope, holder, slot, amount FROM occupancy
-         WHERE (scope = 'keypair' AND holder {})
-            OR (scope = 'project' AND holder {})
-            OR (scope = 'domain' AND holder {})",
-        among("$1"),
-        among("$2"),
-        among("$3"),
+         WHERE (scope = 'keypair' AND holder IN {})
+            OR (scope = 'project' AND holder IN {})
+            OR (scope = 'domain' AND holder IN {})",
+        list("$1"),
+        list("$2"),
+        list("$3"),
     );
     let stmt = Stmt::assembled(text).bind(&concerned.owners).bind(&concerned.projects).bind(&concerned.domains);
     let rows = sql.fetch_all(stmt).await?;

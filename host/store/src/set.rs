@@ -18,8 +18,8 @@ pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> S
     }
 }
 
-/// The SQL of a sub-select that yields the texts of the JSON array in parameter `param`, for `NOT IN` and the like;
-/// [`among`] serves better for `IN`.
+/// The SQL of a sub-select that yields the texts of the JSON array in parameter `param`, for `IN` and `NOT IN` where they
+/// stand beside other conditions; [`among`] serves better where rows are looked up by them.
 pub(crate) fn texts(dialect: Dialect, param: &str) -> String {
     match dialect {
         Dialect::Sqlite => format!("(SELECT value FROM json_each({param}))"),
@@ -32,7 +32,7 @@ pub(crate) fn among(dialect: Dialect, param: &str) -> String {
     let texts = texts(dialect, param);
     match dialect {
         Dialect::Sqlite => format!("IN {texts}"),
-        // As an array: of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's size
+        // As an array: PostgreSQL looks each member up. Of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's size
         // it would rather read all of it than look that many up.
         Dialect::Postgres => format!("= ANY (ARRAY{texts})"),
     }

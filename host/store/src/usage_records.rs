@@ -214,7 +214,7 @@ pub async fn report<S: Sql>(
     to: Timestamp,
     projects: Option<&[ProjectId]>,
 ) -> Result<Vec<ReportRow>> {
-    let within = set::among(sql.dialect(), "$3");
+    let within = set::texts(sql.dialect(), "$3");
     let stmt = Stmt::assembled(format!(
         "SELECT u.*, k.session_id, k.container_id, k.agent_id, k.image, k.status, k.status_info, k.status_changed, \
          k.resource_opts, k.attached_devices, s.domain_name, s.project_id, s.name AS session_name, s.access_key, \
@@ -222,7 +222,7 @@ pub async fn report<S: Sql>(
          FROM usage_records u JOIN kernels k ON k.id = u.kernel_id JOIN sessions s ON s.id = k.session_id \
          JOIN projects p ON p.id = s.project_id JOIN users o ON o.id = s.user_id \
          WHERE u.measured AND u.begun_at < $2 AND (u.ended_at IS NULL OR u.ended_at >= $1) \
-         AND (CAST($3 AS TEXT) IS NULL OR s.project_id {within}) \
+         AND (CAST($3 AS TEXT) IS NULL OR s.project_id IN {within}) \
          ORDER BY CASE WHEN u.ended_at IS NULL THEN 1 ELSE 0 END, u.ended_at, u.kernel_id"
     ));
     let stmt = stmt.bind(from.micros()).bind(to.micros()).bind(projects.map(|ids| set::array(ids).to_string()));

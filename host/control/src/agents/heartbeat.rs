@@ -19,21 +19,31 @@ const SEEN_EVERY: Duration = Duration::from_secs(5);
 const SEEN_SHARE: u32 = 8;
 /// With more heartbeats a second agents are told to send them more seldom, so that their number doesn't decide what hearing
 /// them costs.
-const MOST_A_SECOND: usize = 200;
+const MOST_A_SECOND: u64 = 200;
 /// But still so often in the time after which an agent that is silent is lost.
 const BEATS: u64 = 8;
+/// And so often that what they measure tells of the present, in milliseconds.
+const SELDOMEST_MS: u64 = 10_000;
 /// Who was lost longer ago needn't be back within a second: many may never be.
 const LATELY_MS: i64 = 600_000;
 
 /// How often agents are to send heartbeats, in milliseconds.
 pub(super) fn interval(control: &Control) -> u32 {
     let settings = control.settings();
-    stretched(settings.heartbeat_interval_ms, control.live().count(), settings.heartbeat_timeout_ms)
+    let since = control.clock().now().plus_millis(-settings.heartbeat_timeout_ms);
+    let agents = control.live().count(since, control.clock().elapsed());
+    stretched(settings.heartbeat_interval_ms, agents, settings.heartbeat_timeout_ms)
+}
+
+/// The most that any host tells its agents, in milliseconds.
+pub(super) fn longest_interval(control: &Control) -> u32 {
+    let settings = control.settings();
+    stretched(settings.heartbeat_interval_ms, usize::MAX, settings.heartbeat_timeout_ms)
 }
 
 fn stretched(interval_ms: u32, agents: usize, timeout_ms: i64) -> u32 {
-    let enough = agents as u64 * 1000 / MOST_A_SECOND as u64;
-    let longest = u64::try_from(timeout_ms).unwrap_or_default() / BEATS;
+    let enough = (agents as u64).saturating_mul(1000) / MOST_A_SECOND;
+    let longest = (u64::try_from(timeout_ms).unwrap_or_default() / BEATS).min(SELDOMEST_MS);
     u32::try_from(enough.min(longest)).unwrap_or(u32::MAX).max(interval_ms)
 }
 
@@ -206,6 +216,7 @@ mod tests {
         // Not so seldom that one that is late counts as lost.
         assert_eq!(stretched(3_000, 100_000, 40_000), 5_000);
         assert_eq!(stretched(3_000, 100_000, 8_000), 3_000);
-        assert_eq!(stretched(3_000, usize::MAX / 2000, -1), 3_000);
+        assert_eq!(stretched(3_000, usize::MAX, -1), 3_000);
+        assert_eq!(stretched(3_000, usize::MAX, 86_400_000), 10_000);
     }
 }

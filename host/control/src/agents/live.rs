@@ -23,6 +23,8 @@ pub struct Live {
     kernels: RwLock<HashMap<KernelId, Stat>>,
     /// When it is written again who was heard, by [`Clock::elapsed`](quarterdeck_model::Clock::elapsed).
     seen_at: Mutex<Duration>,
+    /// How many agents were heard lately, and when that is counted again. Locked before `agents`.
+    counted: Mutex<(Duration, usize)>,
 }
 
 #[derive(Debug)]
@@ -244,9 +246,16 @@ impl Live {
         lost
     }
 
-    /// How many agents there are that this host hears, or heard before they were lost.
-    pub(crate) fn count(&self) -> usize {
-        self.agents.read().len()
+    /// How many agents this host heard since then. Counted once a second at most.
+    pub(crate) fn count(&self, since: Timestamp, now: Duration) -> usize {
+        let mut counted = self.counted.lock();
+        let (again_at, count) = &mut *counted;
+        if now >= *again_at {
+            *again_at = now + Duration::from_secs(1);
+            let agents = self.agents.read();
+            *count = agents.values().filter(|heard| heard.last.is_some_and(|last| last >= since)).count();
+        }
+        *count
     }
 
     /// When this host heard the agent's last heartbeat.

@@ -86,10 +86,10 @@ pub(super) async fn register(
     Ok(pb::RegisterResponse { credential, heartbeat_interval_ms: heartbeat::interval(control) })
 }
 
-/// Whether nothing was heard of the agent for some heartbeats.
+/// Whether nothing was heard of the agent for some heartbeats, however seldom the host that hears it wants them.
 fn is_silent(control: &Control, row: &rows::AgentRow, now: Timestamp) -> bool {
     let heard = control.live().last_heard(&row.id).map_or(row.last_seen, |heard| heard.max(row.last_seen));
-    let patience = i64::from(heartbeat::interval(control)) * SILENT_BEATS;
+    let patience = i64::from(heartbeat::longest_interval(control)) * SILENT_BEATS;
     heard.plus_millis(patience) < now
 }
 

@@ -106,7 +106,11 @@ async fn write(control: &Control, batch: Vec<Arrival>) {
             (arrival.session, arrival.act)
         })
         .unzip();
-    let together = crate::retry(|| insert(control, &sessions, &acts)).await;
+    let mut together = crate::retry(|| insert(control, &sessions, &acts)).await;
+    if together.as_ref().is_err_and(is_taken) {
+        // The other writer, or another host, was faster with a name. By now it can be seen.
+        together = crate::retry(|| insert(control, &sessions, &acts)).await;
+    }
     if let (Err(error), true) = (&together, sessions.len() > 1) {
         tracing::debug!(%error, sessions = sessions.len(), "sessions can't be written together; one by one then");
         for ((session, act), reply) in sessions.iter().zip(&acts).zip(replies) {
@@ -128,6 +132,10 @@ async fn write(control: &Control, batch: Vec<Arrival>) {
             }
         }
     }
+}
+
+fn is_taken(error: &Error) -> bool {
+    matches!(error, Error::Store(error) if matches!(error.violation(), Some((Violation::Unique, _))))
 }
 
 /// Inserts those whose names are free.

@@ -5,7 +5,7 @@
 //! something, and after it was idle.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleResult};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -32,8 +32,14 @@ const TRUSTED: Duration = Duration::from_secs(5);
 /// The server's side of a connection grows with what it has done; then it makes way for a new one.
 const LIFETIME: Duration = Duration::from_secs(30 * 60);
 
+/// How long a connection may take to say that it is alive.
+const ANSWERING: Duration = Duration::from_secs(5);
+
 /// How long a connection that was left in the middle of something may take to come to rest.
 const SETTLING: Duration = Duration::from_secs(30);
+
+/// Waiting longer for a connection is told to the operator.
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Makes connections, and looks at them before they are used again.
 #[derive(Debug)]
@@ -99,9 +105,7 @@ impl Served {
         let options = Arc::new(options.statement_cache_capacity(STATEMENTS));
         let pool = Pool::builder(Maker(options.clone()))
             .max_size(most.max(1) as usize)
-            .wait_timeout(Some(PATIENCE))
-            .create_timeout(Some(PATIENCE))
-            .recycle_timeout(Some(PATIENCE))
+            .recycle_timeout(Some(ANSWERING))
             // The one that came back last has its statements prepared, and the server its memory warm.
             .queue_mode(QueueMode::Lifo)
             .runtime(deadpool::Runtime::Tokio1)
@@ -117,16 +121,32 @@ impl Served {
         &self.options
     }
 
+    /// A connection that is nobody else's, ever.
+    ///
+    /// # Errors
+    /// [`Error::Sqlx`] when none can be opened.
+    pub(crate) async fn open_another(&self) -> Result<PgConnection> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        sqlx::raw_sql(WATCHFUL).execute(&mut connection).await?;
+        Ok(connection)
+    }
+
     /// A connection. Waits for one while all are in use.
     ///
     /// # Errors
     /// [`Error::Sqlx`]: when none can be opened, when none is given back for 30 seconds, and after [`Served::close`].
     pub(crate) async fn take(&self) -> Result<Lent> {
-        let connection = self.pool.get().await.map_err(|error| match error {
+        let since = Instant::now();
+        // However many turn out to be lost on the way.
+        let taken = tokio::time::timeout(PATIENCE, self.pool.get()).await.map_err(|_| sqlx::Error::PoolTimedOut)?;
+        let connection = taken.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Timeout(_) => sqlx::Error::PoolTimedOut,
             PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => sqlx::Error::PoolClosed,
         })?;
+        if since.elapsed() > SLOW {
+            tracing::warn!(took = ?since.elapsed(), "a connection to the database was waited for");
+        }
         Ok(Lent { connection: Some(connection), in_transaction: false, is_busy: false })
     }
 
@@ -146,16 +166,16 @@ impl Served {
     pub(super) async fn close(&self) {
         let idle = self.pool.retain(|_, _| false).removed;
         self.pool.close();
-        for connection in idle {
-            let _ = connection.close().await;
-        }
-        // The others are closed as they come back.
-        let back = async {
-            while self.pool.status().size > 0 {
+        let closed = async {
+            for connection in idle {
+                let _ = connection.close().await;
+            }
+            // The others are closed as they come back, those included that are being opened.
+            while self.pool.status().size > 0 || self.pool.status().waiting > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let _ = tokio::time::timeout(PATIENCE, back).await;
+        let _ = tokio::time::timeout(PATIENCE, closed).await;
     }
 }
 
@@ -170,7 +190,7 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    pub(crate) fn connection(&mut self) -> &mut PgConnection {
+    fn connection(&mut self) -> &mut PgConnection {
         self.connection.as_mut().expect("it is here until it goes back")
     }
 
@@ -237,23 +257,33 @@ impl Drop for Lent {
         if !in_transaction && !is_busy {
             return;
         }
-        let Some(mut connection) = self.connection.take() else { return };
-        let Ok(runtime) = Handle::try_current() else {
-            // The server undoes what is open when it notices that the connection is gone.
-            drop(Object::take(connection));
-            return;
-        };
+        let mut unsettled = Unsettled(self.connection.take());
+        let Ok(runtime) = Handle::try_current() else { return };
         runtime.spawn(async move {
+            let Some(connection) = &mut unsettled.0 else { return };
             let settle = async {
                 if in_transaction {
-                    sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await.map(drop)
+                    sqlx::raw_sql("ROLLBACK").execute(&mut **connection).await.map(drop)
                 } else {
                     connection.ping().await
                 }
             };
-            if !matches!(tokio::time::timeout(SETTLING, settle).await, Ok(Ok(()))) {
-                drop(Object::take(connection));
+            match tokio::time::timeout(SETTLING, settle).await {
+                Ok(Ok(())) => drop(unsettled.0.take()),
+                Ok(Err(error)) => tracing::warn!(%error, "a connection to the database is lost"),
+                Err(_) => tracing::warn!("a connection to the database is given up: it doesn't come to rest"),
             }
         });
+    }
+}
+
+/// A connection that nobody may get as it is. The server undoes what is open when it notices that it is gone.
+struct Unsettled(Option<Object<Maker>>);
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(Object::take(connection));
+        }
     }
 }
