@@ -331,7 +331,7 @@ impl Sql for Reader {
                 burn(fuse).await;
                 changed
             }
-            Pools::Postgres(served) => served.take().await?.execute(stmt).await,
+            Pools::Postgres(served) => served.execute(stmt).await,
         }
     }
     async fn fetch_all(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
@@ -339,7 +339,7 @@ impl Sql for Reader {
         match &self.0.pools {
             Pools::Sqlite { write, .. } if stmt.writes() => write.take().await?.rows(stmt).await,
             Pools::Sqlite { single, .. } => single.take().await?.rows(stmt).await,
-            Pools::Postgres(served) => served.take().await?.rows(stmt).await,
+            Pools::Postgres(served) => served.rows(stmt).await,
         }
     }
     async fn fetch_optional(&mut self, stmt: Stmt) -> Result<Option<Row>> {

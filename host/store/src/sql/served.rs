@@ -3,11 +3,15 @@
 //! sqlx's own pool asks a connection for a sign of life each time that it comes back. That is a second trip to the database
 //! for each statement, and the server's time as well as ours. Here a connection is asked when it was left in the middle of
 //! something, and after it was idle.
+//!
+//! What runs here is on the heap: it stands in futures of every kind, which are nested deeply and of which tests have small
+//! stacks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleResult};
+use futures::future::BoxFuture;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::runtime::Handle;
@@ -150,16 +154,34 @@ impl Served {
         Ok(Lent { connection: Some(connection), in_transaction: false, is_busy: false })
     }
 
+    /// Runs a statement by itself; the number of rows it changed.
+    ///
+    /// # Errors
+    /// As [`Served::take`] and [`Lent::execute`].
+    pub(super) fn execute(&self, stmt: Stmt) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move { self.take().await?.execute(stmt).await })
+    }
+
+    /// Runs a query by itself; all its rows.
+    ///
+    /// # Errors
+    /// As [`Served::execute`].
+    pub(super) fn rows(&self, stmt: Stmt) -> BoxFuture<'_, Result<Vec<Row>>> {
+        Box::pin(async move { self.take().await?.rows(stmt).await })
+    }
+
     /// A connection with a transaction that `how` begins.
     ///
     /// # Errors
     /// As [`Served::take`], and when it doesn't begin.
-    pub(super) async fn begin(&self, how: &'static str) -> Result<Lent> {
-        let mut lent = self.take().await?;
-        // Before it is said: whoever gives up meanwhile may have begun it.
-        lent.in_transaction = true;
-        lent.say(how).await?;
-        Ok(lent)
+    pub(super) fn begin(&self, how: &'static str) -> BoxFuture<'_, Result<Lent>> {
+        Box::pin(async move {
+            let mut lent = self.take().await?;
+            // Before it is said: whoever gives up meanwhile may have begun it.
+            lent.in_transaction = true;
+            lent.say(how).await?;
+            Ok(lent)
+        })
     }
 
     /// Closes all connections once what they are used for is done, or after 30 seconds. Nobody gets one from now on.
@@ -198,26 +220,30 @@ impl Lent {
     ///
     /// # Errors
     /// [`Error::Sqlx`]; [`Error::NulInText`].
-    pub(super) async fn execute(&mut self, stmt: Stmt) -> Result<u64> {
-        let (sql, args) = stmt.into_parts(Dialect::Postgres);
-        let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
-        self.is_busy = true;
-        let done = query.execute(self.connection()).await;
-        self.is_busy = done.is_err();
-        Ok(done?.rows_affected())
+    pub(super) fn execute(&mut self, stmt: Stmt) -> BoxFuture<'_, Result<u64>> {
+        Box::pin(async move {
+            let (sql, args) = stmt.into_parts(Dialect::Postgres);
+            let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
+            self.is_busy = true;
+            let done = query.execute(self.connection()).await;
+            self.is_busy = done.is_err();
+            Ok(done?.rows_affected())
+        })
     }
 
     /// Runs a query; all its rows.
     ///
     /// # Errors
     /// As [`Lent::execute`].
-    pub(super) async fn rows(&mut self, stmt: Stmt) -> Result<Vec<Row>> {
-        let (sql, args) = stmt.into_parts(Dialect::Postgres);
-        let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
-        self.is_busy = true;
-        let rows = query.fetch_all(self.connection()).await;
-        self.is_busy = rows.is_err();
-        Ok(rows?.into_iter().map(Row::Postgres).collect())
+    pub(super) fn rows(&mut self, stmt: Stmt) -> BoxFuture<'_, Result<Vec<Row>>> {
+        Box::pin(async move {
+            let (sql, args) = stmt.into_parts(Dialect::Postgres);
+            let query = sqlx::query_with(AssertSqlSafe(sql), arguments(args)?);
+            self.is_busy = true;
+            let rows = query.fetch_all(self.connection()).await;
+            self.is_busy = rows.is_err();
+            Ok(rows?.into_iter().map(Row::Postgres).collect())
+        })
     }
 
     /// Makes the transaction durable and visible.
@@ -236,10 +262,12 @@ impl Lent {
         self.end("ROLLBACK").await
     }
 
-    async fn end(mut self, how: &'static str) -> Result<()> {
-        self.say(how).await?;
-        self.in_transaction = false;
-        Ok(())
+    fn end(mut self, how: &'static str) -> BoxFuture<'static, Result<()>> {
+        Box::pin(async move {
+            self.say(how).await?;
+            self.in_transaction = false;
+            Ok(())
+        })
     }
 
     /// Says something that has no parameters and is over with one answer.
