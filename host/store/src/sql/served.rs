@@ -250,24 +250,22 @@ impl Lent {
     ///
     /// # Errors
     /// [`Error::Sqlx`]; then nothing was written, unless it was the connection that failed.
-    pub(super) async fn commit(self) -> Result<()> {
-        self.end("COMMIT").await
+    pub(super) fn commit(self) -> BoxFuture<'static, Result<()>> {
+        Box::pin(self.end("COMMIT"))
     }
 
     /// Undoes the transaction.
     ///
     /// # Errors
     /// [`Error::Sqlx`]; it is gone then, too.
-    pub(super) async fn rollback(self) -> Result<()> {
-        self.end("ROLLBACK").await
+    pub(super) fn rollback(self) -> BoxFuture<'static, Result<()>> {
+        Box::pin(self.end("ROLLBACK"))
     }
 
-    fn end(mut self, how: &'static str) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
-            self.say(how).await?;
-            self.in_transaction = false;
-            Ok(())
-        })
+    async fn end(mut self, how: &'static str) -> Result<()> {
+        self.say(how).await?;
+        self.in_transaction = false;
+        Ok(())
     }
 
     /// Says something that has no parameters and is over with one answer.
