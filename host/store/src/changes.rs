@@ -69,7 +69,7 @@ impl Rows {
     }
 
     fn text(&self, dialect: Dialect) -> String {
-        set::with_list(&self.condition, dialect)
+        set::with_list(self.condition, dialect)
     }
 }
 
