@@ -16,10 +16,6 @@ use quarterdeck_native::Drf;
 use quarterdeck_plugin::{Call, ExchangeTimes, Limits, Runtime, RuntimeOptions, builtin, play};
 use serde_json::{Value, json};
 
-/// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Sessions and agents.
 const SIZE: (u32, u32) = (10_000, 1_000);
 const REPEATS: usize = 60;

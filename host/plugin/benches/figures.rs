@@ -23,10 +23,6 @@ use quarterdeck_plugin::{
 use serde_json::json;
 use workload::{Books, SLOTS, snapshot};
 
-/// As in the binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if args.first().is_some_and(|arg| arg == COMPILE_CHILD_ARG) {

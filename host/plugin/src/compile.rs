@@ -37,7 +37,7 @@ pub struct CompileLimits {
     pub wall: Duration,
     /// Processor time over all threads.
     pub cpu: Duration,
-    /// Address space of the child in bytes. What its allocator had reserved before, up to 1 GiB, can be used all the same.
+    /// Address space of the child in bytes.
     pub address_space: u64,
     /// Bytes of compiled code.
     pub output: u64,
