@@ -32,7 +32,7 @@ pub(crate) fn among(dialect: Dialect, param: &str) -> String {
     let texts = texts(dialect, param);
     match dialect {
         Dialect::Sqlite => format!("IN {texts}"),
-        // As an array: PostgreSQL looks each member up. Of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's size
+        // As an array: of a sub-select PostgreSQL expects a hundred rows, and as long as it doesn't know a new table's size
         // it would rather read all of it than look that many up.
         Dialect::Postgres => format!("= ANY (ARRAY{texts})"),
     }

@@ -56,12 +56,7 @@ impl Manager for Maker {
     async fn create(&self) -> std::result::Result<PgConnection, sqlx::Error> {
         let mut pause = Duration::from_millis(10);
         loop {
-            let connected = async {
-                let mut connection = PgConnection::connect_with(&self.0).await?;
-                sqlx::raw_sql(WATCHFUL).execute(&mut connection).await?;
-                Ok(connection)
-            };
-            match connected.await {
+            match connect(&self.0).await {
                 // The server is starting up, or has as many connections as it may: both pass.
                 Err(error) if is_passing(&error) => tokio::time::sleep(pause).await,
                 connected => return connected,
@@ -79,6 +74,12 @@ impl Manager for Maker {
         }
         Ok(())
     }
+}
+
+async fn connect(options: &PgConnectOptions) -> std::result::Result<PgConnection, sqlx::Error> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    sqlx::raw_sql(WATCHFUL).execute(&mut connection).await?;
+    Ok(connection)
 }
 
 /// Whether connecting is worth another try at once.
@@ -130,9 +131,7 @@ impl Served {
     /// # Errors
     /// [`Error::Sqlx`] when none can be opened.
     pub(crate) async fn open_another(&self) -> Result<PgConnection> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
-        sqlx::raw_sql(WATCHFUL).execute(&mut connection).await?;
-        Ok(connection)
+        Ok(connect(&self.options).await?)
     }
 
     /// A connection. Waits for one while all are in use.
