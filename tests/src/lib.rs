@@ -5,6 +5,7 @@ pub mod authority;
 pub mod client;
 pub mod database;
 pub mod dice;
+pub mod engine;
 pub mod events;
 pub mod guests;
 pub mod official;

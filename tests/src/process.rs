@@ -311,15 +311,43 @@ impl Server {
         slots: &str,
         state_dir: &Path,
     ) -> anyhow::Result<Agent> {
-        let args = vec![
+        self.agent_with(vec![format!("--count={count}")], id, runtime, slots, state_dir)
+    }
+
+    /// Starts an agent process whose kernels are containers of the engine at `socket`.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn contained_agent(&self, id: &str, socket: &Path, slots: &str, state_dir: &Path) -> anyhow::Result<Agent> {
+        self.agent_with(vec![format!("--docker-socket={}", socket.display())], id, "docker", slots, state_dir)
+    }
+
+    /// As [`Server::contained_agent`], and its engine is for sessions that build images, too.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn building_agent(&self, id: &str, socket: &Path, slots: &str, state_dir: &Path) -> anyhow::Result<Agent> {
+        let more = vec![format!("--docker-socket={}", socket.display()), "--build-images".to_owned()];
+        self.agent_with(more, id, "docker", slots, state_dir)
+    }
+
+    fn agent_with(
+        &self,
+        more: Vec<String>,
+        id: &str,
+        runtime: &str,
+        slots: &str,
+        state_dir: &Path,
+    ) -> anyhow::Result<Agent> {
+        let mut args = vec![
             "agent".to_owned(),
             format!("--server={}", self.rpc),
             format!("--runtime={runtime}"),
             format!("--slots={slots}"),
             format!("--id={id}"),
-            format!("--count={count}"),
             format!("--state-dir={}", state_dir.display()),
         ];
+        args.extend(more);
         Agent::spawn(args, self.join_token()?, state_dir)
     }
 }

@@ -23,6 +23,13 @@ const BASIC: &str = "Basic c2Nhbm5lcjpzM2NyZXQ=";
 /// Names on a page, whatever is asked for.
 const PAGE: usize = 2;
 
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+fn digest(bytes: &Bytes) -> String {
+    let digest: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    format!("sha256:{digest}")
+}
+
 /// How clients prove who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
@@ -74,8 +81,7 @@ impl Shelf {
 
     fn put(&mut self, document: &Value) -> String {
         let bytes = Bytes::from(document.to_string());
-        let digest: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        let digest = format!("sha256:{digest}");
+        let digest = digest(&bytes);
         self.blobs.insert(digest.clone(), bytes);
         digest
     }
@@ -89,7 +95,7 @@ impl Shelf {
         };
         let config = self.put(&config);
         self.put(&json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "schemaVersion": 2, "mediaType": MANIFEST,
             "config": {"digest": config, "size": 100},
             "layers": [{"digest": format!("sha256:{}", "a".repeat(64)), "size": 1000}, {"digest": "x", "size": 23}],
         }))
@@ -98,6 +104,21 @@ impl Shelf {
     /// Adds an image.
     pub fn add(&mut self, repository: &str, tag: &str, architecture: &str, labels: &Value) {
         let digest = self.image(architecture, labels, tag.contains("old"));
+        self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), digest);
+    }
+
+    /// Adds an image that engines can run: its configuration, and its layers as compressed archives.
+    pub fn add_built(&mut self, repository: &str, tag: &str, config: Bytes, layers: Vec<Bytes>) {
+        let mut part = |kind: &str, bytes: Bytes| {
+            let (digest, size) = (digest(&bytes), bytes.len());
+            self.blobs.insert(digest.clone(), bytes);
+            json!({"mediaType": kind, "digest": digest, "size": size})
+        };
+        let config = part("application/vnd.docker.container.image.v1+json", config);
+        let layers: Vec<_> =
+            layers.into_iter().map(|layer| part("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)).collect();
+        let digest =
+            self.put(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}));
         self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), digest);
     }
 
@@ -190,7 +211,9 @@ async fn answer(shelf: &Shelf, url: &str, request: &Request<Incoming>) -> Respon
     let authorization = request.headers().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or_default();
     if path == "/auth" {
         let scope = query.split('&').find_map(|pair| pair.strip_prefix("scope=")).unwrap_or_default();
-        let fits = query.contains("service=test-registry") && query.contains("client_id=docker");
+        // Engines name an account, others a program.
+        let is_named = query.contains("client_id=docker") || query.contains(&format!("account={USER}"));
+        let fits = query.contains("service=test-registry") && is_named;
         return match authorization {
             BASIC if fits => {
                 document(&json!({"token": scope.replace("%3A", ":").replace("%2F", "/"), "expires_in": 60}))
@@ -259,7 +282,15 @@ async fn answer(shelf: &Shelf, url: &str, request: &Request<Incoming>) -> Respon
     tokio::time::sleep(shelf.delay).await;
     shelf.busy.fetch_sub(1, Ordering::SeqCst);
     let digest = tags.get(last).map_or(last, String::as_str);
-    shelf.blobs.get(digest).map_or_else(|| plain(StatusCode::NOT_FOUND), |b| Response::new(Full::new(b.clone())))
+    let Some(bytes) = shelf.blobs.get(digest) else { return plain(StatusCode::NOT_FOUND) };
+    let mut response = Response::new(Full::new(bytes.clone()));
+    // Engines go by these, and not by what they read.
+    let manifest: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    if let Some(kind) = manifest["mediaType"].as_str() {
+        response.headers_mut().insert("content-type", kind.parse().expect("a header"));
+    }
+    response.headers_mut().insert("docker-content-digest", digest.parse().expect("a header"));
+    response
 }
 
 /// Harbor's listings below `/api/v2.0/projects/`.

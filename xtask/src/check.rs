@@ -68,6 +68,9 @@ const LAYERS: &[(&str, &str, &[&str])] = &[
     ("xtask", "xtask", &["quarterdeck-tests"]),
 ];
 
+/// The layer whose tools any crate's own tests may use.
+const TOOLS: &str = "quarterdeck-tests";
+
 /// Crates that only benchmarks may use, which stand in no layer.
 const MEASURING: &[&str] = &["quarterdeck-native"];
 
@@ -143,7 +146,8 @@ fn layers() -> anyhow::Result<()> {
                 if section != "dev-dependencies" && MEASURING.contains(&dependency.as_str()) {
                     bail!("{name} may use {dependency} for benchmarks alone ([{section}] of {dir}/Cargo.toml)");
                 }
-                let ours = known.contains_key(dependency.as_str());
+                let is_tool = section == "dev-dependencies" && dependency == TOOLS;
+                let ours = known.contains_key(dependency.as_str()) && !is_tool;
                 if ours && !allowed.contains(&dependency.as_str()) {
                     bail!(
                         "{name} may not depend on {dependency} ([{section}] of {dir}/Cargo.toml): arrows go down only"

@@ -74,6 +74,9 @@ enum Task {
         /// `sqlite` or `postgres`
         #[arg(long, default_value = "sqlite")]
         database: String,
+        /// Where kernels run: `process` or `docker`
+        #[arg(long, default_value = "process")]
+        runtime: String,
         /// For pytest, after `--`
         #[arg(last = true)]
         pytest: Vec<String>,
@@ -97,6 +100,6 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { folders: true, .. } => folders::alone(),
         Task::Bench { .. } => bench::run_all(),
         Task::BareFramework => bench::requests::serve_bare(&bench::runtime()?),
-        Task::Conformance { database, pytest } => suite::conformance_alone(&database, &pytest),
+        Task::Conformance { database, runtime, pytest } => suite::conformance_alone(&database, &runtime, &pytest),
     }
 }

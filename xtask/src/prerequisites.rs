@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
+use quarterdeck_tests::engine::{self, Engine};
 use quarterdeck_tests::{postgres, root};
 
 use crate::run::{exists, output, run, say, timed};
@@ -38,6 +39,37 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
         run(Command::new("apt-get").args(["-qq", "update"]))?;
         run(Command::new("apt-get")
             .args(["-qq", "-y", "--no-install-recommends", "install", PACKAGES])
+            .env("DEBIAN_FRONTEND", "noninteractive"))
+    })
+}
+
+/// A container engine for tests: the one that answers already (none is returned then), or one of our own, as far as this
+/// machine can have one. Kernels in containers are tried where there is an engine.
+pub(crate) fn container_engine() -> Option<Engine> {
+    if engine::socket().is_some() {
+        return None;
+    }
+    let started = installed_engine().and_then(|()| timed("Starting a private container engine", Engine::start));
+    match started {
+        Ok(engine) => Some(engine),
+        Err(error) => {
+            say(&format!("no container engine, so the runtime docker isn't tried: {error:#}"));
+            None
+        }
+    }
+}
+
+fn installed_engine() -> anyhow::Result<()> {
+    if engine::daemon().is_some() && exists("docker") {
+        return Ok(());
+    }
+    if !nix::unistd::Uid::effective().is_root() || !exists("apt-get") {
+        bail!("it is missing: sudo apt-get install docker.io");
+    }
+    timed("Installing a container engine", || {
+        run(Command::new("apt-get").args(["-qq", "update"]))?;
+        run(Command::new("apt-get")
+            .args(["-qq", "-y", "--no-install-recommends", "install", "docker.io", "iptables"])
             .env("DEBIAN_FRONTEND", "noninteractive"))
     })
 }

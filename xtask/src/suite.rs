@@ -1,15 +1,17 @@
 //! `cargo xtask test`: everything, on both databases.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use quarterdeck_tests::database::Database;
+use quarterdeck_tests::engine::{self, Engine};
 use quarterdeck_tests::postgres::{Cluster, URL_VARIABLE};
-use quarterdeck_tests::process::Server;
+use quarterdeck_tests::process::{Server, quarterdeck};
 use quarterdeck_tests::{ADMIN, root};
 
-use crate::prerequisites::{ClientVenv, postgresql, wasm_target};
+use crate::prerequisites::{ClientVenv, container_engine, postgresql, wasm_target};
 use crate::run::{cargo, run, say, step, timed};
 
 /// What is built and tried, libraries included unless they say that they have no tests. Benchmarks are for `bench`, and
@@ -33,15 +35,18 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
     step("Starting a private PostgreSQL");
     let cluster = Cluster::start()?;
     say(&cluster.url());
+    let engine = container_engine();
 
     let scale = if long { "long" } else { "ci" };
     timed("Tests of every crate, and of real processes", || {
-        run(cargo()
-            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
-            .args(TARGETS)
-            .env(URL_VARIABLE, cluster.url())
-            .env("QUARTERDECK_TEST_SCALE", scale)
-            .env("QUARTERDECK_TEST_PYTHON", venv.python()))
+        let mut tests = cargo();
+        tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(TARGETS);
+        tests.env(URL_VARIABLE, cluster.url()).env("QUARTERDECK_TEST_SCALE", scale);
+        tests.env("QUARTERDECK_TEST_PYTHON", venv.python());
+        if let Some(engine) = &engine {
+            tests.env(engine::SOCKET_VARIABLE, engine.socket());
+        }
+        run(&mut tests)
     })?;
 
     for kind in ["sqlite", "postgres"] {
@@ -50,7 +55,12 @@ pub(crate) fn run_all(long: bool) -> anyhow::Result<()> {
                 "sqlite" => Database::sqlite()?,
                 _ => on_cluster(&cluster)?,
             };
-            conformance(&venv, &database, &[])
+            conformance(&venv, &database, Kernels::Processes, &[])
+        })?;
+    }
+    if let Some(socket) = engine.as_ref().map(Engine::socket).or_else(engine::socket) {
+        timed("The official client's sessions in containers", || {
+            conformance(&venv, &Database::sqlite()?, Kernels::Containers(&socket), &IN_CONTAINERS.map(str::to_owned))
         })?;
     }
     step(&format!("All tests passed in {:.0} s", start.elapsed().as_secs_f64()));
@@ -67,17 +77,39 @@ pub(crate) fn authors_alone() -> anyhow::Result<()> {
     crate::authors::templates(&tools)
 }
 
+/// Where kernels of the conformance suite run.
+#[derive(Clone, Copy)]
+enum Kernels<'a> {
+    Processes,
+    /// Of the engine at that socket.
+    Containers(&'a Path),
+}
+
+/// What of the conformance suite depends on where kernels run.
+const IN_CONTAINERS: [&str; 2] = ["-k", "session or stream or events"];
+
 /// The conformance suite alone, with arguments for pytest.
-pub(crate) fn conformance_alone(kind: &str, pytest: &[String]) -> anyhow::Result<()> {
+pub(crate) fn conformance_alone(kind: &str, runtime: &str, pytest: &[String]) -> anyhow::Result<()> {
     wasm_target()?;
     let venv = ClientVenv::ready()?;
     timed("Building", || run(cargo().args(["build", "--package", "quarterdeck"])))?;
+    let (engine, socket);
+    let kernels = match runtime {
+        "process" => Kernels::Processes,
+        "docker" => {
+            engine = container_engine();
+            socket = engine.as_ref().map(Engine::socket).or_else(engine::socket).context("there is no engine")?;
+            Kernels::Containers(&socket)
+        }
+        other => bail!("--runtime {other}: use process or docker"),
+    };
+    let conformance = |venv: &ClientVenv, database: &Database| conformance(venv, database, kernels, pytest);
     match kind {
-        "sqlite" => conformance(&venv, &Database::sqlite()?, pytest),
+        "sqlite" => conformance(&venv, &Database::sqlite()?),
         "postgres" => {
             postgresql()?;
             let cluster = Cluster::start()?;
-            conformance(&venv, &on_cluster(&cluster)?, pytest)
+            conformance(&venv, &on_cluster(&cluster)?)
         }
         other => bail!("--database {other}: use sqlite or postgres"),
     }
@@ -88,10 +120,29 @@ fn on_cluster(cluster: &Cluster) -> anyhow::Result<Database> {
 }
 
 /// Starts server and agent and lets the official client judge them.
-fn conformance(venv: &ClientVenv, database: &Database, pytest: &[String]) -> anyhow::Result<()> {
+fn conformance(
+    venv: &ClientVenv,
+    database: &Database,
+    kernels: Kernels<'_>,
+    pytest: &[String],
+) -> anyhow::Result<()> {
+    let suite = root().join("tests/conformance");
+    let seed: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(suite.join("seed.json"))?)?;
     let dir = tempfile::Builder::new().prefix("quarterdeck-conformance-").tempdir()?;
     let server = Server::start(database, &dir.path().join("server"))?;
-    let _agent = server.agent("i-conformance", "process", "cpu=8,mem=16g", &dir.path().join("agent"))?;
+    let (slots, home) = ("cpu=8,mem=16g", dir.path().join("agent"));
+    let _agent = match kernels {
+        Kernels::Processes => server.agent("i-conformance", "process", slots, &home)?,
+        Kernels::Containers(socket) => {
+            // The images are ours, whatever digests the seed gives them.
+            let setting = ["config", "set", "config/docker/image/auto_pull", "tag", "--database", &database.url];
+            quarterdeck(&setting, &[])?;
+            let names: Vec<&str> =
+                seed["images"].as_array().into_iter().flatten().filter_map(|image| image["name"].as_str()).collect();
+            engine::make_image(socket, &venv.python(), &names)?;
+            server.contained_agent("i-conformance", socket, slots, &home)?
+        }
+    };
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
         let admin = server.client(ADMIN);
         quarterdeck_tests::wait::until("the agent to join", Duration::from_secs(30), || async {
@@ -101,8 +152,6 @@ fn conformance(venv: &ClientVenv, database: &Database, pytest: &[String]) -> any
         .await
     })?;
 
-    let suite = root().join("tests/conformance");
-    let seed: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(suite.join("seed.json"))?)?;
     let mut command = Command::new(venv.python());
     command.current_dir(&suite).args(["-m", "pytest", "-q", "--timeout", "90", "-p", "no:cacheprovider"]);
     for (name, value) in seed["environment"].as_object().context("`environment` in seed.json")? {

@@ -1,5 +1,4 @@
-//! Kernels in containers of a real engine: that of `QUARTERDECK_TEST_DOCKER` (a socket's path), else the one that answers
-//! at the usual place. Without one, these tests say that they were skipped.
+//! Kernels in containers of a real engine. Without one, these tests say that they were skipped.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod common;
@@ -12,116 +11,20 @@ use common::{Rig, spec, text, until};
 use quarterdeck_agent::{AgentOptions, RuntimeKind};
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{TerminalOutput, pb};
+use quarterdeck_tests::engine::{make_image, socket};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 const IMAGE: &str = "quarterdeck.test/python:local";
-/// What an image of ours has besides Python.
-const PROGRAMS: [&str; 12] = ["sh", "bash", "cat", "ls", "sleep", "id", "stty", "env", "mkdir", "rm", "dd", "head"];
-
-fn socket() -> Option<PathBuf> {
-    if let Some(given) = std::env::var_os("QUARTERDECK_TEST_DOCKER") {
-        return Some(given.into());
-    }
-    let usual = PathBuf::from("/var/run/docker.sock");
-    let answers = std::os::unix::net::UnixStream::connect(&usual).is_ok();
-    if !answers {
-        eprintln!("SKIPPED: no engine answers at {} (QUARTERDECK_TEST_DOCKER=socket)", usual.display());
-    }
-    answers.then_some(usual)
-}
-
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A program's libraries, as the loader finds them.
-fn libraries(program: &Path) -> Vec<PathBuf> {
-    let told = output("ldd", &[program.to_str().unwrap()]);
-    told.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':')).map(PathBuf::from).collect()
-}
-
 /// An image made of this node's own Python and a few programs.
 async fn image(socket: &Path) {
     static MADE: OnceCell<()> = OnceCell::const_new();
-    MADE.get_or_init(|| async {
-        let python =
-            "import sys, sysconfig, os; print(os.path.realpath(sys.executable)); print(sysconfig.get_path('stdlib'))";
-        let told = output("python3", &["-c", python]);
-        let (python, library) = told.trim().split_once('\n').unwrap();
-        let mut archive = tar::Builder::new(Vec::new());
-        archive.follow_symlinks(true);
-        let mut have = std::collections::BTreeSet::new();
-        let mut add = |archive: &mut tar::Builder<Vec<u8>>, path: &Path, at: &Path| {
-            // Engines make directories that aren't in the archive for root alone.
-            let above: Vec<_> = at.ancestors().skip(1).map(Path::to_owned).collect();
-            for dir in above.into_iter().rev() {
-                if have.insert(dir.clone()) {
-                    let mut header = tar::Header::new_gnu();
-                    header.set_entry_type(tar::EntryType::Directory);
-                    header.set_mode(0o755);
-                    header.set_size(0);
-                    let name = Path::new(".").join(dir.strip_prefix("/").unwrap());
-                    archive.append_data(&mut header, name, std::io::empty()).unwrap();
-                }
-            }
-            if have.insert(at.to_owned()) && path.is_file() {
-                archive.append_path_with_name(path, at.strip_prefix("/").unwrap()).unwrap();
-            }
-        };
-        let mut programs = vec![PathBuf::from(python)];
-        add(&mut archive, Path::new(python), Path::new(python));
-        add(&mut archive, Path::new(python), Path::new("/usr/bin/python3"));
-        for name in PROGRAMS {
-            let path = PathBuf::from(output("which", &[name]).trim());
-            add(&mut archive, &path, &Path::new("/bin").join(name));
-            programs.push(path);
-        }
-        let mut dirs = vec![PathBuf::from(library)];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap().flatten() {
-                let (path, name) = (entry.path(), entry.file_name());
-                let left_out =
-                    ["site-packages", "dist-packages", "test", "__pycache__", "idlelib", "tkinter", "ensurepip"];
-                if path.is_dir() {
-                    if !left_out.iter().any(|out| name == *out) && !name.to_string_lossy().starts_with("config-") {
-                        dirs.push(path);
-                    }
-                } else {
-                    add(&mut archive, &path, &path);
-                    if path.extension().is_some_and(|ending| ending == "so") {
-                        programs.push(path);
-                    }
-                }
-            }
-        }
-        for program in &programs {
-            for library in libraries(program) {
-                add(&mut archive, &library, &library);
-            }
-        }
-        let passwd = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(passwd.path(), "root:x:0:0::/root:/bin/sh\n").unwrap();
-        add(&mut archive, passwd.path(), Path::new("/etc/passwd"));
-        let archive = archive.into_inner().unwrap();
-        let docker = bollard::Docker::connect_with_unix(socket.to_str().unwrap(), 120, bollard::API_DEFAULT_VERSION);
-        let docker = docker.unwrap().negotiate_version().await.unwrap();
-        let (repo, tag) = IMAGE.split_once(':').unwrap();
-        let options = bollard::query_parameters::CreateImageOptions {
-            from_src: Some("-".into()),
-            repo: Some(repo.into()),
-            tag: Some(tag.into()),
-            changes: vec!["ENV PATH=/usr/bin:/bin FROM_IMAGE=yes".into()],
-            ..Default::default()
-        };
-        let mut steps = docker.create_image(Some(options), Some(bollard::body_full(archive.into())), None);
-        while let Some(step) = futures::StreamExt::next(&mut steps).await {
-            let step = step.unwrap();
-            assert!(step.error_detail.is_none(), "{step:?}");
-        }
-    })
-    .await;
+    MADE.get_or_init(|| async { make_image(socket, Path::new("python3"), &[IMAGE]).unwrap() }).await;
 }
 
 fn options(rig: &Rig, socket: &Path, id: &str) -> AgentOptions {

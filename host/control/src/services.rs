@@ -293,6 +293,7 @@ fn session_request(row: &EndpointRow, project: &str, model: &str) -> CreateSessi
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        builds_images: false,
         nodes: Vec::new(),
         endpoint: Some(row.id),
     }

@@ -50,6 +50,8 @@ struct Memory {
 
 /// The runtime of agents that fetch images from registries.
 const FETCHES: &str = "docker";
+/// The rule by which they do.
+const AUTO_PULL: &str = "config/docker/image/auto_pull";
 
 /// What is common to the sessions of one pass.
 #[derive(Debug)]
@@ -237,6 +239,7 @@ async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<Sessio
         true => registries::logins(control).await,
         false => HashMap::new(),
     };
+    let rule = control.config_tree().value(AUTO_PULL);
     Ok(Facts {
         logins,
         slot_types: control.config_tree().slot_types(),
@@ -250,9 +253,21 @@ async fn gather(control: &Control, rows: &[SessionRow], kernels: &HashMap<Sessio
         images: agent_rows::image_facts(&mut reader, &images)
             .await?
             .into_iter()
-            .map(|(name, architecture, digest, local)| ((name, architecture), (digest, local)))
+            .map(|(name, architecture, digest, local)| ((name, architecture), fetched(rule.as_deref(), digest, local)))
             .collect(),
     })
+}
+
+/// The digest that an image has to have on a node, and whether it is only looked for there: what agents are told, by when
+/// images are to be fetched (`config/docker/image/auto_pull`).
+fn fetched(rule: Option<&str>, digest: String, is_local: bool) -> (String, bool) {
+    match rule {
+        // Whatever has the name will do.
+        Some("tag") => (String::new(), is_local),
+        Some("none") => (digest, true),
+        // `digest`, the default: an image that has changed is fetched anew.
+        _ => (digest, is_local),
+    }
 }
 
 /// Tells the session's agents; failures are counted, and end the start when there were too many.
@@ -457,6 +472,7 @@ fn spec(
         "ssh_keypair": ssh.map(|(public, private)| json!({"public_key": public, "private_key": private})),
         "cluster": trust.map(|pair| clusters::info(session, all, &addresses, pair)),
         "registry": login.map(Login::document),
+        "builds_images": session.builds_images,
     });
     pb::KernelSpec {
         kernel_id: kernel.id.to_string(),

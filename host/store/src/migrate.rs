@@ -31,6 +31,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (30, "services", include_str!("../migrations/0030_services.sql")),
     (31, "callbacks", include_str!("../migrations/0031_callbacks.sql")),
     (32, "audit changes", include_str!("../migrations/0032_audit_changes.sql")),
+    (33, "image builds", include_str!("../migrations/0033_builds.sql")),
 ];
 
 fn migrator(dialect: Dialect) -> Migrator {

@@ -30,6 +30,8 @@ pub struct SessionRow {
     pub expected_ms: Option<i64>,
     /// Batch: its command is ended after this time.
     pub timeout_ms: Option<i64>,
+    /// Its kernels may use the engine that they run in, where an agent allows it.
+    pub builds_images: bool,
     /// Whether its kernels share an agent.
     pub cluster_mode: ClusterMode,
     /// How many kernels.
@@ -102,6 +104,7 @@ impl SessionRow {
             priority: row.get("priority")?,
             expected_ms: row.get("expected_ms")?,
             timeout_ms: row.get("timeout_ms")?,
+            builds_images: row.get("builds_images")?,
             cluster_mode: row.parse("cluster_mode")?,
             cluster_size: row.get("cluster_size")?,
             is_private: row.get("is_private")?,
@@ -152,6 +155,8 @@ pub struct NewSession {
     pub expected_ms: Option<i64>,
     /// Batch: its command is ended after this time.
     pub timeout_ms: Option<i64>,
+    /// Its kernels may use the engine that they run in, where an agent allows it.
+    pub builds_images: bool,
     /// Whether its kernels share an agent.
     pub cluster_mode: ClusterMode,
     /// Counted apart.
@@ -207,6 +212,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
             json!({
                 "id": s.id, "creation_id": s.creation_id, "name": s.name, "session_type": s.session_type,
                 "priority": s.priority, "expected_ms": s.expected_ms, "timeout_ms": s.timeout_ms,
+                "builds_images": s.builds_images,
                 "cluster_mode": s.cluster_mode, "cluster_size": s.kernels.len(), "is_private": s.is_private,
                 "domain_name": s.domain_name, "project_id": s.project_id, "user_id": s.user_id,
                 "access_key": s.access_key, "scaling_group": s.scaling_group, "tag": s.tag,
@@ -226,6 +232,7 @@ pub async fn enqueue<S: Sql>(sql: &mut S, sessions: &[NewSession]) -> Result<()>
         ("priority", "bigint"),
         ("expected_ms", "bigint"),
         ("timeout_ms", "bigint"),
+        ("builds_images", "boolean"),
         ("cluster_mode", "text"),
         ("cluster_size", "bigint"),
         ("is_private", "boolean"),

@@ -71,6 +71,7 @@ fn new_session(dice: &mut Dice, number: usize) -> NewSession {
         priority: 0,
         expected_ms: None,
         timeout_ms: None,
+        builds_images: false,
         cluster_mode: ClusterMode::SingleNode,
         is_private: dice.roll(5) == 0,
         domain_name: "d".into(),

@@ -49,6 +49,8 @@ const PASSWD: usize = 1024 * 1024;
 pub(super) struct DockerContainers {
     pub(super) docker: Docker,
     pub(super) facts: Facts,
+    /// The engine's socket, if kernels that build images may use it.
+    pub(super) builder: Option<PathBuf>,
     pub(super) gpus: Gpus,
     pub(super) networks: Networks,
     pub(super) network: ContainerNetwork,
@@ -152,8 +154,21 @@ impl DockerContainers {
         self.docker.upload_to_container(container, Some(options), body).await.map_err(|error| plain(&error))
     }
 
+    /// The engine's socket, for a kernel that is to build images.
+    fn engine_for(&self, spec: &pb::KernelSpec) -> Result<Option<PathBuf>, String> {
+        let internal: Value = serde_json::from_str(&spec.internal_data).unwrap_or_default();
+        if internal["builds_images"] != true {
+            return Ok(None);
+        }
+        match &self.builder {
+            Some(socket) => Ok(Some(socket.clone())),
+            None => Err("the session is to build an image, for which this agent has no permission (--build-images)".into()),
+        }
+    }
+
     async fn create(&self, wanted: &Wanted<'_>) -> Result<ContainerInspectResponse, String> {
         let kernel_id = &wanted.spec.kernel_id;
+        let engine = self.engine_for(wanted.spec)?;
         let slot = wanted.spec.slots.iter().find(|slot| slot.name == gpu::SLOT);
         let count = slot.map_or(0, |slot| slot.amount.div_ceil(1000));
         let devices = self.gpus.take(kernel_id, usize::try_from(count).unwrap_or(usize::MAX))?;
@@ -169,7 +184,12 @@ impl DockerContainers {
                 (KERNEL.to_owned(), kernel_id.clone()),
                 (DEVICES.to_owned(), devices.join(",")),
             ]),
-            user: format!("{}:{}", self.user.0, self.user.1),
+            user: match engine {
+                // What builds images is root's in its image.
+                Some(_) => "0:0".to_owned(),
+                None => format!("{}:{}", self.user.0, self.user.1),
+            },
+            engine,
             network,
             processors: self.facts.processors,
             devices,
@@ -199,10 +219,11 @@ impl DockerContainers {
         let labels = about.config.as_ref().and_then(|config| config.labels.as_ref());
         let devices = labels.and_then(|labels| labels.get(DEVICES)).map_or("", String::as_str);
         let devices: Vec<String> = devices.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect();
+        let user = about.config.as_ref().and_then(|config| config.user.clone()).filter(|user| !user.is_empty());
         let container = DockerContainer::new(
             self.docker.clone(),
             about.id.clone().unwrap_or_default(),
-            format!("{}:{}", self.user.0, self.user.1),
+            user.unwrap_or_else(|| format!("{}:{}", self.user.0, self.user.1)),
             self.owner,
             Reach::find(about),
             self.gpus.attached(&devices),

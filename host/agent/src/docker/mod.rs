@@ -50,6 +50,8 @@ pub struct DockerOptions {
     pub network: ContainerNetwork,
     /// The user and group that programs run as; none = 1000, or the agent's own when it isn't root.
     pub user: Option<(u32, u32)>,
+    /// Whether sessions that the host has build images get the engine: it makes them the node's masters.
+    pub builds_images: bool,
 }
 
 /// What containers have for a network.
@@ -95,6 +97,7 @@ impl DockerRuntime {
         let containers = Arc::new(DockerContainers {
             docker,
             facts,
+            builder: options.builds_images.then_some(socket),
             gpus,
             networks: Networks::new(options.network, agent.clone(), place.clone()),
             network: options.network,

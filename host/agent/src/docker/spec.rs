@@ -1,6 +1,7 @@
 //! From what the host wants to what an engine is asked for.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
@@ -20,6 +21,9 @@ pub(super) const KERNEL: &str = "quarterdeck.kernel";
 /// The devices that a kernel has, by their ids.
 pub(super) const DEVICES: &str = "quarterdeck.devices";
 
+/// Where a kernel that builds images finds the engine.
+const ENGINE: &str = "/var/run/docker.sock";
+
 /// The engine's own log of a container: the first process prints next to nothing.
 const LOG_SIZE: &str = "1m";
 
@@ -29,6 +33,8 @@ pub(super) struct Ground {
     pub(super) labels: HashMap<String, String>,
     /// `uid:gid`
     pub(super) user: String,
+    /// The engine's socket, for a kernel that builds images. Whoever has it can have everything on the node.
+    pub(super) engine: Option<PathBuf>,
     /// `bridge`, `none`, `host`, or a network's name.
     pub(super) network: String,
     /// How many processors the engine has: it refuses to give more. 0 = unknown.
@@ -94,10 +100,11 @@ fn limits(wanted: &Wanted<'_>, ground: &Ground) -> HostConfig {
         shm_size: Some(whole(wanted.shared_memory)),
         // How many files are open is the engine's affair: it may not be allowed to allow more.
         ulimits: Some(vec![core]),
-        cap_drop: Some(vec!["ALL".into()]),
+        // Taking rights from who has the engine would only be in the way of builds.
+        cap_drop: ground.engine.is_none().then(|| vec!["ALL".into()]),
         security_opt: Some(vec!["no-new-privileges".into()]),
         network_mode: Some(ground.network.clone()),
-        mounts: Some(mounts(wanted)),
+        mounts: Some(mounts(wanted, ground.engine.as_deref())),
         device_requests: (!ground.devices.is_empty()).then(|| vec![devices]),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".into()),
@@ -107,7 +114,7 @@ fn limits(wanted: &Wanted<'_>, ground: &Ground) -> HostConfig {
     }
 }
 
-fn mounts(wanted: &Wanted<'_>) -> Vec<Mount> {
+fn mounts(wanted: &Wanted<'_>, engine: Option<&Path>) -> Vec<Mount> {
     let bind = |source: String, target: String, read_only: bool| Mount {
         target: Some(target),
         source: Some(source),
@@ -126,6 +133,7 @@ fn mounts(wanted: &Wanted<'_>) -> Vec<Mount> {
         .iter()
         .map(|folder| bind(folder.source.display().to_string(), folder.target.display().to_string(), folder.read_only));
     mounts.extend(folders);
+    mounts.extend(engine.map(|socket| bind(socket.display().to_string(), ENGINE.into(), false)));
     mounts
 }
 
@@ -161,8 +169,6 @@ pub(super) fn with_user(passwd: &str, (uid, gid): (u32, u32)) -> Option<String> 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
-
     use quarterdeck_rpc::pb;
 
     use super::*;

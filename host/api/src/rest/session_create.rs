@@ -110,6 +110,7 @@ pub(super) fn read(params: &mut Params, version: Version) -> CreateSession {
         priority: extension.priority,
         expected_duration_s: extension.expected_duration_s,
         timeout_s: extension.timeout_s,
+        builds_images: false,
         nodes: Vec::new(),
         endpoint: None,
     }

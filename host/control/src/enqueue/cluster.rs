@@ -142,6 +142,7 @@ fn combine(
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        builds_images: false,
         endpoint: None,
         nodes: nodes.into_iter().map(node).collect(),
     })

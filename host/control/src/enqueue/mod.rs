@@ -86,6 +86,8 @@ pub struct CreateSession {
     pub expected_duration_s: Option<f64>,
     /// Batch: when the command is ended.
     pub timeout_s: Option<f64>,
+    /// Its kernels may use the engine that they run in, where an agent allows it. Never on a user's word.
+    pub builds_images: bool,
     /// The kernels by role, main one first, where they differ; empty: one `main`, the rest `sub`, all alike.
     pub nodes: Vec<ClusterNode>,
     /// The model service that it is to serve.
@@ -342,6 +344,7 @@ async fn build(
         priority: request.priority.or(extras.priority).unwrap_or(0),
         expected_ms: millis(request.expected_duration_s).or(extras.expected_ms),
         timeout_ms: millis(request.timeout_s).or(extras.timeout_ms),
+        builds_images: request.builds_images,
         cluster_mode: request.cluster_mode,
         is_private,
         domain_name: request.domain.clone(),

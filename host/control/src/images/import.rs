@@ -138,6 +138,7 @@ pub async fn start(control: &Control, caller: &Principal, import: ImportImage) -
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        builds_images: true,
         endpoint: None,
         nodes: Vec::new(),
     };

@@ -361,6 +361,7 @@ fn session() -> crate::enqueue::CreateSession {
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        builds_images: false,
         nodes: Vec::new(),
         endpoint: None,
     }

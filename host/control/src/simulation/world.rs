@@ -339,6 +339,7 @@ impl World {
             priority: self.dice.one_in(3).then(|| self.dice.roll(5) as i64 - 2),
             expected_duration_s: None,
             timeout_s: None,
+            builds_images: false,
             endpoint: None,
             nodes: Vec::new(),
         };

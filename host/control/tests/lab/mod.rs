@@ -197,6 +197,7 @@ pub fn request(name: &str) -> CreateSession {
         priority: None,
         expected_duration_s: None,
         timeout_s: None,
+        builds_images: false,
         nodes: Vec::new(),
         endpoint: None,
     }

@@ -129,6 +129,9 @@ pub(crate) struct DockerArgs {
     /// Who programs in containers are; default: 1000:1000, or the agent's own user when it isn't root
     #[arg(long, value_name = "UID[:GID]", value_parser = user)]
     container_user: Option<(u32, u32)>,
+    /// Let sessions of image imports use the engine: who may import images can do everything on this node then
+    #[arg(long)]
+    build_images: bool,
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "what clap takes")]
@@ -154,6 +157,7 @@ impl From<DockerArgs> for DockerOptions {
                 ContainerNetworkArg::Host => ContainerNetwork::Host,
             },
             user: args.container_user,
+            builds_images: args.build_images,
         }
     }
 }

@@ -1,0 +1,166 @@
+//! A private container engine, from Debian's `docker.io` package, and an image to run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid};
+
+use crate::root;
+
+/// The variable that names the socket of an engine where tests may make images, containers and networks.
+pub const SOCKET_VARIABLE: &str = "QUARTERDECK_TEST_DOCKER";
+
+/// How long an engine may take to come up, and to go.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Where the engine's own program is.
+pub fn daemon() -> Option<PathBuf> {
+    ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd"].iter().map(PathBuf::from).find(|p| p.exists())
+}
+
+/// An engine of our own; stopped when dropped, and all that it kept deleted.
+#[derive(Debug)]
+pub struct Engine {
+    dir: tempfile::TempDir,
+    child: Child,
+}
+
+impl Engine {
+    /// Starts one. It has no network of its own: agents make those that their kernels need.
+    ///
+    /// # Errors
+    /// Without root's rights or the program, and when it doesn't come up; the message has the end of its log.
+    pub fn start() -> anyhow::Result<Self> {
+        ensure!(Uid::effective().is_root(), "only root starts a container engine");
+        let program = daemon().context("dockerd is missing: apt-get install docker.io")?;
+        let dir = tempfile::Builder::new().prefix("quarterdeck-engine-").tempdir()?;
+        let log = std::fs::File::create(dir.path().join("log"))?;
+        let child = Command::new(program)
+            .arg("--data-root")
+            .arg(dir.path().join("data"))
+            .arg("--exec-root")
+            .arg(dir.path().join("run"))
+            .arg("--pidfile")
+            .arg(dir.path().join("pid"))
+            .args(["--bridge", "none", "--host"])
+            .arg(format!("unix://{}", dir.path().join("engine.sock").display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut engine = Self { dir, child };
+        let deadline = Instant::now() + PATIENCE;
+        while docker(&engine.socket(), &["version"]).is_err() {
+            let ended = engine.child.try_wait()?;
+            ensure!(ended.is_none() && Instant::now() < deadline, "the engine doesn't come up: {}", engine.tail());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(engine)
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("engine.sock")
+    }
+
+    fn tail(&self) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
+        if pid.is_ok_and(|pid| kill(pid, Signal::SIGTERM).is_ok()) {
+            let deadline = Instant::now() + PATIENCE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // Networks that containers were in stay mounted there, and keep the directory from going.
+        for entry in std::fs::read_dir(self.dir.path().join("run/netns")).into_iter().flatten().flatten() {
+            let _ = nix::mount::umount2(&entry.path(), nix::mount::MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// The socket of the engine that tests may use: the one that was named, else the usual one if somebody answers there.
+/// Without one, tests are skipped and this says so.
+pub fn socket() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
+        return Some(named.into());
+    }
+    let usual = PathBuf::from("/var/run/docker.sock");
+    let answers = std::os::unix::net::UnixStream::connect(&usual).is_ok();
+    if !answers {
+        eprintln!("SKIPPED: no engine answers at {} ({SOCKET_VARIABLE}=socket)", usual.display());
+    }
+    answers.then_some(usual)
+}
+
+/// Runs the engine's command line client; what it printed.
+///
+/// # Errors
+/// When it fails; the message has its standard error.
+pub fn docker(socket: &Path, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("docker")
+        .arg("--host")
+        .arg(format!("unix://{}", socket.display()))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .context("docker")?;
+    if !output.status.success() {
+        bail!("docker {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Makes an image with Python and a shell, under each of these names, unless it is there already.
+///
+/// # Errors
+/// When it can't be made.
+pub fn make_image(socket: &Path, python: &Path, names: &[&str]) -> anyhow::Result<()> {
+    make_image_with(socket, python, names, &[], &[])
+}
+
+/// As [`make_image`], with labels, and with programs: where they are in the image, and the files that they come from.
+///
+/// # Errors
+/// When it can't be made.
+pub fn make_image_with(
+    socket: &Path,
+    python: &Path,
+    names: &[&str],
+    labels: &[(&str, &str)],
+    programs: &[(&str, &Path)],
+) -> anyhow::Result<()> {
+    let [first, others @ ..] = names else { return Ok(()) };
+    if docker(socket, &["image", "inspect", first]).is_err() {
+        let mut archive = Command::new(python)
+            .arg(root().join("tests/images/root.py"))
+            .args(programs.iter().map(|(at, file)| format!("{at}={}", file.display())))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("root.py")?;
+        let host = format!("unix://{}", socket.display());
+        let taken = Command::new("docker")
+            .args(["--host", &host, "import", "--change", "ENV PATH=/usr/local/bin:/usr/bin:/bin FROM_IMAGE=yes"])
+            .args(labels.iter().flat_map(|(name, value)| ["--change".to_owned(), format!("LABEL {name}={value:?}")]))
+            .args(["-", first])
+            .stdin(archive.stdout.take().context("standard output is piped")?)
+            .output()
+            .context("docker")?;
+        ensure!(archive.wait()?.success(), "root.py failed");
+        ensure!(taken.status.success(), "docker import: {}", String::from_utf8_lossy(&taken.stderr).trim());
+    }
+    others.iter().try_for_each(|name| docker(socket, &["tag", first, name]).map(drop))
+}
