@@ -29,7 +29,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts one. It has no network of its own: agents make those that their kernels need.
+    /// Starts one, a swarm of its own if it can. It has no network: agents make those that their kernels need.
     ///
     /// # Errors
     /// Without root's rights or the program, and when it doesn't come up; the message has the end of its log.
@@ -57,6 +57,11 @@ impl Engine {
             let ended = engine.child.try_wait()?;
             ensure!(ended.is_none() && Instant::now() < deadline, "the engine doesn't come up: {}", engine.tail());
             std::thread::sleep(Duration::from_millis(100));
+        }
+        // For networks over several nodes; where its ports are taken there are none.
+        let swarm = ["swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", "127.0.0.1:0"];
+        if let Err(error) = docker(&engine.socket(), &swarm) {
+            eprintln!("the engine is no swarm: {error:#}");
         }
         Ok(engine)
     }
@@ -91,18 +96,22 @@ impl Drop for Engine {
     }
 }
 
-/// The socket of the engine that tests may use: the one that was named, else the usual one if somebody answers there.
-/// Without one, tests are skipped and this says so.
-pub fn socket() -> Option<PathBuf> {
+/// The socket of an engine that tests may use: the one that was named, else the usual one if somebody answers there.
+pub fn found() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
         return Some(named.into());
     }
     let usual = PathBuf::from("/var/run/docker.sock");
-    let answers = std::os::unix::net::UnixStream::connect(&usual).is_ok();
-    if !answers {
-        eprintln!("SKIPPED: no engine answers at {} ({SOCKET_VARIABLE}=socket)", usual.display());
+    std::os::unix::net::UnixStream::connect(&usual).is_ok().then_some(usual)
+}
+
+/// As [`found`], for a test, which is skipped without one and says so.
+pub fn socket() -> Option<PathBuf> {
+    let found = found();
+    if found.is_none() {
+        eprintln!("SKIPPED: there is no container engine ({SOCKET_VARIABLE}=socket)");
     }
-    answers.then_some(usual)
+    found
 }
 
 /// Runs the engine's command line client; what it printed.

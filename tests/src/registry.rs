@@ -117,8 +117,7 @@ impl Shelf {
         let config = part("application/vnd.docker.container.image.v1+json", config);
         let layers: Vec<_> =
             layers.into_iter().map(|layer| part("application/vnd.docker.image.rootfs.diff.tar.gzip", layer)).collect();
-        let digest =
-            self.put(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}));
+        let digest = self.put(&json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers}));
         self.tags.entry(repository.to_owned()).or_default().insert(tag.to_owned(), digest);
     }
 

@@ -10,17 +10,19 @@ use hyper::body::Bytes;
 use quarterdeck_tests::client::Client;
 use quarterdeck_tests::database::Database;
 use quarterdeck_tests::engine::{docker, make_image, make_image_with, socket};
+use quarterdeck_tests::events::Events;
 use quarterdeck_tests::process::{Server, quarterdeck};
 use quarterdeck_tests::registry::{Guard, PASSWORD, Registry, Shelf, USER as SCANNER};
-use quarterdeck_tests::{ADMIN, root, wait};
+use quarterdeck_tests::{ADMIN, root};
 use serde_json::{Value, json};
 
 /// An engine unpacks layers meanwhile.
 const SOON: Duration = Duration::from_secs(120);
 const SLOTS: &str = "cpu=8,mem=8g";
 
-const LABELS: [(&str, &str); 5] = [
+const LABELS: [(&str, &str); 6] = [
     ("ai.backend.kernelspec", "1"),
+    ("ai.backend.base-distro", "ubuntu20.04"),
     ("ai.backend.features", "batch query uid-match user-input"),
     ("ai.backend.runtime-type", "python"),
     ("ai.backend.runtime-path", "/usr/bin/python3"),
@@ -45,6 +47,11 @@ fn taken_out(socket: &Path, image: &str) -> anyhow::Result<(Bytes, Vec<Bytes>)> 
     };
     let layers = layers.iter().map(compressed).collect::<anyhow::Result<Vec<_>>>()?;
     Ok((std::fs::read(at(manifest[0]["Config"].as_str().unwrap()))?.into(), layers))
+}
+
+/// Says when images are fetched.
+async fn fetch(admin: &Client, rule: &str) -> anyhow::Result<()> {
+    admin.post("/config/set", &json!({"key": "config/docker/image/auto_pull", "value": rule})).await?.ok().map(drop)
 }
 
 /// A session's id, once it is enqueued.
@@ -98,12 +105,21 @@ async fn fetched_and_run(database: Database, socket: &Path) -> anyhow::Result<()
     let body = json!({"key": key, "value": {"": registry.url, "username": SCANNER, "password": PASSWORD}});
     admin.post("/config/set", &body).await?.ok()?;
     let image = format!("{name}/stable/python:3");
-    admin.gql("mutation($r: String) { rescan_images(registry: $r) { ok msg task_id } }", json!({"r": name})).await?;
-    wait::until("the scan", SOON, || async {
-        let all = admin.gql("{ images { name tag registry digest } }", json!({})).await?;
-        Ok(all["images"].as_array().unwrap().iter().any(|found| found["registry"] == json!(name)).then_some(()))
-    })
-    .await?;
+    let query = "mutation($r: String) { rescan_images(registry: $r) { ok msg task_id } }";
+    let task = admin.gql(query, json!({"r": name})).await?["rescan_images"]["task_id"].clone();
+    let mut events =
+        Events::open(&admin, &format!("/events/background-task?task_id={}", task.as_str().unwrap()), None).await?;
+    let mut told = Vec::new();
+    while let Some(event) = events.next(SOON).await? {
+        told.push(event.data["message"].clone());
+    }
+    let images = admin.gql("{ images { name tag registry digest } }", json!({})).await?;
+    let known = images["images"].as_array().unwrap().iter().any(|found| found["registry"] == json!(name));
+    assert!(known, "{told:?}");
+
+    let query = "mutation($r: [String]) { modify_domain(name: \"default\", props: {allowed_docker_registries: $r}) { ok msg } }";
+    let answer = admin.gql(query, json!({"r": [name]})).await?;
+    assert_eq!(answer["modify_domain"]["ok"], true, "{answer}");
 
     let id = enqueued(&admin, "fetched", &image).await?;
     admin.await_status(&id, &["RUNNING", "CANCELLED", "ERROR", "TERMINATED"], SOON).await?;
@@ -126,7 +142,7 @@ async fn fetched_and_run(database: Database, socket: &Path) -> anyhow::Result<()
     docker(socket, &["rmi", &image])?;
 
     // Where nothing is to be fetched, nothing is.
-    quarterdeck(&["config", "set", "config/docker/image/auto_pull", "none", "--database", &database.url], &[])?;
+    fetch(&admin, "none").await?;
     let id = enqueued(&admin, "never", &image).await?;
     let why = refused(&admin, &id).await?;
     assert!(why.contains("is meant to be on this node, and isn't"), "{why}");
@@ -149,8 +165,14 @@ async fn built(database: Database, socket: &Path) -> anyhow::Result<()> {
     let add =
         ["image", "add", importer, "--architecture", "x86_64", "--runtime-type", "app", "--database", &database.url];
     quarterdeck(&add, &[])?;
-    quarterdeck(&["config", "set", "config/docker/image/auto_pull", "tag", "--database", &database.url], &[])?;
-    make_image_with(socket, &python(), &[importer], &[], &[("/root/build-image.sh", &root().join("tests/images/build.py"))])?;
+    fetch(&admin, "tag").await?;
+    make_image_with(
+        socket,
+        &python(),
+        &[importer],
+        &[],
+        &[("/root/build-image.sh", &root().join("tests/images/build.py"))],
+    )?;
     make_image(socket, &python(), &["quarterdeck.test/foreign/python:3"])?;
     let target = format!("quarterdeck.test/imported/python:{}", std::process::id());
     let import = json!({
@@ -186,7 +208,8 @@ async fn built(database: Database, socket: &Path) -> anyhow::Result<()> {
     assert_eq!(labels["ai.backend.runtime-path"], "/usr/bin/python3");
 
     // It is an image that sessions run in, and theirs is no engine.
-    let add = ["image", "add", &target, "--architecture", "x86_64", "--runtime-type", "python", "--database", &database.url];
+    let add =
+        ["image", "add", &target, "--architecture", "x86_64", "--runtime-type", "python", "--database", &database.url];
     quarterdeck(&add, &[])?;
     let id = enqueued(&admin, "imported", &target).await?;
     admin.await_status(&id, &["RUNNING"], SOON).await?;

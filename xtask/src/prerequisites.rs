@@ -46,7 +46,7 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
 /// A container engine for tests: the one that answers already (none is returned then), or one of our own, as far as this
 /// machine can have one. Kernels in containers are tried where there is an engine.
 pub(crate) fn container_engine() -> Option<Engine> {
-    if engine::socket().is_some() {
+    if engine::found().is_some() {
         return None;
     }
     let started = installed_engine().and_then(|()| timed("Starting a private container engine", Engine::start));

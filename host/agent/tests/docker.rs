@@ -247,14 +247,14 @@ async fn batch_sessions_terminals_and_memory() {
 
 #[tokio::test]
 async fn kernels_of_a_session_find_each_other() {
-    let Some((mut rig, _)) = start("i-docker-cluster").await else { return };
+    let Some((mut rig, socket)) = start("i-docker-cluster").await else { return };
     let (mut first, mut second) = (contained("python"), contained("python"));
     for (spec, name, role) in [(&mut first, "main1", "main"), (&mut second, "sub1", "sub")] {
         spec.cluster_hostname = name.into();
         spec.cluster_role = role.into();
     }
     let ids = [first.kernel_id.clone(), second.kernel_id.clone()];
-    let request = |mode: &str, kernels| pb::CreateKernelsRequest {
+    let request = |mode: &str, kernels: Vec<pb::KernelSpec>| pb::CreateKernelsRequest {
         session_id: uuid::Uuid::new_v4().to_string(),
         session_name: "cluster".into(),
         session_type: "INTERACTIVE".into(),
@@ -263,8 +263,34 @@ async fn kernels_of_a_session_find_each_other() {
         access_key: "AKIATEST".into(),
         kernels,
     };
-    rig.agent().create_kernels(request("single-node", vec![first, second])).await.unwrap();
-    for id in &ids {
+    rig.agent().create_kernels(request("single-node", vec![first.clone(), second.clone()])).await.unwrap();
+    talk(&rig, &ids).await;
+
+    // Over several nodes it takes a network of a swarm.
+    let host = format!("unix://{}", socket.display());
+    if output("docker", &["-H", &host, "info", "--format", "{{.Swarm.ControlAvailable}}"]).trim() == "true" {
+        let ids = [uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string()];
+        (first.kernel_id, second.kernel_id) = (ids[0].clone(), ids[1].clone());
+        rig.agent().create_kernels(request("multi-node", vec![first, second])).await.unwrap();
+        talk(&rig, &ids).await;
+    } else {
+        let wide = contained("python");
+        let id = wide.kernel_id.clone();
+        rig.agent().create_kernels(request("multi-node", vec![wide])).await.unwrap();
+        let why = rig
+            .event(&id, |event| match event {
+                Event::StartFailed(failed) => Some(failed.message.clone()),
+                _ => None,
+            })
+            .await;
+        assert!(why.contains("swarm"), "{why}");
+    }
+    rig.stop().await;
+}
+
+/// Waits for two kernels, and has the first call the second by its name.
+async fn talk(rig: &Rig, ids: &[String; 2]) {
+    for id in ids {
         rig.event(id, |event| match event {
             Event::Started(_) => Some(()),
             Event::StartFailed(failed) => panic!("{failed:?}"),
@@ -279,19 +305,6 @@ async fn kernels_of_a_session_find_each_other() {
     assert_eq!(result["exitCode"], 0, "{result}");
     let heard = rig.execute(&ids[1], "serve", "continue", "", 5000).await;
     assert!(text(&heard, "stdout").contains("hello"), "{heard}");
-
-    // Without a swarm, no network spans nodes.
-    let wide = contained("python");
-    let id = wide.kernel_id.clone();
-    rig.agent().create_kernels(request("multi-node", vec![wide])).await.unwrap();
-    let why = rig
-        .event(&id, |event| match event {
-            Event::StartFailed(failed) => Some(failed.message.clone()),
-            _ => None,
-        })
-        .await;
-    assert!(why.contains("swarm"), "{why}");
-    rig.stop().await;
 }
 
 /// Plays an agent in a process of its own, which the test below kills.

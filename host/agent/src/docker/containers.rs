@@ -162,7 +162,9 @@ impl DockerContainers {
         }
         match &self.builder {
             Some(socket) => Ok(Some(socket.clone())),
-            None => Err("the session is to build an image, for which this agent has no permission (--build-images)".into()),
+            None => {
+                Err("the session is to build an image, for which this agent has no permission (--build-images)".into())
+            }
         }
     }
 

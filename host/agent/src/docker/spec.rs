@@ -212,6 +212,7 @@ mod tests {
             processors: 4,
             devices: vec!["GPU-1".into(), "GPU-2".into()],
             image_env: vec!["PATH=/bin".into()],
+            engine: None,
             labels: HashMap::from([(KERNEL.into(), "k".into())]),
         };
         let body = asked(&spec, &[folder], vec![0, 3], ground);
@@ -232,6 +233,19 @@ mod tests {
         let seen: Vec<_> = mounts.iter().map(|m| (m.source.as_deref().unwrap(), m.read_only.unwrap())).collect();
         let expected = [("/state/k/work", false), ("/state/k/tmp", false), ("/state/k/run", true), ("/vol/a:b", true)];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn who_builds_images_has_the_engine() {
+        let ground = |engine| Ground { engine, network: "bridge".into(), ..Default::default() };
+        let host = |ground| asked(&pb::KernelSpec::default(), &[], Vec::new(), ground).host_config.unwrap();
+        let has_engine = |host: &HostConfig| {
+            host.mounts.iter().flatten().any(|mount| mount.target.as_deref() == Some("/var/run/docker.sock"))
+        };
+        let builder = host(ground(Some("/run/engine.sock".into())));
+        assert!(has_engine(&builder) && builder.cap_drop.is_none());
+        let other = host(ground(None));
+        assert!(!has_engine(&other) && other.cap_drop.is_some());
     }
 
     #[test]

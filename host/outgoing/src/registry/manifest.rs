@@ -75,6 +75,15 @@ struct Config {
     config: Option<Section>,
 }
 
+impl Config {
+    /// What old builders say of the container that they built in comes first; where an image was made otherwise, that part
+    /// is there too, and empty.
+    fn labels(&self) -> IndexMap<String, Option<String>> {
+        let sections = [&self.container_config, &self.config].into_iter().flatten();
+        sections.filter_map(|section| section.labels.clone()).find(|labels| !labels.is_empty()).unwrap_or_default()
+    }
+}
+
 #[derive(Deserialize)]
 struct Section {
     #[serde(rename = "Labels")]
@@ -138,8 +147,7 @@ async fn image(session: &Session, repository: &str, manifest: Manifest, known: O
         let url = session.at(&format!("v2/{repository}/blobs/{}", config.digest))?;
         let blob: Config = session.ask(&url, &pull(repository), &[], CONFIG_LIMIT).await?.json()?;
         let size_bytes = manifest.layers.iter().fold(config.size, |sum, layer| sum.saturating_add(layer.size));
-        let labels = blob.container_config.or(blob.config).and_then(|section| section.labels).unwrap_or_default();
-        let labels = labels.into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
+        let labels = blob.labels().into_iter().map(|(name, value)| (name, value.unwrap_or_default())).collect();
         Ok((blob.architecture, Image { config_digest: config.digest, size_bytes, labels }))
     };
     match read.await {
@@ -163,6 +171,20 @@ mod tests {
         assert!(is_digest(&format!("sha256:{}", "0f".repeat(32))));
         for bad in ["sha256:", "sha256:../../x", "x", "", &format!(":{}", "0".repeat(64))] {
             assert!(!is_digest(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_those_that_are_there() {
+        for (config, expected) in [
+            (r#"{"container_config": {"Labels": {"a": "1"}}, "config": {"Labels": {"a": "2"}}}"#, Some("1")),
+            (r#"{"container_config": {"Labels": null}, "config": {"Labels": {"a": "2"}}}"#, Some("2")),
+            (r#"{"container_config": {"Labels": {}}, "config": {"Labels": {"a": "2"}}}"#, Some("2")),
+            (r#"{"config": {"Labels": {"a": "2"}}}"#, Some("2")),
+            (r#"{"container_config": {}}"#, None),
+        ] {
+            let config: Config = serde_json::from_str(config).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(config.labels().get("a").cloned().flatten().as_deref(), expected);
         }
     }
 }
