@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Rig, spec, text, until};
 use quarterdeck_agent::{AgentOptions, RuntimeKind};
@@ -206,7 +206,12 @@ async fn batch_sessions_terminals_and_memory() {
     batch.startup_command = "echo working; exit 3".into();
     let (kernel, _) = started(&rig, batch, "BATCH").await;
     assert_eq!(rig.batch_finished(&kernel).await, ("task-failed".to_owned(), 3));
-    assert!(rig.log(&kernel).await.contains("working"));
+    // An end may be told a moment before the last of what was printed is read.
+    let since = Instant::now();
+    while !rig.log(&kernel).await.contains("working") {
+        assert!(since.elapsed() < Duration::from_secs(30), "what it printed isn't in its log");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     rig.destroy(&kernel).await;
 
     let (kernel, about) = started(&rig, contained("bash"), "INTERACTIVE").await;
@@ -300,7 +305,10 @@ async fn talk(rig: &Rig, ids: &[String; 2]) {
     }
     let serve = "import socket\ns = socket.create_server(('0.0.0.0', 5000))\nprint(s.accept()[0].recv(9))";
     rig.execute(&ids[1], "serve", "query", serve, 300).await;
-    let call = "import socket\nsocket.create_connection(('sub1', 5000), 10).sendall(b'hello')";
+    // A swarm passes new names around; that takes a moment.
+    let call = "import socket, time\nend = time.time() + 30\nwhile True:\n    try:\n        \
+                socket.create_connection(('sub1', 5000), 10).sendall(b'hello')\n        break\n    except OSError:\n        \
+                if time.time() > end: raise\n        time.sleep(0.1)";
     let result = rig.run_code(&ids[0], call).await;
     assert_eq!(result["exitCode"], 0, "{result}");
     let heard = rig.execute(&ids[1], "serve", "continue", "", 5000).await;
