@@ -9,9 +9,6 @@ use quarterdeck_tests::{postgres, root};
 
 use crate::run::{exists, output, run, say, timed};
 
-/// Debian packages that the tests use.
-const PACKAGES: &str = "postgresql";
-
 /// The Wasm target for guests.
 pub(crate) fn wasm_target() -> anyhow::Result<()> {
     let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()))?;
@@ -32,13 +29,19 @@ pub(crate) fn postgresql() -> anyhow::Result<()> {
     if postgres::binaries().is_some() && exists("psql") {
         return Ok(());
     }
+    install("PostgreSQL", &["postgresql"])
+}
+
+/// Installs what is missing from Debian's packages, or names the command where that isn't ours to do.
+fn install(what: &str, packages: &[&str]) -> anyhow::Result<()> {
     if !nix::unistd::Uid::effective().is_root() || !exists("apt-get") {
-        bail!("PostgreSQL is missing: sudo apt-get install {PACKAGES}");
+        bail!("{what} is missing: sudo apt-get install {}", packages.join(" "));
     }
-    timed("Installing PostgreSQL", || {
+    timed(&format!("Installing {what}"), || {
         run(Command::new("apt-get").args(["-qq", "update"]))?;
         run(Command::new("apt-get")
-            .args(["-qq", "-y", "--no-install-recommends", "install", PACKAGES])
+            .args(["-qq", "-y", "--no-install-recommends", "install"])
+            .args(packages)
             .env("DEBIAN_FRONTEND", "noninteractive"))
     })
 }
@@ -63,15 +66,7 @@ fn installed_engine() -> anyhow::Result<()> {
     if engine::daemon().is_some() && exists("docker") {
         return Ok(());
     }
-    if !nix::unistd::Uid::effective().is_root() || !exists("apt-get") {
-        bail!("it is missing: sudo apt-get install docker.io");
-    }
-    timed("Installing a container engine", || {
-        run(Command::new("apt-get").args(["-qq", "update"]))?;
-        run(Command::new("apt-get")
-            .args(["-qq", "-y", "--no-install-recommends", "install", "docker.io", "iptables"])
-            .env("DEBIAN_FRONTEND", "noninteractive"))
-    })
+    install("a container engine", &["docker.io", "iptables"])
 }
 
 /// nginx, which the app proxy is measured beside.
@@ -80,15 +75,7 @@ pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
     if let Some(path) = found() {
         return Ok(path);
     }
-    if !nix::unistd::Uid::effective().is_root() || !exists("apt-get") {
-        bail!("nginx is missing: sudo apt-get install nginx-light");
-    }
-    timed("Installing nginx", || {
-        run(Command::new("apt-get").args(["-qq", "update"]))?;
-        run(Command::new("apt-get")
-            .args(["-qq", "-y", "--no-install-recommends", "install", "nginx-light"])
-            .env("DEBIAN_FRONTEND", "noninteractive"))
-    })?;
+    install("nginx", &["nginx-light"])?;
     found().ok_or_else(|| anyhow::anyhow!("nginx was installed and isn't there"))
 }
 

@@ -154,6 +154,11 @@ impl DockerContainers {
         self.docker.upload_to_container(container, Some(options), body).await.map_err(|error| plain(&error))
     }
 
+    /// Whose programs are, as engines read it.
+    fn user(&self) -> String {
+        format!("{}:{}", self.user.0, self.user.1)
+    }
+
     /// The engine's socket, for a kernel that is to build images.
     fn engine_for(&self, spec: &pb::KernelSpec) -> Result<Option<PathBuf>, String> {
         let internal: Value = serde_json::from_str(&spec.internal_data).unwrap_or_default();
@@ -189,7 +194,7 @@ impl DockerContainers {
             user: match engine {
                 // What builds images is root's in its image.
                 Some(_) => "0:0".to_owned(),
-                None => format!("{}:{}", self.user.0, self.user.1),
+                None => self.user(),
             },
             engine,
             network,
@@ -225,7 +230,7 @@ impl DockerContainers {
         let container = DockerContainer::new(
             self.docker.clone(),
             about.id.clone().unwrap_or_default(),
-            user.unwrap_or_else(|| format!("{}:{}", self.user.0, self.user.1)),
+            user.unwrap_or_else(|| self.user()),
             self.owner,
             Reach::find(about),
             self.gpus.attached(&devices),
@@ -377,7 +382,7 @@ impl Containers for DockerContainers {
                 ContainerNetwork::None => "its own, with a loopback only; kernels of a session share one",
                 ContainerNetwork::Host => "the node's",
             },
-            "user": format!("{}:{}", self.user.0, self.user.1),
+            "user": self.user(),
             "rights": "no capabilities, no new privileges",
             "limits": {"control_groups": self.facts.cgroup_version},
         })
