@@ -78,6 +78,12 @@ async fn printed(who: &Client, session: &str, code: &str) -> anyhow::Result<Stri
     }
 }
 
+/// Ends a session, and waits until it has.
+async fn end(who: &Client, name: &str, id: &str) -> anyhow::Result<()> {
+    who.delete(&format!("/session/{name}")).await?.ok()?;
+    who.await_status(id, &["TERMINATED"], SOON).await.map(drop)
+}
+
 /// The message that a session's start failed with.
 async fn refused(who: &Client, id: &str) -> anyhow::Result<String> {
     who.await_status(id, &["CANCELLED", "ERROR", "TERMINATED"], SOON).await?;
@@ -129,16 +135,14 @@ async fn fetched_and_run(database: Database, socket: &Path) -> anyhow::Result<()
     assert_eq!(printed(&admin, "fetched", code).await?, "yes main1 1000\n");
     let logs = admin.get("/session/fetched/logs").await?.ok()?["result"]["logs"].as_str().unwrap().to_owned();
     assert!(logs.contains(&format!("fetched the image {image}")), "{logs}");
-    admin.delete("/session/fetched").await?.ok()?;
-    admin.await_status(&id, &["TERMINATED"], SOON).await?;
+    end(&admin, "fetched", &id).await?;
 
     // The next one finds it there.
     let id = enqueued(&admin, "again", &image).await?;
     admin.await_status(&id, &["RUNNING"], SOON).await?;
     let logs = admin.get("/session/again/logs").await?.ok()?["result"]["logs"].as_str().unwrap().to_owned();
     assert!(!logs.contains("fetched"), "{logs}");
-    admin.delete("/session/again").await?.ok()?;
-    admin.await_status(&id, &["TERMINATED"], SOON).await?;
+    end(&admin, "again", &id).await?;
     docker(socket, &["rmi", &image])?;
 
     // Where nothing is to be fetched, nothing is.
@@ -215,8 +219,7 @@ async fn built(database: Database, socket: &Path) -> anyhow::Result<()> {
     admin.await_status(&id, &["RUNNING"], SOON).await?;
     let code = "import os; print(os.path.exists('/var/run/docker.sock'), os.environ['FROM_IMAGE'])";
     assert_eq!(printed(&admin, "imported", code).await?, "False yes\n");
-    admin.delete("/session/imported").await?.ok()?;
-    admin.await_status(&id, &["TERMINATED"], SOON).await?;
+    end(&admin, "imported", &id).await?;
     docker(socket, &["rmi", &target])?;
     server.assert_well().await
 }

@@ -11,16 +11,11 @@ use common::{Rig, spec, text, until};
 use quarterdeck_agent::{AgentOptions, RuntimeKind};
 use quarterdeck_rpc::pb::report::Event;
 use quarterdeck_rpc::{TerminalOutput, pb};
-use quarterdeck_tests::engine::{make_image, socket};
+use quarterdeck_tests::engine::{docker, make_image, socket};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 const IMAGE: &str = "quarterdeck.test/python:local";
-fn output(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).stderr(Stdio::null()).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// An image made of this node's own Python and a few programs.
 async fn image(socket: &Path) {
     static MADE: OnceCell<()> = OnceCell::const_new();
@@ -55,20 +50,31 @@ fn contained(runtime_type: &str) -> pb::KernelSpec {
 async fn started(rig: &Rig, spec: pb::KernelSpec, kind: &str) -> (String, pb::Started) {
     let id = spec.kernel_id.clone();
     rig.create(spec, kind).await;
-    let started = rig
-        .event(&id, |event| match event {
-            Event::Started(started) => Some(started.clone()),
-            Event::StartFailed(failed) => panic!("{failed:?}"),
-            _ => None,
-        })
-        .await;
+    let started = has_started(rig, &id).await;
     (id, started)
 }
 
+/// Waits for a kernel that was asked for.
+async fn has_started(rig: &Rig, id: &str) -> pb::Started {
+    rig.event(id, |event| match event {
+        Event::Started(started) => Some(started.clone()),
+        Event::StartFailed(failed) => panic!("{failed:?}"),
+        _ => None,
+    })
+    .await
+}
+
+/// Why a kernel that was asked for doesn't start.
+async fn why_not(rig: &Rig, id: &str) -> String {
+    rig.event(id, |event| match event {
+        Event::StartFailed(failed) => Some(failed.message.clone()),
+        _ => None,
+    })
+    .await
+}
+
 fn containers(socket: &Path, kernel_id: &str) -> String {
-    let host = format!("unix://{}", socket.display());
-    let filter = format!("label=quarterdeck.kernel={kernel_id}");
-    output("docker", &["-H", &host, "ps", "-aq", "--filter", &filter])
+    docker(socket, &["ps", "-aq", "--filter", &format!("label=quarterdeck.kernel={kernel_id}")]).unwrap()
 }
 
 #[tokio::test]
@@ -239,12 +245,7 @@ async fn batch_sessions_terminals_and_memory() {
     missing.image.as_mut().unwrap().canonical = "quarterdeck.test/nothing:1".into();
     let id = missing.kernel_id.clone();
     rig.create(missing, "INTERACTIVE").await;
-    let why = rig
-        .event(&id, |event| match event {
-            Event::StartFailed(failed) => Some(failed.message.clone()),
-            _ => None,
-        })
-        .await;
+    let why = why_not(&rig, &id).await;
     assert!(why.contains("quarterdeck.test/nothing:1"), "{why}");
     rig.stop().await;
     until("the containers' removal", || containers(&socket, &kernel).is_empty().then_some(())).await;
@@ -272,8 +273,7 @@ async fn kernels_of_a_session_find_each_other() {
     talk(&rig, &ids).await;
 
     // Over several nodes it takes a network of a swarm.
-    let host = format!("unix://{}", socket.display());
-    if output("docker", &["-H", &host, "info", "--format", "{{.Swarm.ControlAvailable}}"]).trim() == "true" {
+    if docker(&socket, &["info", "--format", "{{.Swarm.ControlAvailable}}"]).unwrap().trim() == "true" {
         let ids = [uuid::Uuid::new_v4().to_string(), uuid::Uuid::new_v4().to_string()];
         (first.kernel_id, second.kernel_id) = (ids[0].clone(), ids[1].clone());
         rig.agent().create_kernels(request("multi-node", vec![first, second])).await.unwrap();
@@ -282,12 +282,7 @@ async fn kernels_of_a_session_find_each_other() {
         let wide = contained("python");
         let id = wide.kernel_id.clone();
         rig.agent().create_kernels(request("multi-node", vec![wide])).await.unwrap();
-        let why = rig
-            .event(&id, |event| match event {
-                Event::StartFailed(failed) => Some(failed.message.clone()),
-                _ => None,
-            })
-            .await;
+        let why = why_not(&rig, &id).await;
         assert!(why.contains("swarm"), "{why}");
     }
     rig.stop().await;
@@ -296,12 +291,7 @@ async fn kernels_of_a_session_find_each_other() {
 /// Waits for two kernels, and has the first call the second by its name.
 async fn talk(rig: &Rig, ids: &[String; 2]) {
     for id in ids {
-        rig.event(id, |event| match event {
-            Event::Started(_) => Some(()),
-            Event::StartFailed(failed) => panic!("{failed:?}"),
-            _ => None,
-        })
-        .await;
+        has_started(rig, id).await;
     }
     let serve = "import socket\ns = socket.create_server(('0.0.0.0', 5000))\nprint(s.accept()[0].recv(9))";
     rig.execute(&ids[1], "serve", "query", serve, 300).await;
@@ -374,8 +364,7 @@ async fn kernels_outlive_their_agent_and_are_found_again() {
     rig.execute(&kernel, "across", "query", code, 300).await;
     agent.kill();
     // What happens to a container meanwhile is noticed.
-    let host = format!("unix://{}", socket.display());
-    output("docker", &["-H", &host, "rm", "-f", &format!("quarterdeck-{gone}")]);
+    docker(&socket, &["rm", "-f", &format!("quarterdeck-{gone}")]).unwrap();
 
     let options = options(&rig, &socket, "i-docker-restart");
     rig.run(options).await;
