@@ -42,6 +42,9 @@ const FIND: &str = include_str!("find.sh");
 const SHELL: &str = "terminal.sh";
 /// How long the engine's events are waited for anew after they broke off.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often a container is started whose network the swarm doesn't let it into, and what the engine says then.
+const ATTACH_TRIES: usize = 3;
+const NOT_ATTACHED: &str = "attaching to network failed";
 /// A `passwd` is small.
 const PASSWD: usize = 1024 * 1024;
 
@@ -213,12 +216,29 @@ impl DockerContainers {
         if let Err(message) = self.name_user(&created.id).await {
             wanted.log.note(&format!("the kernel's user has no name: {message}"));
         }
-        let started = self.docker.start_container(&created.id, None::<StartContainerOptions>).await;
-        started.map_err(|error| format!("the container can't be started: {}", plain(&error)))?;
+        self.start(&created.id, wanted.log).await?;
         let about = self.inspect(kernel_id).await.map_err(|error| plain(&error))?;
         match about.state.as_ref().and_then(|state| state.running) {
             Some(true) => Ok(about),
             _ => Err("the container ended at once: its image needs a shell at /bin/sh".into()),
+        }
+    }
+
+    /// Starts a container. A swarm whose managers are busy, or elect their leader, lets nobody into a network for a
+    /// while; the engine gives up after 20 seconds.
+    async fn start(&self, container: &str, log: &KernelLog) -> Result<(), String> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let started = self.docker.start_container(container, None::<StartContainerOptions>).await;
+            let message = match started {
+                Ok(()) => return Ok(()),
+                Err(error) => plain(&error),
+            };
+            if tries == ATTACH_TRIES || !message.contains(NOT_ATTACHED) {
+                return Err(format!("the container can't be started: {message}"));
+            }
+            log.note(&format!("once more: {message}"));
         }
     }
 

@@ -39,7 +39,15 @@ impl Source {
             return None;
         }
         let mut buffer = vec![0; CHUNK];
-        match self.pipe.try_read(&mut buffer) {
+        let read = match self.pipe.try_read(&mut buffer) {
+            // The runtime may not have heard yet of what is there, though it has of what came later on another pipe, or
+            // of the program's end: the kernel knows.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                nix::unistd::read(&self.pipe, &mut buffer).map_err(io::Error::from)
+            }
+            read => read,
+        };
+        match read {
             Ok(0) => self.open = false,
             Ok(size) => {
                 buffer.truncate(size);
