@@ -16,6 +16,10 @@ use quarterdeck_native::Drf;
 use quarterdeck_plugin::{Call, ExchangeTimes, Limits, Runtime, RuntimeOptions, builtin, play};
 use serde_json::{Value, json};
 
+/// As in the server's binary.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Sessions and agents.
 const SIZE: (u32, u32) = (10_000, 1_000);
 const REPEATS: usize = 60;

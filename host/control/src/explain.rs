@@ -128,7 +128,8 @@ pub async fn why(
     reference: &str,
     owner_access_key: Option<&str>,
 ) -> Result<Why> {
-    let Found { session, .. } = visible(control, caller, reference, owner_access_key).await?;
+    let found = visible(control, caller, reference, owner_access_key).await?;
+    let session = &found.session;
     let mut why = Why {
         session: session.id,
         name: session.name.clone(),
@@ -183,7 +184,7 @@ async fn visible(
     caller: &Principal,
     reference: &str,
     owner_access_key: Option<&str>,
-) -> Result<Found> {
+) -> Result<Arc<Found>> {
     let owner = scope::resolve_owner(control, caller, owner_access_key).await?;
     match find(control, &owner.access_key, reference, true).await {
         Err(Error::NotFound { .. }) if owner_access_key.is_none() => {}
@@ -200,7 +201,7 @@ async fn visible(
             Err(error) => return Err(error),
         }
     }
-    Ok(Found { session, kernels: Vec::new() })
+    Ok(Arc::new(Found { session, kernels: Vec::new() }))
 }
 
 /// What rounds noted at a session.

@@ -6,6 +6,7 @@
 //! not judged counts as active.
 
 mod access;
+mod report;
 mod samples;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -16,10 +17,10 @@ use parking_lot::Mutex;
 use quarterdeck_model::duration::Duration as Span;
 use quarterdeck_model::policy::{PluginKind, Target};
 use quarterdeck_model::{SessionId, Timestamp};
-use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, RemainingType, Series, State as FindingState, Tick};
+use quarterdeck_plugin::idling::{Access, CheckerTraits, Finding, Series, State as FindingState, Tick};
 use quarterdeck_plugin::{Call, Failure, Isolated, types};
 use quarterdeck_store::idle::{self as rows, Candidate, Report};
-use serde_json::{Map, Value as Json, json};
+use serde_json::Value as Json;
 use tokio_util::sync::CancellationToken;
 
 use crate::Control;
@@ -28,6 +29,8 @@ use crate::policies::{Bound, Broken};
 use crate::shadow::ShownTick;
 
 pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
+pub use report::{report, report_of};
+pub(crate) use report::Reports;
 use samples::{Measured, Samples, measure};
 
 /// A report older than this is not shown any more.
@@ -474,43 +477,6 @@ fn verdicts<'r>(reasons: &[&'r str], found: &[Findings]) -> Vec<(usize, &'r str)
             reasons.iter().zip(found).find(|(_, findings)| idle(findings)).map(|(reason, _)| (row, *reason))
         })
         .collect()
-}
-
-/// What the checkers last said about these sessions, as session information and GraphQL show it: one
-/// entry per checker, in their order.
-///
-/// # Errors
-/// [`Error::Store`].
-pub async fn report(control: &Control, sessions: &[SessionId]) -> Result<HashMap<SessionId, Json>> {
-    let since = control.clock().now().plus_millis(-REPORT_LIFETIME_MS);
-    let reports = rows::reports(&mut control.store().reader(), sessions, since).await?;
-    let checkers: Vec<(String, RemainingType)> =
-        // Somebody only looks: what is broken is counted by the rounds.
-        checkers(control).await?.0.into_iter().map(|c| (c.bound.plugin.info.name.clone(), c.traits.remaining)).collect();
-    let mut by_session: HashMap<SessionId, Vec<Report>> = HashMap::new();
-    for report in reports {
-        by_session.entry(report.session_id).or_default().push(report);
-    }
-    Ok(sessions.iter().map(|id| (*id, document(&checkers, by_session.get(id).map_or(&[], Vec::as_slice)))).collect())
-}
-
-fn document(checkers: &[(String, RemainingType)], reports: &[Report]) -> Json {
-    let mut out = Map::new();
-    for (name, kind) in checkers {
-        let report = reports.iter().find(|r| r.checker == *name);
-        let remaining = match report.and_then(|r| r.remaining) {
-            None => Json::Null,
-            Some(left) if left < 0.0 => json!(-1),
-            Some(left) => json!(left),
-        };
-        let kind = match kind {
-            RemainingType::ExpireAfter => "expire_after",
-            RemainingType::GracePeriod => "grace_period",
-        };
-        let extra = report.and_then(|r| r.extra.clone()).unwrap_or(Json::Null);
-        out.insert(name.clone(), json!({"remaining": remaining, "remaining_time_type": kind, "extra": extra}));
-    }
-    Json::Object(out)
 }
 
 #[cfg(test)]

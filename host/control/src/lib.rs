@@ -29,6 +29,7 @@ pub mod dry_run;
 pub mod enqueue;
 mod error;
 pub mod explain;
+mod gather;
 mod guesses;
 pub mod health;
 mod hex;
@@ -213,6 +214,8 @@ pub(crate) struct Inner {
     policies: policies::Policies,
     identity: identity::IdentityCache,
     guesses: guesses::Guesses,
+    sought: sessions::Sought,
+    idle_reports: idle::Reports,
     config: Arc<config::ConfigCache>,
     live: agents::Live,
     others: news::Others,
@@ -304,6 +307,8 @@ impl Control {
         let inner = Arc::new(Inner {
             identity: identity::IdentityCache::new(store.clone()),
             guesses: guesses::Guesses::default(),
+            sought: sessions::Sought::default(),
+            idle_reports: idle::Reports::default(),
             calls: calls::Calls::new(settings.agent_calls),
             orders: orders::Orders::default(),
             listeners: listeners::Listeners::default(),

@@ -1,5 +1,7 @@
 //! Sessions: reading, enqueueing, and what isn't a change of status (that is [`crate::work`]).
 
+mod find;
+
 use quarterdeck_model::dotfile::Dotfile;
 use quarterdeck_model::vfolder::FolderMount;
 use quarterdeck_model::{
@@ -12,6 +14,8 @@ use crate::error::Result;
 use crate::kernels::NewKernel;
 use crate::sql::{Row, Sql, Stmt};
 use crate::{dotfiles, endpoints, events, history, kernels, set};
+
+pub use find::{find, find_live};
 
 /// A session.
 #[derive(Clone, Debug)]
@@ -330,37 +334,6 @@ pub async fn get_many<S: Sql>(sql: &mut S, ids: &[SessionId]) -> Result<Vec<Sess
 pub async fn status<S: Sql>(sql: &mut S, id: SessionId) -> Result<Option<SessionStatus>> {
     let row = sql.fetch_optional(Stmt::new("SELECT status FROM sessions WHERE id = $1").bind(id.to_string())).await?;
     row.map(|row| row.parse("status")).transpose()
-}
-
-/// Sessions of a key pair that a reference means: by id if it is one, else by name; newest first, at most ten.
-pub async fn find<S: Sql>(
-    sql: &mut S,
-    access_key: &AccessKey,
-    reference: &str,
-    with_dead: bool,
-) -> Result<Vec<SessionRow>> {
-    let dead = if with_dead { "" } else { "AND status NOT IN ('TERMINATED', 'CANCELLED')" };
-    let order = "ORDER BY created_at DESC, id LIMIT 10";
-    if let Ok(id) = reference.parse::<SessionId>() {
-        let rows = sql
-            .fetch_all(
-                Stmt::assembled(format!("SELECT * FROM sessions WHERE id = $1 AND access_key = $2 {dead} {order}"))
-                    .bind(id.to_string())
-                    .bind(access_key.as_str()),
-            )
-            .await?;
-        if !rows.is_empty() {
-            return rows.iter().map(SessionRow::from_row).collect();
-        }
-    }
-    let rows = sql
-        .fetch_all(
-            Stmt::assembled(format!("SELECT * FROM sessions WHERE name = $1 AND access_key = $2 {dead} {order}"))
-                .bind(set::clean(reference).into_owned())
-                .bind(access_key.as_str()),
-        )
-        .await?;
-    rows.iter().map(SessionRow::from_row).collect()
 }
 
 /// Sessions in one of these statuses whose turn has come, oldest change first. Those of `under_way` are left out: however

@@ -296,6 +296,25 @@ async fn names_of_live_sessions_are_unique_and_dead_ones_are_not() {
         assert_eq!(live.iter().map(|s| s.id).collect::<Vec<_>>(), [third.id]);
         let by_id = sessions::find(&mut reader, &first.access_key, &first.id.to_string(), true).await.unwrap();
         assert_eq!((by_id.len(), by_id[0].id), (1, first.id));
+
+        // Somebody named a session like another one's id: an id comes first.
+        let mut named = NewSession { name: third.id.to_string(), ..new_session(&mut Dice(5), 3) };
+        named.access_key = first.access_key.clone();
+        let mut tx = db.store.begin().await.unwrap();
+        sessions::enqueue(&mut tx, std::slice::from_ref(&named)).await.unwrap();
+        tx.commit().await.unwrap();
+        let references = [first.name.clone(), third.id.to_string(), named.id.to_string(), first.id.to_string(), "\0'".into()];
+        let wanted: Vec<_> = references.into_iter().map(|reference| (first.access_key.clone(), reference)).collect();
+        let meant = [Some(third.id), Some(third.id), Some(named.id), None, None];
+        let foreign = ("AK1".into(), first.name.clone());
+        let together = sessions::find_live(&mut reader, &[&wanted[..], std::slice::from_ref(&foreign)].concat()).await;
+        let together = together.unwrap();
+        assert_eq!(wanted.iter().map(|key| together.get(key).map(|row| row.id)).collect::<Vec<_>>(), meant);
+        assert!(!together.contains_key(&foreign));
+        for (wanted, meant) in wanted.iter().zip(meant) {
+            let alone = sessions::find_live(&mut reader, std::slice::from_ref(wanted)).await.unwrap();
+            assert_eq!(alone.get(wanted).map(|row| row.id), meant);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use quarterdeck_plugin::idling::{Access, Finding, RemainingType, State, Tick};
 use quarterdeck_plugin::{Call, Plugin, types};
 use serde_json::{Value as Json, json};
 
+use super::report::document;
 use super::*;
 
 fn vectors(kind: &str) -> Vec<Json> {

@@ -34,8 +34,8 @@ pub async fn destroy(
     let owner = scope::resolve_owner(control, caller, owner_access_key).await?;
     let reason = if forced { "force-terminated" } else { "user-requested" };
     if !recursive {
-        let session = super::find(control, &owner.access_key, reference, false).await?.session;
-        return Ok(json!({ "stats": one(control, session.id, reason, forced).await? }));
+        let id = super::find(control, &owner.access_key, reference, false).await?.session.id;
+        return Ok(json!({ "stats": one(control, id, reason, forced).await? }));
     }
     let root = find_strictly(control, &owner.access_key, reference, false).await?;
     let mut ids = sessions::dependents(&mut control.store().reader(), root.id).await?;

@@ -29,7 +29,7 @@ pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Res
         }
     }
     let text = |text: Option<&str>| text.unwrap_or("None").to_owned();
-    let idle_checks = idle::report(control, &[session.id]).await?.remove(&session.id).unwrap_or_else(|| json!({}));
+    let idle_checks = idle::report_of(control, session.id).await?;
     Ok(json!({
         "domainName": session.domain_name,
         "groupId": session.project_id,

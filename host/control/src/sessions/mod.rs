@@ -10,15 +10,19 @@ mod restart;
 mod services;
 mod streams;
 
-use quarterdeck_model::{AccessKey, KernelRole, SessionStatus};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quarterdeck_model::{AccessKey, KernelRole, SessionId, SessionStatus};
 use quarterdeck_rpc::AgentHandle;
 use quarterdeck_store::kernels::KernelRow;
 use quarterdeck_store::sessions::SessionRow;
-use quarterdeck_store::{Violation, agents, kernels, sessions};
+use quarterdeck_store::{Store, Violation, agents, kernels, sessions};
 use serde_json::{Value, json};
 
 use crate::agents::call_error;
 use crate::error::{Error, Result, SessionMatch};
+use crate::gather::Gather;
 use crate::principal::Principal;
 use crate::{AgentOperation, Control};
 
@@ -65,15 +69,47 @@ pub(crate) fn no_such_session(reference: &str) -> Error {
 ///
 /// # Errors
 /// [`Error::NotFound`].
-pub async fn find(control: &Control, owner: &AccessKey, reference: &str, with_dead: bool) -> Result<Found> {
-    let mut reader = control.store().reader();
-    let mut rows = sessions::find(&mut reader, owner, reference, with_dead).await?;
-    if rows.is_empty() {
-        return Err(no_such_session(reference));
+pub async fn find(control: &Control, owner: &AccessKey, reference: &str, with_dead: bool) -> Result<Arc<Found>> {
+    let found = match with_dead {
+        false => {
+            let store = control.store().clone();
+            let load = move |wanted| find_live(store.clone(), wanted);
+            control.inner.sought.get((owner.clone(), reference.to_owned()), load).await?
+        }
+        true => {
+            let mut reader = control.store().reader();
+            match sessions::find(&mut reader, owner, reference, true).await?.into_iter().next() {
+                None => None,
+                Some(session) => {
+                    let kernels = kernels::of_sessions(&mut reader, &[session.id]).await?;
+                    Some(Arc::new(Found { session, kernels }))
+                }
+            }
+        }
+    };
+    found.ok_or_else(|| no_such_session(reference))
+}
+
+/// What is sought: key pairs, and the references that they mean their sessions by.
+pub(crate) type Sought = Gather<(AccessKey, String), Arc<Found>>;
+
+async fn find_live(
+    store: Store,
+    wanted: Vec<(AccessKey, String)>,
+) -> Result<HashMap<(AccessKey, String), Arc<Found>>> {
+    let mut reader = store.reader();
+    let found = sessions::find_live(&mut reader, &wanted).await?;
+    let ids: Vec<SessionId> = found.values().map(|session| session.id).collect();
+    let mut kernels: HashMap<SessionId, Vec<KernelRow>> = HashMap::new();
+    for kernel in kernels::of_sessions(&mut reader, &ids).await? {
+        kernels.entry(kernel.session_id).or_default().push(kernel);
     }
-    let session = rows.swap_remove(0);
-    let kernels = kernels::of_sessions(&mut reader, &[session.id]).await?;
-    Ok(Found { session, kernels })
+    // A session may be meant in two ways: each has its kernels.
+    let of = |session: &SessionRow| kernels.get(&session.id).cloned().unwrap_or_default();
+    Ok(found
+        .into_iter()
+        .map(|(wanted, session)| (wanted, Arc::new(Found { kernels: of(&session), session })))
+        .collect())
 }
 
 /// As [`find`], but several matches are an error.
@@ -169,7 +205,7 @@ async fn main_kernel(
     control: &Control,
     caller: &Principal,
     reference: &str,
-) -> Result<(Found, KernelRow, AgentHandle)> {
+) -> Result<(Arc<Found>, KernelRow, AgentHandle)> {
     let found = find(control, &caller.access_key, reference, false).await?;
     let kernel = found.main()?.clone();
     let agent = agent_of(control, &kernel, AgentOperation::Execute).await?;
