@@ -17,7 +17,7 @@ use std::ptr::null_mut;
 /// Sizes are multiples of it, and blocks are aligned to it.
 const GRAIN: usize = 16;
 /// Larger blocks are the target's business.
-const LARGEST: usize = 1024;
+const LARGEST: usize = 2048;
 /// What is asked of the target at a time, in bytes.
 const CHUNK: usize = 32 << 10;
 const CHUNK_LAYOUT: Layout = match Layout::from_size_align(CHUNK, GRAIN) {

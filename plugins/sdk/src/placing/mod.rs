@@ -318,36 +318,41 @@ impl<T: Turns, C: Choice> Line<T, C> {
                 let agent = choose(&self.round, &mut self.choice, architecture, session.requested(), pinned, true)?;
                 Ok(session.on(agent))
             }
-            ClusterMode::MultiNode => {
-                // The kernels share what is left, so each is booked before the next one is placed; all of it is undone
-                // afterwards, because only the host's verdict makes it true.
-                let rows = session.kernel_rows();
-                let mut agents = Vec::with_capacity(rows.len());
-                let mut lack = None;
-                for row in rows.clone() {
-                    let kernel = self.round.kernel(row);
-                    let (architecture, pinned) = (kernel.architecture(), kernel.agent());
-                    match choose(&self.round, &mut self.choice, architecture, kernel.requested(), pinned, false) {
-                        Ok(agent) => {
-                            self.round.occupy_kernel(row, agent);
-                            self.choice.changed(&self.round, agent);
-                            agents.push(agent);
-                        }
-                        Err(found) => {
-                            lack = Some(found);
-                            break;
-                        }
-                    }
+            ClusterMode::MultiNode => self.place_across(row),
+        }
+    }
+
+    /// As [`Line::place`], for a session whose kernels may go to different agents. Apart, since it is rare and long.
+    #[inline(never)]
+    fn place_across(&mut self, row: usize) -> Result<Placement, Lack> {
+        let session = self.round.pending_session(row);
+        // The kernels share what is left, so each is booked before the next one is placed; all of it is undone
+        // afterwards, because only the host's verdict makes it true.
+        let rows = session.kernel_rows();
+        let mut agents = Vec::with_capacity(rows.len());
+        let mut lack = None;
+        for row in rows.clone() {
+            let kernel = self.round.kernel(row);
+            let (architecture, pinned) = (kernel.architecture(), kernel.agent());
+            match choose(&self.round, &mut self.choice, architecture, kernel.requested(), pinned, false) {
+                Ok(agent) => {
+                    self.round.occupy_kernel(row, agent);
+                    self.choice.changed(&self.round, agent);
+                    agents.push(agent);
                 }
-                for (row, agent) in rows.zip(&agents) {
-                    self.round.release_kernel(row, *agent);
-                    self.choice.changed(&self.round, *agent);
-                }
-                match lack {
-                    Some(lack) => Err(lack),
-                    None => Ok(self.round.pending_session(row).across(agents)),
+                Err(found) => {
+                    lack = Some(found);
+                    break;
                 }
             }
+        }
+        for (row, agent) in rows.zip(&agents) {
+            self.round.release_kernel(row, *agent);
+            self.choice.changed(&self.round, *agent);
+        }
+        match lack {
+            Some(lack) => Err(lack),
+            None => Ok(self.round.pending_session(row).across(agents)),
         }
     }
 }

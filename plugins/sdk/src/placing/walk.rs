@@ -154,6 +154,20 @@ impl Walk {
         if let Some(agent) = shape.and_then(|shape| self.known(&self.paths[shape], occupied, requested)) {
             return Ok(agent);
         }
+        self.walk(shape, occupied, architecture, requested, lasting)
+    }
+
+    /// What is done literally, for few requests of a round. Apart: with it in one function, compiled code keeps most of
+    /// what [`Walk::choose`] works with in memory instead of registers.
+    #[inline(never)]
+    fn walk(
+        &mut self,
+        shape: Option<usize>,
+        occupied: &[u64],
+        architecture: u32,
+        requested: &[u64],
+        lasting: bool,
+    ) -> Result<usize, Nothing> {
         let mut path =
             shape.filter(|_| lasting).map(|shape| std::mem::take(&mut self.paths[shape])).unwrap_or_default();
         path.clear();
@@ -237,6 +251,7 @@ impl Walk {
         Some(shape)
     }
 
+    #[inline(never)]
     fn searched_shape(&mut self, architecture: u32, requested: &[u64]) -> Option<usize> {
         if self.shapes.len() <= architecture as usize {
             self.shapes.resize(architecture as usize + 1, BTreeMap::new());
