@@ -132,6 +132,27 @@ pub fn docker(socket: &Path, args: &[&str]) -> anyhow::Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Tries with the engine's own client whether containers with that image find each other on an overlay network, by name.
+/// That takes a swarm whose ports are its own, and a kernel that has such networks.
+///
+/// # Errors
+/// Why they don't.
+pub fn try_overlay(socket: &Path, image: &str) -> anyhow::Result<()> {
+    let name = format!("quarterdeck-trial-{}", std::process::id());
+    let sleep = "import time; time.sleep(120)";
+    let find = format!(
+        "import socket, time\nend = time.time() + 20\nwhile True:\n    try:\n        socket.gethostbyname('{name}')\n        \
+         break\n    except OSError:\n        if time.time() > end: raise\n        time.sleep(0.1)"
+    );
+    let tried = docker(socket, &["network", "create", "--driver", "overlay", "--attachable", &name])
+        .and_then(|_| docker(socket, &["run", "--detach", "--name", &name, "--network", &name, image, "python3", "-c", sleep]))
+        .and_then(|_| docker(socket, &["run", "--rm", "--network", &name, image, "python3", "-c", &find]));
+    // Whatever was made goes.
+    let _ = docker(socket, &["rm", "--force", &name]);
+    let _ = docker(socket, &["network", "rm", &name]);
+    tried.map(drop)
+}
+
 /// Makes an image with Python and a shell, under each of these names, unless it is there already.
 ///
 /// # Errors

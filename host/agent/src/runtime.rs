@@ -24,6 +24,8 @@ pub struct SessionSpec {
     pub cluster_mode: String,
     /// How many kernels the session has.
     pub cluster_size: u32,
+    /// Whether all of them were asked for together: none is on another node.
+    pub all_here: bool,
     /// The access key of its owner.
     pub access_key: String,
 }
@@ -37,6 +39,7 @@ impl SessionSpec {
             session_type: request.session_type,
             cluster_mode: request.cluster_mode,
             cluster_size: request.cluster_size,
+            all_here: request.kernels.len() as u64 >= u64::from(request.cluster_size),
             access_key: request.access_key,
         };
         (session, request.kernels)

@@ -28,7 +28,7 @@ impl Networks {
 
     /// The name of the network that a kernel of the session is in; it is made when it isn't there.
     pub(super) async fn enter(&self, docker: &Docker, facts: &Facts, session: &SessionSpec) -> Result<String, String> {
-        let spans_nodes = session.cluster_mode == "multi-node" && session.cluster_size > 1;
+        let spans_nodes = session.cluster_mode == "multi-node" && !session.all_here;
         match self.kind {
             ContainerNetwork::None if session.cluster_size <= 1 => return Ok("none".into()),
             ContainerNetwork::Host => return Ok("host".into()),
