@@ -145,7 +145,9 @@ pub fn try_overlay(socket: &Path, image: &str) -> anyhow::Result<()> {
          break\n    except OSError:\n        if time.time() > end: raise\n        time.sleep(0.1)"
     );
     let tried = docker(socket, &["network", "create", "--driver", "overlay", "--attachable", &name])
-        .and_then(|_| docker(socket, &["run", "--detach", "--name", &name, "--network", &name, image, "python3", "-c", sleep]))
+        .and_then(|_| {
+            docker(socket, &["run", "--detach", "--name", &name, "--network", &name, image, "python3", "-c", sleep])
+        })
         .and_then(|_| docker(socket, &["run", "--rm", "--network", &name, image, "python3", "-c", &find]));
     // Whatever was made goes.
     let _ = docker(socket, &["rm", "--force", &name]);

@@ -29,8 +29,7 @@ use crate::policies::{Bound, Broken};
 use crate::shadow::ShownTick;
 
 pub use access::{AccessEvent, lifetime_ms as access_lifetime_ms, note};
-pub use report::{report, report_of};
-pub(crate) use report::Reports;
+pub use report::report;
 use samples::{Measured, Samples, measure};
 
 /// A report older than this is not shown any more.

@@ -303,7 +303,8 @@ async fn names_of_live_sessions_are_unique_and_dead_ones_are_not() {
         let mut tx = db.store.begin().await.unwrap();
         sessions::enqueue(&mut tx, std::slice::from_ref(&named)).await.unwrap();
         tx.commit().await.unwrap();
-        let references = [first.name.clone(), third.id.to_string(), named.id.to_string(), first.id.to_string(), "\0'".into()];
+        let references =
+            [first.name.clone(), third.id.to_string(), named.id.to_string(), first.id.to_string(), "\0'".into()];
         let wanted: Vec<_> = references.into_iter().map(|reference| (first.access_key.clone(), reference)).collect();
         let meant = [Some(third.id), Some(third.id), Some(named.id), None, None];
         let foreign = ("AK1".into(), first.name.clone());

@@ -10,7 +10,6 @@ use serde_json::{Map, Value as Json, json};
 use super::{REPORT_LIFETIME_MS, checkers};
 use crate::Control;
 use crate::error::Result;
-use crate::gather::Gather;
 
 /// What the checkers last said about these sessions, as session information and GraphQL show it: one
 /// entry per checker, in their order.
@@ -29,22 +28,6 @@ pub async fn report(control: &Control, sessions: &[SessionId]) -> Result<HashMap
     }
     Ok(sessions.iter().map(|id| (*id, document(&checkers, by_session.get(id).map_or(&[], Vec::as_slice)))).collect())
 }
-
-/// [`report`] on one session, for callers that ask for many at the same time.
-///
-/// # Errors
-/// [`crate::Error::Store`].
-pub async fn report_of(control: &Control, session: SessionId) -> Result<Json> {
-    let host = control.clone();
-    let load = move |sessions: Vec<SessionId>| {
-        let host = host.clone();
-        async move { report(&host, &sessions).await }
-    };
-    Ok(control.inner.idle_reports.get(session, load).await?.unwrap_or_else(|| json!({})))
-}
-
-/// Reports that are asked for.
-pub(crate) type Reports = Gather<SessionId, Json>;
 
 pub(super) fn document(checkers: &[(String, RemainingType)], reports: &[Report]) -> Json {
     let mut out = Map::new();

@@ -1,11 +1,16 @@
 //! What is told about one session.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use quarterdeck_model::SessionId;
 use quarterdeck_store::{kernels, sessions};
 use serde_json::{Map, Value, json};
 
-use super::find;
+use super::{Found, Wanted, find, find_live, no_such_session};
 use crate::Control;
 use crate::error::Result;
+use crate::gather::Gather;
 use crate::idle;
 use crate::principal::Principal;
 
@@ -14,7 +19,13 @@ use crate::principal::Principal;
 /// # Errors
 /// [`crate::Error::NotFound`].
 pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Result<Value> {
-    let found = find(control, &caller.access_key, reference, false).await?;
+    let host = control.clone();
+    let load = move |wanted: Vec<Wanted>| {
+        let host = host.clone();
+        async move { with_reports(&host, &wanted).await }
+    };
+    let asked = control.inner.asked_about.get((caller.access_key.clone(), reference.to_owned()), load).await?;
+    let (found, idle_checks) = asked.ok_or_else(|| no_such_session(reference))?;
     let main = found.main()?;
     let session = &found.session;
     let now = control.clock().now();
@@ -29,7 +40,6 @@ pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Res
         }
     }
     let text = |text: Option<&str>| text.unwrap_or("None").to_owned();
-    let idle_checks = idle::report_of(control, session.id).await?;
     Ok(json!({
         "domainName": session.domain_name,
         "groupId": session.project_id,
@@ -54,9 +64,27 @@ pub async fn info(control: &Control, caller: &Principal, reference: &str) -> Res
         "terminationTime": session.terminated_at.map(|at| at.spaced()),
         "numQueriesExecuted": session.num_queries,
         "lastStat": usage(control, &found.kernels),
-        "idleChecks": idle_checks,
+        "idleChecks": *idle_checks,
         "runtimeInfo": main.runtime_info,
     }))
+}
+
+/// Sessions that somebody asks about, with what idle checkers say of them.
+pub(crate) type AskedAbout = Gather<Wanted, (Arc<Found>, Arc<Value>)>;
+
+async fn with_reports(control: &Control, wanted: &[Wanted]) -> Result<HashMap<Wanted, (Arc<Found>, Arc<Value>)>> {
+    let found = find_live(control.store(), wanted).await?;
+    let ids: Vec<SessionId> = found.values().map(|found| found.session.id).collect();
+    let reports: HashMap<SessionId, Arc<Value>> =
+        idle::report(control, &ids).await?.into_iter().map(|(id, report)| (id, Arc::new(report))).collect();
+    let of = |found: &Found| reports.get(&found.session.id).cloned().unwrap_or_else(|| Arc::new(json!({})));
+    Ok(found
+        .into_iter()
+        .map(|(wanted, found)| {
+            let report = of(&found);
+            (wanted, (found, report))
+        })
+        .collect())
 }
 
 /// When the session entered which status: lower-case status → ISO 8601 instant.

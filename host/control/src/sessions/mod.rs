@@ -31,6 +31,7 @@ pub use destroy::destroy;
 pub(crate) use destroy::wait_for;
 pub use execute::{complete, execute, execute_within, interrupt, logs};
 pub use files::{Download, MAX_ARCHIVES, MAX_FILE, MAX_FILES, UserFile, download, download_single, list_files, upload};
+pub(crate) use info::AskedAbout;
 pub use info::{info, status_history};
 pub use quarterdeck_rpc::{CallError, TerminalInput, TerminalOutput};
 pub use restart::restart;
@@ -73,7 +74,10 @@ pub async fn find(control: &Control, owner: &AccessKey, reference: &str, with_de
     let found = match with_dead {
         false => {
             let store = control.store().clone();
-            let load = move |wanted| find_live(store.clone(), wanted);
+            let load = move |wanted: Vec<Wanted>| {
+                let store = store.clone();
+                async move { find_live(&store, &wanted).await }
+            };
             control.inner.sought.get((owner.clone(), reference.to_owned()), load).await?
         }
         true => {
@@ -90,15 +94,16 @@ pub async fn find(control: &Control, owner: &AccessKey, reference: &str, with_de
     found.ok_or_else(|| no_such_session(reference))
 }
 
-/// What is sought: key pairs, and the references that they mean their sessions by.
-pub(crate) type Sought = Gather<(AccessKey, String), Arc<Found>>;
+/// A key pair, and what it means one of its sessions by.
+type Wanted = (AccessKey, String);
 
-async fn find_live(
-    store: Store,
-    wanted: Vec<(AccessKey, String)>,
-) -> Result<HashMap<(AccessKey, String), Arc<Found>>> {
+/// Sessions that are sought.
+pub(crate) type Sought = Gather<Wanted, Arc<Found>>;
+
+/// The live ones among the sessions that are meant.
+async fn find_live(store: &Store, wanted: &[Wanted]) -> Result<HashMap<Wanted, Arc<Found>>> {
     let mut reader = store.reader();
-    let found = sessions::find_live(&mut reader, &wanted).await?;
+    let found = sessions::find_live(&mut reader, wanted).await?;
     let ids: Vec<SessionId> = found.values().map(|session| session.id).collect();
     let mut kernels: HashMap<SessionId, Vec<KernelRow>> = HashMap::new();
     for kernel in kernels::of_sessions(&mut reader, &ids).await? {
