@@ -147,7 +147,7 @@ pub async fn why(
         last_round: None,
     };
     if session.status != SessionStatus::Pending {
-        why.reasons.push(not_pending(&session));
+        why.reasons.push(not_pending(session));
         why.summary = sentence(&why);
         return Ok(why);
     }

@@ -1,6 +1,7 @@
 //! Resource presets: administration, and what a caller could start with them now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use quarterdeck_model::slots::{self, Quantity, SlotMap, SlotTypes};
 use quarterdeck_model::{DefaultForUnspecified, size};
@@ -12,6 +13,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::Control;
 use crate::config::is_true;
 use crate::error::{Error, Result};
+use crate::gather::Gather;
 use crate::principal::Principal;
 use crate::scaling_groups;
 use crate::scope::superadmin_changes;
@@ -115,13 +117,21 @@ fn preset_json(row: &PresetRow, slots: &SlotMap) -> Map<String, Json> {
     out
 }
 
+/// Presets that somebody asks for.
+pub(crate) type Listed = Gather<(), Arc<Vec<PresetRow>>>;
+
 /// All presets, as clients read them.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub async fn list(control: &Control) -> Result<Json> {
     let types = control.config_tree().slot_types();
-    let rows = presets::list(&mut control.store().reader()).await?;
+    let store = control.store().clone();
+    let load = move |_| {
+        let store = store.clone();
+        async move { Ok(HashMap::from([((), Arc::new(presets::list(&mut store.reader()).await?))])) }
+    };
+    let rows = control.inner.listed_presets.get((), load).await?.unwrap_or_default();
     let all = rows.iter().map(|row| Ok(Json::Object(preset_json(row, &preset_slots(row, &types)?))));
     Ok(json!({"presets": all.collect::<Result<Vec<_>>>()?}))
 }
