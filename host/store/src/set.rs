@@ -9,7 +9,8 @@ pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> S
         Dialect::Sqlite => {
             let list: Vec<_> =
                 columns.iter().map(|(name, _)| format!("json_extract(value, '$.{name}') AS \"{name}\"")).collect();
-            format!("(SELECT {} FROM json_each({param})) AS x", list.join(", "))
+            // In the binary form: as text, each element would be written out, and read again for each of its columns.
+            format!("(SELECT {} FROM jsonb_each({param})) AS x", list.join(", "))
         }
         Dialect::Postgres => {
             let list: Vec<_> = columns.iter().map(|(name, ty)| format!("\"{name}\" {ty}")).collect();

@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the tree usually is.
-const TREE: &str = "/sys/fs/cgroup";
+/// What is mounted where, as this process sees it.
+const MOUNTS: &str = "/proc/self/mounts";
 /// What the agent wants to control; it takes what there is.
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
 /// The period of the processor's limit, in microseconds.
@@ -52,17 +52,15 @@ pub(crate) struct Used {
 impl ControlGroups {
     /// Finds (and arranges) a part of the tree for an agent's kernels, or tells what is missing.
     pub(crate) fn find(agent_id: &str) -> Result<Self, String> {
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("the system has no control groups 2")?;
-        Self::at(Path::new(TREE), own, agent_id, std::process::id())
+        let (tree, own) = place()?;
+        Self::at(&tree, &own, agent_id, std::process::id())
     }
 
     /// Which controllers an agent started here could use, without arranging anything; else what is missing.
     pub(crate) fn offered() -> Result<Vec<String>, String> {
-        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| error.to_string())?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or("the system has no control groups 2")?;
-        let base = Path::new(TREE).join(own.trim_start_matches('/'));
-        let controllers = controllers(Path::new(TREE), &base)?;
+        let (tree, own) = place()?;
+        let base = tree.join(own.trim_start_matches('/'));
+        let controllers = controllers(&tree, &base)?;
         let control = base.join("cgroup.subtree_control");
         match nix::unistd::access(&control, nix::unistd::AccessFlags::W_OK) {
             Ok(()) => Ok(controllers),
@@ -125,6 +123,24 @@ impl ControlGroups {
         }
         Ok(group)
     }
+}
+
+/// Where the tree is mounted, and which group of it this process is in.
+fn place() -> Result<(PathBuf, String), String> {
+    const NONE: &str = "the system has no control groups 2";
+    let read = |path: &str| fs::read_to_string(path).map_err(|error| format!("{path} can't be read: {error}"));
+    let own = read("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::")).ok_or(NONE)?;
+    Ok((mounted(&read(MOUNTS)?).ok_or(NONE)?, own.to_owned()))
+}
+
+/// The first tree among mounts. Systems that have both versions mount this one beside the others of the first.
+fn mounted(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (at, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(at))
+    })
 }
 
 fn controllers(tree: &Path, base: &Path) -> Result<Vec<String>, String> {
@@ -255,6 +271,14 @@ mod tests {
             out_of_memory: 2,
         };
         assert_eq!(group.used(), wanted);
+    }
+
+    #[test]
+    fn the_tree_is_where_it_is_mounted() {
+        let old = "proc /proc proc rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
+        assert_eq!(mounted(old), None);
+        let both = format!("{old}cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n");
+        assert_eq!(mounted(&both), Some(PathBuf::from("/sys/fs/cgroup/unified")));
     }
 
     #[test]

@@ -17,6 +17,11 @@ use crate::error::Result;
 use crate::occupancy::{self, Scope};
 use crate::sql::{Sql, Stmt, Tx};
 
+/// The condition that rows of `sessions` which are looked up by id are still pending, said so that no index on it comes
+/// into question: PostgreSQL takes the pending sessions of a new table for few, and would rather go through all of them and
+/// compare each with each id.
+const STILL_PENDING: &str = "COALESCE(sessions.status, '') = 'PENDING'";
+
 /// What a round decided. Amounts are in the order of `slots`.
 #[derive(Clone, Debug)]
 pub struct Commit {
@@ -204,8 +209,8 @@ async fn lock_pending(tx: &mut Tx, round: &Commit) -> Result<Locked> {
     if ids.is_empty() {
         return Ok(locked);
     }
-    let stmt = Stmt::among("SELECT id, callback_url FROM sessions WHERE id IN {list} AND status = 'PENDING'", ids)
-        .on_postgres("ORDER BY id COLLATE \"C\" FOR UPDATE");
+    let sql = format!("SELECT id, callback_url FROM sessions WHERE id IN {{list}} AND {STILL_PENDING}");
+    let stmt = Stmt::among(&sql, ids).on_postgres("ORDER BY id COLLATE \"C\" FOR UPDATE");
     for row in tx.fetch_all(stmt).await? {
         let id = row.parse("id")?;
         locked.pending.insert(id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use quarterdeck_model::{AccessKey, AgentId, KernelId, SessionId, Timestamp};
 use serde_json::{Value as Json, json};
 
-use super::{Account, Cancelled, Commit, Holder, Placed, Record, holders};
+use super::{Account, Cancelled, Commit, Holder, Placed, Record, STILL_PENDING, holders};
 use crate::error::{Error, Result};
 use crate::events::{self, NewEvent};
 use crate::history::{self, Entry};
@@ -38,7 +38,7 @@ pub(super) async fn place(tx: &mut Tx, round: &Commit, placed: &[&Placed]) -> Re
     let dialect = tx.dialect();
     let stmt = Stmt::assembled(format!(
         "UPDATE sessions SET status = 'SCHEDULED', status_info = 'scheduled', status_data = '{{}}', status_changed = $2,
-                status_history = {} WHERE id {} AND status = 'PENDING'",
+                status_history = {} WHERE id {} AND {STILL_PENDING}",
         history_sql(dialect, "SCHEDULED", "$3"),
         set::among(dialect, "$1")
     ));
@@ -145,7 +145,7 @@ pub(super) async fn record(tx: &mut Tx, records: &[&Record]) -> Result<()> {
     let sessions =
         records.iter().map(|r| json!({"i": r.id, "r": r.status_info, "d": r.status_data.to_string()})).collect();
     let stmt = Stmt::assembled(format!(
-        "UPDATE sessions SET status_info = x.r, status_data = x.d FROM {} WHERE sessions.id = x.i AND sessions.status = 'PENDING'",
+        "UPDATE sessions SET status_info = x.r, status_data = x.d FROM {} WHERE sessions.id = x.i AND {STILL_PENDING}",
         set::rows(tx.dialect(), "$1", &columns)
     ));
     tx.execute(stmt.bind(cleaned(sessions))).await?;
@@ -181,7 +181,7 @@ pub(super) async fn cancel(tx: &mut Tx, at: Timestamp, cancelled: &[&Cancelled])
     let stmt = Stmt::assembled(format!(
         "UPDATE sessions SET status = 'CANCELLED', status_info = x.r, status_data = COALESCE(x.d, sessions.status_data),
                 status_changed = $2, terminated_at = $2, status_history = {}
-         FROM {} WHERE sessions.id = x.i AND sessions.status = 'PENDING'",
+         FROM {} WHERE sessions.id = x.i AND {STILL_PENDING}",
         history_sql(tx.dialect(), "CANCELLED", "$3"),
         set::rows(tx.dialect(), "$1", &columns)
     ));
