@@ -14,7 +14,8 @@ pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> S
         }
         Dialect::Postgres => {
             let list: Vec<_> = columns.iter().map(|(name, ty)| format!("\"{name}\" {ty}")).collect();
-            format!("jsonb_to_recordset(CAST({param} AS jsonb)) AS x({})", list.join(", "))
+            // As text: it is read once, from its beginning to its end, which the binary form only makes longer.
+            format!("json_to_recordset(CAST({param} AS json)) AS x({})", list.join(", "))
         }
     }
 }
@@ -24,7 +25,7 @@ pub(crate) fn rows(dialect: Dialect, param: &str, columns: &[(&str, &str)]) -> S
 pub(crate) fn texts(dialect: Dialect, param: &str) -> String {
     match dialect {
         Dialect::Sqlite => format!("(SELECT value FROM json_each({param}))"),
-        Dialect::Postgres => format!("(SELECT jsonb_array_elements_text(CAST({param} AS jsonb)))"),
+        Dialect::Postgres => format!("(SELECT json_array_elements_text(CAST({param} AS json)))"),
     }
 }
 

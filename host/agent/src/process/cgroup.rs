@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// What is mounted where, as this process sees it.
@@ -50,10 +51,10 @@ pub(crate) struct Used {
 }
 
 impl ControlGroups {
-    /// Finds (and arranges) a part of the tree for an agent's kernels, or tells what is missing.
-    pub(crate) fn find(agent_id: &str) -> Result<Self, String> {
+    /// Finds (and arranges) a part of the tree for the kernels of the agent with this home, or tells what is missing.
+    pub(crate) fn find(home: &Path) -> Result<Self, String> {
         let (tree, own) = place()?;
-        Self::at(&tree, &own, agent_id, std::process::id())
+        Self::at(&tree, &own, &name_of(home)?, std::process::id())
     }
 
     /// Which controllers an agent started here could use, without arranging anything; else what is missing.
@@ -68,8 +69,8 @@ impl ControlGroups {
         }
     }
 
-    /// As [`ControlGroups::find`], in a given tree, for a process in the group `own` of it.
-    fn at(tree: &Path, own: &str, agent_id: &str, pid: u32) -> Result<Self, String> {
+    /// As [`ControlGroups::find`], in a given tree, for a process in the group `own` of it. `name`: of the agent's part.
+    fn at(tree: &Path, own: &str, name: &str, pid: u32) -> Result<Self, String> {
         let base = tree.join(own.trim_start_matches('/'));
         let controllers = controllers(tree, &base)?;
         let denied = |what: &'static str| {
@@ -84,7 +85,7 @@ impl ControlGroups {
         }
         let wanted: String = controllers.iter().map(|name| format!("+{name} ")).collect();
         fs::write(base.join("cgroup.subtree_control"), wanted.trim_end()).map_err(denied("giving controllers on"))?;
-        let kernels = base.join(format!("quarterdeck-{agent_id}"));
+        let kernels = base.join(name);
         fs::create_dir_all(&kernels).map_err(denied("making a group"))?;
         fs::write(kernels.join("cgroup.subtree_control"), wanted.trim_end())
             .map_err(denied("giving controllers on"))?;
@@ -123,6 +124,21 @@ impl ControlGroups {
         }
         Ok(group)
     }
+}
+
+impl Drop for ControlGroups {
+    fn drop(&mut self) {
+        // Not while kernels are in it.
+        let _ = fs::remove_dir(&self.kernels);
+    }
+}
+
+/// What an agent's part of the tree is called. The node may have agents of several servers under one name, and what an
+/// agent finds in its part when it starts it ends.
+fn name_of(home: &Path) -> Result<String, String> {
+    let id = home.file_name().and_then(|name| name.to_str()).ok_or("the agent has no name")?;
+    let found = fs::metadata(home).map_err(|error| format!("{}: {error}", home.display()))?;
+    Ok(format!("quarterdeck-{id}-{:x}-{:x}", found.dev(), found.ino()))
 }
 
 /// Where the tree is mounted, and which group of it this process is in.
@@ -224,7 +240,7 @@ mod tests {
     #[test]
     fn limits_are_written_as_the_system_reads_them() {
         let tree = tree("cpuset cpu io memory pids\n");
-        let groups = ControlGroups::at(tree.path(), "/unit.service", "i-1", 77).unwrap();
+        let groups = ControlGroups::at(tree.path(), "/unit.service", "quarterdeck-i-1", 77).unwrap();
         let read = |path: &str| fs::read_to_string(tree.path().join("unit.service").join(path)).unwrap();
         assert_eq!(groups.controllers(), ["cpu", "memory", "pids", "io"]);
         assert_eq!(read("agent/cgroup.procs"), "77");
@@ -250,7 +266,7 @@ mod tests {
     #[test]
     fn usage_is_read() {
         let tree = tree("cpu memory io");
-        let groups = ControlGroups::at(tree.path(), "/unit.service", "i-1", 77).unwrap();
+        let groups = ControlGroups::at(tree.path(), "/unit.service", "quarterdeck-i-1", 77).unwrap();
         let group = groups.make("k", Limits::default()).unwrap();
         assert_eq!(group.used(), Used::default());
         for (file, text) in [
@@ -274,6 +290,32 @@ mod tests {
     }
 
     #[test]
+    fn agents_of_one_name_have_parts_of_their_own() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let home = |server: &tempfile::TempDir| {
+            let home = server.path().join("i-1");
+            fs::create_dir_all(&home).unwrap();
+            name_of(&home).unwrap()
+        };
+        assert!(home(&one).starts_with("quarterdeck-i-1-"), "{}", home(&one));
+        assert_eq!(home(&one), home(&one));
+        assert_ne!(home(&one), home(&other));
+        assert!(name_of(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn an_empty_part_goes_with_its_agent() {
+        let tree = tree("cpu");
+        let part = tree.path().join("unit.service/quarterdeck-i-1");
+        let groups = ControlGroups::at(tree.path(), "/unit.service", "quarterdeck-i-1", 77).unwrap();
+        assert!(part.is_dir());
+        // Elsewhere the system's own files are in it, which go by themselves.
+        fs::remove_file(part.join("cgroup.subtree_control")).unwrap();
+        drop(groups);
+        assert!(!part.exists());
+    }
+
+    #[test]
     fn the_tree_is_where_it_is_mounted() {
         let old = "proc /proc proc rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
         assert_eq!(mounted(old), None);
@@ -284,12 +326,14 @@ mod tests {
     #[test]
     fn what_is_missing_is_told() {
         let bare = tempfile::tempdir().unwrap();
-        assert!(ControlGroups::at(bare.path(), "/", "i", 1).unwrap_err().contains("version 2"));
+        assert!(ControlGroups::at(bare.path(), "/", "quarterdeck-i", 1).unwrap_err().contains("version 2"));
         let empty = tree("\n");
-        assert!(ControlGroups::at(empty.path(), "/unit.service", "i", 1).unwrap_err().contains("no controller"));
+        assert!(
+            ControlGroups::at(empty.path(), "/unit.service", "quarterdeck-i", 1).unwrap_err().contains("no controller")
+        );
         let tree = tree("cpu");
         fs::create_dir(tree.path().join("unit.service/cgroup.subtree_control")).unwrap();
-        let error = ControlGroups::at(tree.path(), "/unit.service", "i", 1).unwrap_err();
+        let error = ControlGroups::at(tree.path(), "/unit.service", "quarterdeck-i", 1).unwrap_err();
         assert!(error.contains("isn't the agent's to arrange"), "{error}");
     }
 }

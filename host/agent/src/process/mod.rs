@@ -141,10 +141,7 @@ impl ProcessRuntime {
         }
         let interpreters = Interpreters::find().await;
         let isolation = isolation(&home, &options).await?;
-        let groups = match home.name() {
-            Some(name) => ControlGroups::find(name),
-            None => Err("the agent has no name".into()),
-        };
+        let groups = ControlGroups::find(home.root());
         match &groups {
             Ok(groups) => tracing::info!(controllers = ?groups.controllers(), "kernels have control groups"),
             Err(reason) => {

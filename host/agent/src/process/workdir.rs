@@ -125,11 +125,6 @@ impl Home {
         &self.root
     }
 
-    /// The agent's name, as its directory has it.
-    pub(super) fn name(&self) -> Option<&str> {
-        self.root.file_name()?.to_str()
-    }
-
     /// The directory of a kernel.
     pub(super) fn kernel(&self, kernel_id: &str) -> PathBuf {
         self.root.join("kernels").join(kernel_id)
