@@ -96,6 +96,11 @@ impl ControlGroups {
         Ok(Self { kernels, controllers })
     }
 
+    /// Removes the agent's part of the tree, unless there are kernels in it.
+    pub(crate) fn give_back(&self) {
+        let _ = fs::remove_dir(&self.kernels);
+    }
+
     /// The controllers that kernels have.
     pub(crate) fn controllers(&self) -> &[String] {
         &self.controllers
@@ -123,13 +128,6 @@ impl ControlGroups {
             group.set("pids.max", &limits.processes.to_string())?;
         }
         Ok(group)
-    }
-}
-
-impl Drop for ControlGroups {
-    fn drop(&mut self) {
-        // Not while kernels are in it.
-        let _ = fs::remove_dir(&self.kernels);
     }
 }
 
@@ -304,14 +302,14 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_part_goes_with_its_agent() {
+    fn an_empty_part_is_given_back() {
         let tree = tree("cpu");
         let part = tree.path().join("unit.service/quarterdeck-i-1");
         let groups = ControlGroups::at(tree.path(), "/unit.service", "quarterdeck-i-1", 77).unwrap();
         assert!(part.is_dir());
         // Elsewhere the system's own files are in it, which go by themselves.
         fs::remove_file(part.join("cgroup.subtree_control")).unwrap();
-        drop(groups);
+        groups.give_back();
         assert!(!part.exists());
     }
 

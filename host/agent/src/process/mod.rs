@@ -354,6 +354,9 @@ impl Runtime for ProcessRuntime {
         for kernel in kernels {
             kernel.ended().await;
         }
+        if let Ok(groups) = &self.inner.groups {
+            groups.give_back();
+        }
     }
 }
 
